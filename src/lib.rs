@@ -1,1 +1,3 @@
+//! Pointsman sets the track for AI tasks. The modules stand in the order in which data passes.
 
+pub mod model;

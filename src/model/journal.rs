@@ -1,0 +1,85 @@
+//! One record of `journal`: everything that recovery, audit and replay need to know of a batch.
+//! See `schemas/journal.avsc` and `docs/internals/journal.md`.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Timestamp;
+
+/// What was consumed of one input partition: the offsets in `[from, to)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetRange {
+    pub topic: String,
+    pub from: i64,
+    pub to: i64,
+}
+
+/// A control record (fleet, health, policy), by value: those topics are compacted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ControlValue {
+    /// `fleet`, `health-events` or `policy`.
+    pub topic: String,
+    /// -1 for the policy, which has no topic.
+    pub offset: i64,
+    #[serde(with = "serde_bytes_compat")]
+    pub value: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JournalRecord {
+    pub lane: u32,
+    /// Partitions of `tasks` when the lane was made; the first deal of rights rests on it.
+    pub lanes: u32,
+    pub epoch: u32,
+    /// From 1, gapless.
+    pub seq: u64,
+    /// Hash of the record before, 32 lower-case hexadecimal digits; zeros for seq 1.
+    pub prev_hash: String,
+    pub engine_version: u32,
+    pub fact_level: u32,
+    pub batch_time_ms: Timestamp,
+    pub seed: u64,
+    pub offsets: Vec<OffsetRange>,
+    /// Tasks of earlier batches that were read again for a decision: their offsets in `tasks`.
+    pub reread: Vec<i64>,
+    pub controls: Vec<ControlValue>,
+    /// Records of a batch read from the results topic up to this time; leases end by it.
+    pub results_caught_up_at_ms: Timestamp,
+    pub fact_count: u32,
+    /// Facts in postcard's encoding, in order; see `routing::fact`.
+    #[serde(with = "serde_bytes_compat")]
+    pub facts: Vec<u8>,
+    /// Totals after the batch.
+    pub in_flight: u64,
+    pub backlog: u64,
+    /// `H(prev_hash ‖ header ‖ inputs ‖ facts ‖ outputs)`.
+    pub hash: String,
+}
+
+/// Bytes as Avro's `bytes` rather than an array of integers.
+mod serde_bytes_compat {
+    use serde::{Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl de::Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("bytes")
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}
