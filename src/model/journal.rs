@@ -20,7 +20,7 @@ pub struct ControlValue {
     pub topic: String,
     /// -1 for the policy, which has no topic.
     pub offset: i64,
-    #[serde(with = "serde_bytes_compat")]
+    #[serde(with = "serde_bytes")]
     pub value: Vec<u8>,
 }
 
@@ -46,40 +46,11 @@ pub struct JournalRecord {
     pub results_caught_up_at_ms: Timestamp,
     pub fact_count: u32,
     /// Facts in postcard's encoding, in order; see `routing::fact`.
-    #[serde(with = "serde_bytes_compat")]
+    #[serde(with = "serde_bytes")]
     pub facts: Vec<u8>,
     /// Totals after the batch.
     pub in_flight: u64,
     pub backlog: u64,
     /// `H(prev_hash ‖ header ‖ inputs ‖ facts ‖ outputs)`.
     pub hash: String,
-}
-
-/// Bytes as Avro's `bytes` rather than an array of integers.
-mod serde_bytes_compat {
-    use serde::{Deserializer, Serializer, de};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(bytes)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        struct Bytes;
-        impl de::Visitor<'_> for Bytes {
-            type Value = Vec<u8>;
-
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("bytes")
-            }
-
-            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(bytes.to_vec())
-            }
-
-            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
-                Ok(bytes)
-            }
-        }
-        deserializer.deserialize_byte_buf(Bytes)
-    }
 }

@@ -28,6 +28,8 @@ pub struct Policy {
     pub recognise_tasks_max: u32,
     /// `load-snapshots` of a lane are this far apart.
     pub load_snapshot_ms: u64,
+    /// Pools of the fleet whose decision topic does not exist; found by the shell.
+    pub pools_missing: Vec<String>,
 }
 
 impl Default for Policy {
@@ -45,6 +47,7 @@ impl Default for Policy {
             recognise_ms: 3_600_000,
             recognise_tasks_max: 1_000_000,
             load_snapshot_ms: 5_000,
+            pools_missing: Vec::new(),
         }
     }
 }

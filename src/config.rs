@@ -1,0 +1,150 @@
+//! Raw TOML and environment → one validated `Config`; all errors at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::codec::OutputFormat;
+use crate::model::Topic;
+use crate::model::policy::Policy;
+
+/// A value that is never printed: not by `Debug`, not in errors, not by `config show`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: String) -> Self {
+        Secret(value)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[redacted]")
+    }
+}
+
+/// Everything that `run` needs, validated: no combination of values in here is wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub kafka: Kafka,
+    pub topics: TopicNames,
+    pub output: Output,
+    pub worker: Worker,
+    pub routing: Policy,
+    pub http: Http,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kafka {
+    /// `host:port`, comma separated.
+    pub brokers: String,
+    pub group_id: String,
+    /// Names this process among the group's instances; the default is the host's name.
+    pub instance_id: String,
+    /// Passed to librdkafka as they are. All are treated as secret when printed.
+    pub properties: BTreeMap<String, Secret>,
+    /// Holds the lock that keeps two processes from running under one instance id.
+    pub data_directory: PathBuf,
+}
+
+/// The name of every topic.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopicNames {
+    names: BTreeMap<Topic, String>,
+}
+
+impl TopicNames {
+    pub fn new(names: BTreeMap<Topic, String>) -> Self {
+        TopicNames { names }
+    }
+
+    /// The topic's name. That of `route-decisions` may be a template with `{pool}` in it.
+    pub fn name(&self, topic: Topic) -> &str {
+        self.names.get(&topic).map_or(topic.default_name(), String::as_str)
+    }
+
+    /// Whether decisions go to one topic for each pool.
+    pub fn decisions_by_pool(&self) -> bool {
+        self.name(Topic::RouteDecisions).contains("{pool}")
+    }
+
+    /// The decision topic of a pool.
+    pub fn decisions_of(&self, pool: &str) -> String {
+        self.name(Topic::RouteDecisions).replace("{pool}", pool)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    pub format: OutputFormat,
+    pub schema_registry: Option<SchemaRegistry>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchemaRegistry {
+    pub url: String,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+}
+
+/// Where a group that never committed begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    #[default]
+    Earliest,
+    Latest,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Worker {
+    /// Threads, each with a consumer and a transactional producer; 1 to 64.
+    pub workers: u32,
+    pub start_from: StartFrom,
+    /// Records of one batch of one lane.
+    pub batch_records_max: u32,
+    /// Bytes of one batch of one lane, inputs.
+    pub batch_bytes_max: u64,
+    /// A batch begins this long after the first record waits, or when it is full.
+    pub batch_wait_ms: u64,
+    pub linger_ms: u64,
+    pub transaction_timeout_ms: u64,
+    pub session_timeout_ms: u64,
+    /// Bytes of tasks that are kept so that they need not be read again.
+    pub payload_cache_bytes: u64,
+    /// After SIGTERM the process ends within this time.
+    pub shutdown_ms_max: u64,
+    /// An instance whose clock differs by more than this from the broker's takes no lanes.
+    pub clock_difference_ms_max: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http {
+    pub address: SocketAddr,
+    /// Needed by what changes state, and by any address that is not loopback.
+    pub token: Option<Secret>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A filter of `tracing-subscriber`, such as `info` or `pointsman=debug`.
+    pub filter: String,
+}

@@ -1,0 +1,3 @@
+//! The worker: a sans-io state machine, and the thin Kafka client that executes what it asks for.
+
+pub mod connect;
