@@ -6,6 +6,8 @@ pub mod model;
 
 pub mod codec;
 
+pub mod routing;
+
 pub mod lane;
 
 pub mod stream;
