@@ -91,6 +91,10 @@ impl State {
             Fact::FailoverEnded { resource, .. } => {
                 self.failovers.remove(resource);
             }
+            Fact::LoadPublished => {
+                self.load_published_at = self.batch_time;
+                self.fleet.reset_peaks();
+            }
         }
     }
 

@@ -195,6 +195,8 @@ pub enum Fact {
         resource: ResourceIndex,
         tasks: u64,
     },
+    /// The lane's load was published: the highest uses start again.
+    LoadPublished,
     /// An input record that could not be used.
     DeadLettered {
         topic: InputTopic,

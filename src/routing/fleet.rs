@@ -138,6 +138,11 @@ impl Resource {
             }
     }
 
+    /// Whether anything of it was in use since the last `reset_peaks`.
+    pub fn used(&self) -> bool {
+        self.slots_used_max > 0 || self.rates.iter().any(|rate| rate.used_max > 0)
+    }
+
     fn room(&self) -> Room {
         let free = |dimension: Dimension| {
             let rates = self.rates.iter().filter(|rate| rate.limit.dimension == dimension);
@@ -162,6 +167,8 @@ pub struct Fleet {
     domains: Vec<String>,
     /// Changes with everything that candidate lists depend on.
     version: u64,
+    /// Whether there is load that has not been published.
+    used: bool,
 }
 
 impl Fleet {
@@ -175,6 +182,7 @@ impl Fleet {
             by_id: BTreeMap::new(),
             domains: Vec::new(),
             version: 1,
+            used: false,
         }
     }
 
@@ -339,6 +347,7 @@ impl Fleet {
 
     /// Takes a slot, a request and `tokens`. `decide` saw that they fit.
     pub fn reserve(&mut self, index: ResourceIndex, at: Timestamp, tokens: u64) {
+        self.used = true;
         let resource = &mut self.resources[usize::from(index)];
         resource.slots_in_use += 1;
         resource.slots_used_max = resource.slots_used_max.max(resource.slots_in_use);
@@ -361,13 +370,20 @@ impl Fleet {
         self.rooms[usize::from(index)] = resource.room();
     }
 
+    /// Whether a resource was used since the last `reset_peaks`, or is still.
+    pub fn used(&self) -> bool {
+        self.used
+    }
+
     /// The highest uses start again from what is in use now.
     pub fn reset_peaks(&mut self) {
+        self.used = false;
         for resource in &mut self.resources {
             resource.slots_used_max = resource.slots_in_use;
             for rate in &mut resource.rates {
                 rate.used_max = rate.window.used();
             }
+            self.used |= resource.used();
         }
     }
 }

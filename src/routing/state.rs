@@ -79,6 +79,7 @@ pub struct State {
     pub failovers: BTreeMap<ResourceIndex, u64>,
     pub recent: Recent,
     pub in_flight: u64,
+    pub load_published_at: Timestamp,
 }
 
 impl State {
@@ -102,6 +103,7 @@ impl State {
             failovers: BTreeMap::new(),
             recent: Recent::default(),
             in_flight: 0,
+            load_published_at: Timestamp::EPOCH,
         }
     }
 
