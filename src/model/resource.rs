@@ -130,6 +130,7 @@ pub struct FleetFile {
 /// One record of the `fleet` topic: key `<resource id>` or `tenant:<id>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, and fleet records are rare")]
 pub enum FleetEntry {
     Resource(ResourceSpec),
     ResourceRemoved(String),
