@@ -34,8 +34,8 @@ use crate::routing::{TaskKey, timers};
 
 use batch::{Batch, Closed, Read};
 use intake::{Body, Death, Entry, OwnedRecord, Queue};
-pub use journal::FoldError;
 use journal::ChainHash;
+pub use journal::FoldError;
 use outputs::Origin;
 use prepared::Prepared;
 use ready::{LastRecord, READY_TASKS_MAX, Ready, ReadyTask};
@@ -76,7 +76,7 @@ pub struct Positions {
 /// A control record that waits for the next batch.
 #[derive(Debug)]
 enum Control {
-    Fleet(Result<FleetEntry, Death>),
+    Fleet(Result<Box<FleetEntry>, Death>),
     Health(Result<HealthEvent, Death>),
 }
 
@@ -152,8 +152,8 @@ impl Lane {
     pub fn fold(&mut self, record: &[u8]) -> Result<(), FoldError> {
         let lane = self.state.lane;
         let decoded = self.settings.codec.decode_journal(record);
-        let record = decoded
-            .map_err(|error| FoldError::Decode { lane, problem: error.to_string() })?;
+        let record =
+            decoded.map_err(|error| FoldError::Decode { lane, problem: error.to_string() })?;
         let Lane { state, memo, seq, hash, .. } = self;
         self.hash = journal::fold(state, memo, *seq, *hash, &record)?;
         self.seq = record.seq;
@@ -229,7 +229,8 @@ impl Lane {
                 if record.offset >= self.fleet_read {
                     self.fleet_read = record.offset + 1;
                     let entry = self.control(record, codec.decode_fleet_entry(record));
-                    self.controls.push((OwnedRecord::of(record), Control::Fleet(entry)));
+                    self.controls
+                        .push((OwnedRecord::of(record), Control::Fleet(entry.map(Box::new))));
                 }
             }
             Topic::HealthEvents => {
@@ -307,9 +308,13 @@ impl Lane {
         let waits = |key: &TaskKey| {
             self.state.tasks.get(key).is_some_and(|live| live.task.offset == offset)
         };
-        let known = self.state.given_up.iter().copied().find(waits).or_else(|| {
-            self.state.backlog.iter().map(|place| place.key).find(waits)
-        });
+        let known = self
+            .state
+            .given_up
+            .iter()
+            .copied()
+            .find(waits)
+            .or_else(|| self.state.backlog.iter().map(|place| place.key).find(waits));
         let Some(key) = known else { return };
         if self.state.given_up.contains(&key) {
             let last = match record {
@@ -362,8 +367,8 @@ impl Lane {
     /// Whether the control records read so far contain a resource.
     pub fn has_fleet(&self) -> bool {
         let offered = self.controls.iter().any(|(_, control)| match control {
-            Control::Fleet(Ok(FleetEntry::Resource(_))) => true,
-            Control::Fleet(_) | Control::Health(_) => false,
+            Control::Fleet(Ok(entry)) => matches!(**entry, FleetEntry::Resource(_)),
+            Control::Fleet(Err(_)) | Control::Health(_) => false,
         });
         self.state.has_fleet() || offered
     }
@@ -385,11 +390,9 @@ impl Lane {
         let at = now.max(self.state.batch_time);
         let from = self.decided();
         let settings = self.settings.clone();
-        let origin =
-            Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
+        let origin = Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
         let mut batch = Batch::new(&settings, origin);
-        let opened =
-            Fact::BatchOpened { at, results_caught_up_at: self.results_caught_up_at };
+        let opened = Fact::BatchOpened { at, results_caught_up_at: self.results_caught_up_at };
         batch.apply(&mut self.state, opened, Source::default());
         self.step(&mut batch);
         if batch.is_empty() {
@@ -445,9 +448,11 @@ impl Lane {
         let waiting = !self.state.backlog.is_empty() || self.ready.has_ended();
         let waiting = waiting.then_some(soon);
         let policy = (self.state.policy != self.settings.policy).then_some(soon);
-        let load = self.state.fleet.used().then(|| {
-            self.state.load_published_at.plus_ms(self.state.policy.load_snapshot_ms)
-        });
+        let load = self
+            .state
+            .fleet
+            .used()
+            .then(|| self.state.load_published_at.plus_ms(self.state.policy.load_snapshot_ms));
         let timer = timers::next(&self.state);
         [waiting, policy, load, timer].into_iter().flatten().min().map(|due| due.max(soon))
     }

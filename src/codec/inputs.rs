@@ -147,6 +147,7 @@ pub(super) fn put_task_result(out: &mut Vec<u8>, result: &TaskResult) {
     put_unsigned(out, result.attempt);
     put_unsigned(out, result.stage);
     put_str(out, &result.resource);
+    put_option(out, result.lane, put_unsigned);
     put_long(out, result.status as i64);
     put_option(out, result.input_tokens, put_unsigned);
     put_option(out, result.output_tokens, put_unsigned);
@@ -163,6 +164,7 @@ pub(super) fn read_task_result(reader: &mut Reader<'_>) -> Result<TaskResult, De
         attempt: reader.u32("attempt")?,
         stage: reader.u32("stage")?,
         resource: reader.string("resource")?,
+        lane: reader.option("lane", Reader::u32)?,
         status: reader.symbol("status", &RESULT_STATUSES)?,
         input_tokens: reader.option("input_tokens", Reader::u32)?,
         output_tokens: reader.option("output_tokens", Reader::u32)?,

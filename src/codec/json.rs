@@ -226,18 +226,13 @@ pub(super) fn read_load_snapshot(bytes: &[u8]) -> Result<LoadSnapshot<'static>, 
     })
 }
 
-/// A journal record for people: facts and control values are bytes, shown as base64.
+/// A journal record for people: facts are bytes, shown as base64.
 pub(super) fn put_journal(out: &mut Vec<u8>, record: &JournalRecord) {
     let start = out.len();
     put(out, record);
     let shown: Result<serde_json::Value, _> = serde_json::from_slice(&out[start..]);
     let Ok(mut shown) = shown else { return };
     shown["facts"] = STANDARD.encode(&record.facts).into();
-    if let Some(controls) = shown["controls"].as_array_mut() {
-        for (shown, control) in controls.iter_mut().zip(&record.controls) {
-            shown["value"] = STANDARD.encode(&control.value).into();
-        }
-    }
     out.truncate(start);
     put(out, &shown);
 }

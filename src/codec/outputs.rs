@@ -8,7 +8,7 @@ use crate::model::decision::{
     ChainLink, ModelChain, Outcome, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
 use crate::model::event::{BalanceEvent, BalanceKind, DimensionLoad, LoadSnapshot, OperatorAction};
-use crate::model::journal::{ControlValue, JournalRecord, OffsetRange};
+use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
 use crate::model::task::Priority;
 
@@ -274,11 +274,6 @@ pub(super) fn put_journal(out: &mut Vec<u8>, record: &JournalRecord) {
         put_long(out, range.to);
     });
     put_array(out, record.reread.iter(), |out, offset| put_long(out, *offset));
-    put_array(out, record.controls.iter(), |out, control| {
-        put_str(out, &control.topic);
-        put_long(out, control.offset);
-        put_bytes(out, &control.value);
-    });
     put_time(out, record.results_caught_up_at_ms);
     put_unsigned(out, record.fact_count);
     put_bytes(out, &record.facts);
@@ -306,13 +301,6 @@ pub(super) fn read_journal(reader: &mut Reader<'_>) -> Result<JournalRecord, Dec
             })
         })?,
         reread: reader.array("reread", Reader::long)?,
-        controls: reader.array("controls", |reader, _| {
-            Ok(ControlValue {
-                topic: reader.string("controls.topic")?,
-                offset: reader.long("controls.offset")?,
-                value: reader.bytes("controls.value")?.to_vec(),
-            })
-        })?,
         results_caught_up_at_ms: read_time(reader, "results_caught_up_at_ms")?,
         fact_count: reader.u32("fact_count")?,
         facts: reader.bytes("facts")?.to_vec(),

@@ -80,7 +80,9 @@ pub enum FoldError {
         "journal of lane {lane} was made for {journaled} lanes, and `tasks` has {actual} partitions"
     )]
     Lanes { lane: u32, journaled: u32, actual: u32 },
-    #[error("journal of lane {lane} at seq {seq} has fact level {found}, the newest known is {known}")]
+    #[error(
+        "journal of lane {lane} at seq {seq} has fact level {found}, the newest known is {known}"
+    )]
     FactLevel { lane: u32, seq: u64, found: u32, known: u32 },
 }
 
@@ -113,8 +115,7 @@ pub fn fold(
     let broken = |problem: String| FoldError::Decode { lane, problem };
     let mut facts = postcard::Deserializer::from_bytes(&record.facts);
     for _ in 0..record.fact_count {
-        let mut fact =
-            Fact::deserialize(&mut facts).map_err(|error| broken(error.to_string()))?;
+        let mut fact = Fact::deserialize(&mut facts).map_err(|error| broken(error.to_string()))?;
         share_shape(&mut fact, state, memo);
         state.evolve(&fact);
     }

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use super::intake::{Death, OwnedRecord};
 use super::prepared::{OutputHeader, OutputRecord, OutputTopic};
+use crate::codec::Codec;
 use crate::codec::headers::{
     CE_ID, CE_SOURCE, CE_SPECVERSION, CE_TYPE, CONTENT_TYPE, DeadLetter, TRACEPARENT, ce_type,
 };
-use crate::codec::Codec;
 use crate::model::Topic;
 use crate::model::time::Timestamp;
 
@@ -167,4 +167,3 @@ fn append(bytes: &mut Vec<u8>, value: &[u8]) -> Range<u32> {
     bytes.extend_from_slice(value);
     start..bytes.len() as u32
 }
-

@@ -83,7 +83,14 @@ impl Renderer<'_> {
     pub fn render(&mut self, state: &State, fact: &Fact, source: Source<'_>) {
         match fact {
             Fact::Routed {
-                key, task, attempt, reservation, fallbacks, lease_until, metrics, ..
+                key,
+                task,
+                attempt,
+                reservation,
+                fallbacks,
+                lease_until,
+                metrics,
+                ..
             } => {
                 let known = task.as_deref().or_else(|| Some(&*state.tasks.get(key)?.task));
                 let Some(known) = known else { return };

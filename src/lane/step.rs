@@ -47,7 +47,7 @@ impl Lane {
         for (record, control) in std::mem::take(&mut self.controls) {
             let (topic, fact) = match control {
                 Control::Fleet(Ok(entry)) => {
-                    let fact = decide_fleet(&self.state, record.offset, entry);
+                    let fact = decide_fleet(&self.state, record.offset, *entry);
                     let death = |error: crate::model::task::Invalid| Death {
                         stage: "validate",
                         reason: "invalid",
