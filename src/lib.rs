@@ -11,3 +11,7 @@ pub mod lane;
 pub mod stream;
 
 pub mod telemetry;
+
+pub mod http;
+
+pub mod cli;
