@@ -56,7 +56,7 @@ const LOCAL_BUCKETS: usize = 32;
 
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let bounds = self.inner.bounds.iter().copied().chain(std::iter::once(f64::MAX));
+        let bounds = self.inner.bounds.iter().copied().chain(std::iter::once(f64::INFINITY));
         let buckets: Vec<(f64, u64)> = bounds
             .zip(self.inner.counts.iter().map(|count| count.load(Ordering::Relaxed)))
             .collect();
