@@ -2,6 +2,8 @@
 
 pub mod config;
 
+pub mod clock;
+
 pub mod model;
 
 pub mod codec;
