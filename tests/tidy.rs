@@ -1,5 +1,4 @@
 //! The rules of the project that no compiler knows, each with the proof that it can fail.
-#![expect(clippy::unwrap_used, reason = "a file that cannot be read must fail the test")]
 
 #[path = "tidy/imports.rs"]
 mod imports;
