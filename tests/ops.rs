@@ -210,3 +210,40 @@ fn scripts_can_be_run() {
     }
     assert!(!Path::new(&root()).join("Makefile").exists(), "ops/test is the one entry point");
 }
+
+#[test]
+fn rules_and_dashboards_ask_for_metrics_that_exist() {
+    let mut sources = read("src/telemetry.rs");
+    for name in names_in("src/telemetry") {
+        sources.push_str(&read(&format!("src/telemetry/{name}.rs")));
+    }
+    let mut asked = read("ops/prometheus/rules.yml");
+    for name in names_in("ops/grafana/dashboards") {
+        asked.push_str(&read(&format!("ops/grafana/dashboards/{name}.json")));
+    }
+    assert_eq!(unknown_metrics(&asked, &sources), BTreeSet::new());
+}
+
+/// The metrics in `asked` whose name is no string of `sources`, where they stand without prefix and
+/// without what the exposition format adds.
+fn unknown_metrics<'a>(asked: &'a str, sources: &str) -> BTreeSet<&'a str> {
+    let strings: BTreeSet<&str> = sources.split('"').collect();
+    asked
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+        .filter_map(|word| word.strip_prefix("pointsman_"))
+        .filter(|name| {
+            let family = ["_bucket", "_sum", "_count", "_total"]
+                .iter()
+                .find_map(|suffix| name.strip_suffix(suffix))
+                .unwrap_or(name);
+            !strings.contains(family)
+        })
+        .collect()
+}
+
+#[test]
+fn metrics_that_do_not_exist_are_found() {
+    let sources = "register(\"decisions\", \"Decisions\"); gauge(\"batch_seconds\")";
+    let asked = "rate(pointsman_decisions_total[5m]) + pointsman_batch_seconds_bucket / pointsman_lag{x=\"y\"}";
+    assert_eq!(unknown_metrics(asked, sources), BTreeSet::from(["lag"]));
+}
