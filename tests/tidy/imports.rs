@@ -22,7 +22,9 @@ const PLAIN: &[&str] = &[
     "serde",
     "serde_bytes",
     "serde_json",
+    "serde_path_to_error",
     "smallvec",
+    "strsim",
     "thiserror",
 ];
 /// What tests inside a pure module may use besides.
