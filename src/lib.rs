@@ -1,4 +1,10 @@
 //! Pointsman sets the track for AI tasks. The modules stand in the order in which data passes.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic discards a lane: say what went wrong in the type instead"
+)]
 
 pub mod config;
 
