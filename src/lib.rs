@@ -1,18 +1,16 @@
 //! Pointsman sets the track for AI tasks. The modules stand in the order in which data passes.
-#![deny(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a panic discards a lane: say what went wrong in the type instead"
-)]
 
-pub mod config;
+pub mod cli;
 
 pub mod clock;
+
+pub mod config;
 
 pub mod model;
 
 pub mod codec;
+
+pub mod registry;
 
 pub mod routing;
 
@@ -23,5 +21,3 @@ pub mod stream;
 pub mod telemetry;
 
 pub mod http;
-
-pub mod cli;
