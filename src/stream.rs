@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod committed;
 pub mod connect;
+mod ffi;
 pub mod worker;
