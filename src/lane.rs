@@ -1,15 +1,45 @@
 //! A lane: one partition of `tasks` with its state. Pure: it is handed records and times, and
 //! returns immutable bytes.
+//!
+//! `offer` decodes and queues; `prepare` decides a batch in the fixed order control records,
+//! inbox, results, timers, tasks that were read again, tasks. So no interleaving needs recording.
 
+pub mod batch;
+pub mod intake;
+pub mod journal;
+pub mod outputs;
 pub mod prepared;
+mod ready;
+mod render;
+mod step;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::codec::{Codec, RawRecord};
+use crate::codec::headers::traceparent;
+use crate::codec::{Codec, DecodeError, RawRecord};
 use crate::model::Topic;
+use crate::model::event::InboxMessage;
+use crate::model::health::HealthEvent;
+use crate::model::journal::OffsetRange;
 use crate::model::policy::Policy;
+use crate::model::resource::FleetEntry;
+use crate::model::result::TaskResult;
+use crate::model::task::Task;
 use crate::model::time::Timestamp;
+use crate::routing::eligibility::Memo;
+use crate::routing::fact::Fact;
+use crate::routing::state::State;
+use crate::routing::{TaskKey, timers};
+
+use batch::{Batch, Closed, Read};
+use intake::{Body, Death, Entry, OwnedRecord, Queue};
+use journal::ChainHash;
+pub use journal::FoldError;
+use outputs::Origin;
 use prepared::Prepared;
+use ready::{LastRecord, READY_TASKS_MAX, Ready, ReadyTask};
+use render::Source;
 
 /// What every lane of a process shares.
 #[derive(Debug, Clone)]
@@ -20,7 +50,17 @@ pub struct LaneSettings {
     pub batch_records_max: usize,
     /// `ce_source` of the outputs, such as `pointsman/<group>`.
     pub source: String,
+    /// The consumer group, named in dead letters.
+    pub group: String,
+    /// The configured names of the inputs, for dead letters and the journal.
+    pub topic_names: BTreeMap<Topic, String>,
     pub decisions_by_pool: bool,
+}
+
+impl LaneSettings {
+    fn topic_name(&self, topic: Topic) -> &str {
+        self.topic_names.get(&topic).map_or(topic.default_name(), String::as_str)
+    }
 }
 
 /// The next offset to read of each input; `None` where the lane has read nothing yet.
@@ -33,137 +73,392 @@ pub struct Positions {
     pub health_events: i64,
 }
 
-/// Why a journal record could not be folded: the lane must stop.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum FoldError {
-    #[error("journal record cannot be decoded: {0}")]
-    Decode(String),
-    #[error("journal of lane {lane}: seq {found} follows {expected_after}, a record is missing")]
-    Gap { lane: u32, expected_after: u64, found: u64 },
-    #[error("journal of lane {lane} at seq {seq}: the hash of the record before does not match")]
-    Hash { lane: u32, seq: u64 },
-    #[error("journal of lane {lane} was made for {journaled} lanes, and `tasks` has {actual}")]
-    Lanes { lane: u32, journaled: u32, actual: u32 },
-    #[error(
-        "journal of lane {lane} at seq {seq} is of fact level {found}, newest known is {known}"
-    )]
-    FactLevel { lane: u32, seq: u64, found: u32, known: u32 },
+/// A control record that waits for the next batch.
+#[derive(Debug)]
+enum Control {
+    Fleet(Result<Box<FleetEntry>, Death>),
+    Health(Result<HealthEvent, Death>),
 }
 
-pub struct Lane {}
+/// Timers are served at most this often.
+const TIMER_MS: u64 = 100;
+
+/// Tasks of the backlog that one batch tries.
+const WAITING_TRIED_MAX: usize = READY_TASKS_MAX;
+
+#[derive(Debug)]
+pub struct Lane {
+    settings: LaneSettings,
+    state: State,
+    memo: Memo,
+    epoch: u32,
+    seq: u64,
+    hash: ChainHash,
+    controls: Vec<(OwnedRecord, Control)>,
+    /// The next offsets of the control topics to be offered.
+    fleet_read: i64,
+    health_read: i64,
+    inbox: Queue<InboxMessage>,
+    /// With the record where the result may have to become a dead letter.
+    results: Queue<(TaskResult, Option<Box<OwnedRecord>>)>,
+    tasks: Queue<Task>,
+    ready: Ready,
+    condemned: BTreeSet<(Topic, i64)>,
+    results_caught_up_at: Timestamp,
+}
 
 impl Lane {
     /// A lane that has never run, of a `tasks` topic with `lanes` partitions.
     pub fn genesis(lane: u32, lanes: u32, epoch: u32, settings: LaneSettings) -> Self {
-        let _ = (lane, lanes, epoch, settings);
-        unimplemented!()
+        Lane {
+            settings,
+            state: State::genesis(lane, lanes),
+            memo: Memo::default(),
+            epoch,
+            seq: 0,
+            hash: ChainHash::default(),
+            controls: Vec::new(),
+            fleet_read: 0,
+            health_read: 0,
+            inbox: Queue::default(),
+            results: Queue::default(),
+            tasks: Queue::default(),
+            ready: Ready::default(),
+            condemned: BTreeSet::new(),
+            results_caught_up_at: Timestamp::EPOCH,
+        }
     }
 
     pub fn number(&self) -> u32 {
-        unimplemented!()
+        self.state.lane
     }
 
     /// The number of the last batch that was prepared or folded; 0 before the first.
     pub fn seq(&self) -> u64 {
-        unimplemented!()
+        self.seq
     }
 
     /// The hash of that batch, 32 hexadecimal digits.
     pub fn hash(&self) -> String {
-        unimplemented!()
+        self.hash.to_hex()
     }
 
-    /// Applies one journal record (a record's value) during recovery.
+    /// What the lane knows, for views and tests.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Applies one journal record (a record's value) during recovery. The positions follow it.
     pub fn fold(&mut self, record: &[u8]) -> Result<(), FoldError> {
-        let _ = record;
-        unimplemented!()
+        let lane = self.state.lane;
+        let decoded = self.settings.codec.decode_journal(record);
+        let record =
+            decoded.map_err(|error| FoldError::Decode { lane, problem: error.to_string() })?;
+        let Lane { state, memo, seq, hash, .. } = self;
+        self.hash = journal::fold(state, memo, *seq, *hash, &record)?;
+        self.seq = record.seq;
+        self.epoch = record.epoch;
+        for range in &record.offsets {
+            let at = |topic| self.settings.topic_name(topic) == range.topic;
+            if at(Topic::Tasks) {
+                self.tasks.start_at(range.to);
+            } else if at(Topic::TaskResults) {
+                self.results.start_at(range.to);
+            } else if at(Topic::LaneInbox) {
+                self.inbox.start_at(range.to);
+            }
+        }
+        self.fleet_read = self.state.fleet_position;
+        self.health_read = self.state.health_position;
+        self.results_caught_up_at = self.state.results_caught_up_at;
+        Ok(())
     }
 
     /// Where to read on: what is queued here already counts as read.
     pub fn positions(&self) -> Positions {
-        unimplemented!()
+        Positions {
+            tasks: self.tasks.read,
+            task_results: self.results.read,
+            lane_inbox: self.inbox.read,
+            fleet: self.fleet_read,
+            health_events: self.health_read,
+        }
     }
 
     /// Sets where reading starts, for the inputs of a lane that has no positions yet.
     pub fn start_at(&mut self, tasks: i64, task_results: i64, lane_inbox: i64) {
-        let _ = (tasks, task_results, lane_inbox);
-        unimplemented!()
+        self.tasks.start_at(tasks);
+        self.results.start_at(task_results);
+        self.inbox.start_at(lane_inbox);
     }
 
     /// Decodes a record of a lane input or a control topic and queues it for the next batch.
     /// Records below `positions` are skipped. A record that cannot be used becomes a dead letter
-    /// of the same batch. For a lane input, a skipped offset (transaction markers, compaction) needs no call.
+    /// of the same batch. For a lane input, a skipped offset (a transaction's marker, compaction)
+    /// needs no call. Where the codec does not know the record's schema yet, the shell teaches it
+    /// before it offers.
     pub fn offer(&mut self, record: &RawRecord<'_>) {
-        let _ = record;
-        unimplemented!()
+        let codec = Arc::clone(&self.settings.codec);
+        match record.topic {
+            Topic::Tasks => {
+                if !self.tasks.knows(record.offset) {
+                    let body = self.body(record, codec.decode_task(record));
+                    self.tasks.push(Entry::new(record, traceparent(record.headers), body));
+                }
+            }
+            Topic::TaskResults => {
+                if !self.results.knows(record.offset) {
+                    let body = match self.body(record, codec.decode_task_result(record)) {
+                        Body::Good(result) => {
+                            let spare = !self.expects(&result);
+                            let kept = spare.then(|| Box::new(OwnedRecord::of(record)));
+                            Body::Good((result, kept))
+                        }
+                        Body::Dead(dead) => Body::Dead(dead),
+                    };
+                    self.results.push(Entry::new(record, traceparent(record.headers), body));
+                }
+            }
+            Topic::LaneInbox => {
+                if !self.inbox.knows(record.offset) {
+                    let body = self.body(record, codec.decode_lane_inbox(record));
+                    self.inbox.push(Entry::new(record, traceparent(record.headers), body));
+                }
+            }
+            Topic::Fleet => {
+                if record.offset >= self.fleet_read {
+                    self.fleet_read = record.offset + 1;
+                    let entry = self.control(record, codec.decode_fleet_entry(record));
+                    self.controls
+                        .push((OwnedRecord::of(record), Control::Fleet(entry.map(Box::new))));
+                }
+            }
+            Topic::HealthEvents => {
+                if record.offset >= self.health_read {
+                    self.health_read = record.offset + 1;
+                    let event = self.control(record, codec.decode_health_event(record));
+                    self.controls.push((OwnedRecord::of(record), Control::Health(event)));
+                }
+            }
+            Topic::RouteDecisions
+            | Topic::AllocationEvents
+            | Topic::BalanceEvents
+            | Topic::LoadSnapshots
+            | Topic::Journal
+            | Topic::OperatorActions
+            | Topic::TasksDlq
+            | Topic::TaskResultsDlq
+            | Topic::LaneInboxDlq
+            | Topic::HealthEventsDlq
+            | Topic::FleetDlq => {}
+        }
     }
 
-    /// A record of `tasks` that was read again because [`Lane::wants`] named it; `None`: it is gone.
+    fn control<T>(
+        &self,
+        record: &RawRecord<'_>,
+        decoded: Result<T, DecodeError>,
+    ) -> Result<T, Death> {
+        match self.body(record, decoded) {
+            Body::Good(value) => Ok(value),
+            Body::Dead(dead) => Err(dead.1),
+        }
+    }
+
+    fn body<T>(&self, record: &RawRecord<'_>, decoded: Result<T, DecodeError>) -> Body<T> {
+        let death = if self.condemned.contains(&(record.topic, record.offset)) {
+            Death {
+                stage: "core",
+                reason: "panic",
+                message: "the core failed on this record; please report it".to_owned(),
+            }
+        } else {
+            match decoded {
+                Ok(value) => return Body::Good(value),
+                Err(error) => Death {
+                    stage: error.stage(),
+                    reason: error.reason(),
+                    message: error.to_string(),
+                },
+            }
+        };
+        Body::Dead(Box::new((OwnedRecord::of(record), death)))
+    }
+
+    /// Whether a result belongs to a task that the lane knows, so that its bytes are not needed
+    /// for a dead letter.
+    fn expects(&self, result: &TaskResult) -> bool {
+        let key = TaskKey::of(&result.task_id);
+        match self.state.tasks.get(&key) {
+            Some(live) => match live.phase {
+                crate::routing::state::Phase::InFlight { resource, .. } => {
+                    result.resource.is_empty()
+                        || *result.resource == *self.state.fleet.at(resource).id
+                }
+                crate::routing::state::Phase::Waiting { .. }
+                | crate::routing::state::Phase::GivenUp => true,
+            },
+            None => self.state.recent.contains(key),
+        }
+    }
+
+    /// A record of `tasks` that was read again because [`Lane::wants`] named it; `None`: it is
+    /// gone.
     pub fn offer_reread(&mut self, offset: i64, record: Option<&RawRecord<'_>>) {
-        let _ = (offset, record);
-        unimplemented!()
+        let waits = |key: &TaskKey| {
+            self.state.tasks.get(key).is_some_and(|live| live.task.offset == offset)
+        };
+        let known = self
+            .state
+            .given_up
+            .iter()
+            .copied()
+            .find(waits)
+            .or_else(|| self.state.backlog.iter().map(|place| place.key).find(waits));
+        let Some(key) = known else { return };
+        if self.state.given_up.contains(&key) {
+            let last = match record {
+                Some(record) => LastRecord::Found(Box::new(OwnedRecord::of(record))),
+                None => LastRecord::Gone,
+            };
+            self.ready.keep_record(key, last);
+            return;
+        }
+        let task = record.and_then(|record| {
+            let task = self.settings.codec.decode_task(record).ok()?;
+            (TaskKey::of(&task.task_id) == key).then_some((record, task))
+        });
+        match task {
+            Some((record, task)) => {
+                let entry: Entry<()> =
+                    Entry::new(record, traceparent(record.headers), Body::Good(()));
+                let ready = ReadyTask { task, traceparent: entry.traceparent };
+                self.ready.keep(key, ready);
+            }
+            // Another record stands there now, or none: the task's is gone.
+            None => self.ready.keep_gone(key),
+        }
     }
 
     /// From now on this record is dead-lettered unread: it made the core panic.
     pub fn condemn(&mut self, topic: Topic, offset: i64) {
-        let _ = (topic, offset);
-        unimplemented!()
+        self.condemned.insert((topic, offset));
     }
 
     /// All results that existed at `at` have been offered.
     pub fn results_caught_up(&mut self, at: Timestamp) {
-        let _ = at;
-        unimplemented!()
+        self.results_caught_up_at = self.results_caught_up_at.max(at);
     }
 
     /// Whether a lease waits for `results_caught_up` with a later time than it knows.
     pub fn awaits_results(&self, now: Timestamp) -> bool {
-        let _ = now;
-        unimplemented!()
+        let grace_ms = self.state.policy.lease_grace_ms;
+        self.state.leases.first().is_some_and(|(until, _)| {
+            let ended = until.plus_ms(grace_ms);
+            ended <= now && ended > self.results_caught_up_at
+        })
     }
 
     /// The policy changed (a pool topic appeared): journaled with the next batch.
     pub fn set_policy(&mut self, policy: Policy) {
-        let _ = policy;
-        unimplemented!()
+        self.settings.policy = policy;
     }
 
     /// Whether the control records read so far contain a resource.
     pub fn has_fleet(&self) -> bool {
-        unimplemented!()
+        let offered = self.controls.iter().any(|(_, control)| match control {
+            Control::Fleet(Ok(entry)) => matches!(**entry, FleetEntry::Resource(_)),
+            Control::Fleet(Err(_)) | Control::Health(_) => false,
+        });
+        self.state.has_fleet() || offered
     }
 
     /// Records that are queued for the next batch.
     pub fn queued(&self) -> usize {
-        unimplemented!()
+        self.controls.len() + self.inbox.len() + self.results.len() + self.tasks.len()
     }
 
     /// Bytes of what is queued.
     pub fn queued_bytes(&self) -> usize {
-        unimplemented!()
+        self.inbox.bytes() + self.results.bytes() + self.tasks.bytes()
     }
 
     /// Decides a batch: at most `batch_records_max` records and 512 KiB of facts; the rest stays
     /// queued. `None` where nothing is due. The state has moved on when this returns: the batch
     /// must be committed, or the lane discarded.
     pub fn prepare(&mut self, now: Timestamp) -> Option<Prepared> {
-        let _ = now;
-        unimplemented!()
+        let at = now.max(self.state.batch_time);
+        let from = self.decided();
+        let settings = self.settings.clone();
+        let origin = Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
+        let mut batch = Batch::new(&settings, origin);
+        let opened = Fact::BatchOpened { at, results_caught_up_at: self.results_caught_up_at };
+        batch.apply(&mut self.state, opened, Source::default());
+        self.step(&mut batch);
+        if batch.is_empty() {
+            // The state only moved on in time, which the next batch's opening repeats.
+            return None;
+        }
+        let read = self.read_since(&from);
+        let Closed { prepared, hash } = batch.close(&self.state, self.hash, read);
+        self.seq += 1;
+        self.hash = hash;
+        Some(prepared)
     }
 
-    /// Offsets in `tasks` of waiting tasks that should be read again now, best first, at most `max`.
-    pub fn wants(&self, now: Timestamp, max: usize) -> Vec<i64> {
-        let _ = (now, max);
-        unimplemented!()
+    fn decided(&self) -> [(Topic, Option<i64>); 3] {
+        [
+            (Topic::Tasks, self.tasks.decided),
+            (Topic::TaskResults, self.results.decided),
+            (Topic::LaneInbox, self.inbox.decided),
+        ]
+    }
+
+    fn read_since(&self, from: &[(Topic, Option<i64>); 3]) -> Read {
+        let mut read = Read { offsets: Vec::new(), next_offsets: Vec::new() };
+        for ((topic, from), (_, to)) in from.iter().zip(self.decided()) {
+            let Some(to) = to else { continue };
+            let from = from.unwrap_or(to);
+            let name = self.settings.topic_name(*topic).to_owned();
+            read.offsets.push(OffsetRange { topic: name, from, to });
+            read.next_offsets.push((*topic, to));
+        }
+        read
+    }
+
+    /// Offsets in `tasks` of waiting tasks that should be read again now, best first, at most
+    /// `max`.
+    pub fn wants(&mut self, max: usize) -> Vec<i64> {
+        let front: Vec<TaskKey> =
+            self.state.backlog.iter().take(READY_TASKS_MAX).map(|place| place.key).collect();
+        if self.ready.is_full() {
+            self.ready.keep_only(&front.iter().copied().collect());
+        }
+        let wanted = self.state.given_up.iter().chain(&front);
+        wanted
+            .filter(|key| !self.ready.contains(**key))
+            .filter_map(|key| Some(self.state.tasks.get(key)?.task.offset))
+            .take(max)
+            .collect()
     }
 
     /// When `prepare` has something to do even without input.
     pub fn next_timer(&self) -> Option<Timestamp> {
-        unimplemented!()
+        let soon = self.state.batch_time.plus_ms(TIMER_MS);
+        let waiting = !self.state.backlog.is_empty() || self.ready.has_ended();
+        let waiting = waiting.then_some(soon);
+        let policy = (self.state.policy != self.settings.policy).then_some(soon);
+        let load = self
+            .state
+            .fleet
+            .used()
+            .then(|| self.state.load_published_at.plus_ms(self.state.policy.load_snapshot_ms));
+        let timer = timers::next(&self.state);
+        [waiting, policy, load, timer].into_iter().flatten().min().map(|due| due.max(soon))
     }
 
     /// The time of the last batch: batch times never go back.
     pub fn batch_time(&self) -> Timestamp {
-        unimplemented!()
+        self.state.batch_time
     }
 }

@@ -2,9 +2,13 @@
 
 pub mod config;
 
+pub mod clock;
+
 pub mod model;
 
 pub mod codec;
+
+pub mod routing;
 
 pub mod lane;
 

@@ -13,17 +13,6 @@ pub struct OffsetRange {
     pub to: i64,
 }
 
-/// A control record (fleet, health, policy), by value: those topics are compacted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ControlValue {
-    /// `fleet`, `health-events` or `policy`.
-    pub topic: String,
-    /// -1 for the policy, which has no topic.
-    pub offset: i64,
-    #[serde(with = "serde_bytes")]
-    pub value: Vec<u8>,
-}
-
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JournalRecord {
     pub lane: u32,
@@ -41,11 +30,11 @@ pub struct JournalRecord {
     pub offsets: Vec<OffsetRange>,
     /// Tasks of earlier batches that were read again for a decision: their offsets in `tasks`.
     pub reread: Vec<i64>,
-    pub controls: Vec<ControlValue>,
     /// Records of a batch read from the results topic up to this time; leases end by it.
     pub results_caught_up_at_ms: Timestamp,
     pub fact_count: u32,
-    /// Facts in postcard's encoding, in order; see `routing::fact`.
+    /// Facts in postcard's encoding, in order; see `routing::fact`. They carry control records by
+    /// value, because those topics are compacted.
     #[serde(with = "serde_bytes")]
     pub facts: Vec<u8>,
     /// Totals after the batch.

@@ -44,6 +44,10 @@ pub struct TaskResult {
     pub stage: u32,
     #[serde(default)]
     pub resource: String,
+    /// The `lane` of the decision, where the worker passes it on: a result that came to the wrong
+    /// partition is then forwarded.
+    #[serde(default)]
+    pub lane: Option<u32>,
     pub status: ResultStatus,
     #[serde(default)]
     pub input_tokens: Option<u32>,

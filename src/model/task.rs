@@ -84,7 +84,7 @@ impl Objective {
 pub struct Requirements {
     /// Least predicted quality, in [0, 1].
     pub min_quality: Option<f64>,
-    /// Most expected cost, in US dollars.
+    /// Most that the task may cost, in US dollars, with all of `max_output_tokens`.
     pub max_cost_usd: Option<f64>,
     /// Regions in which the data may be processed; empty: all.
     pub regions: Vec<String>,

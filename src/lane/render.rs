@@ -1,0 +1,417 @@
+//! Facts → outputs. Called with the state as it was before the fact, so that what a fact removes
+//! can still be named.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::outputs::Outputs;
+use super::prepared::OutputTopic;
+use crate::codec::Codec;
+use crate::model::Topic;
+use crate::model::allocation::{AllocationEvent, AllocationKind};
+use crate::model::decision::{
+    ChainLink, ModelChain, Outcome, Refusal, Reserved, RouteDecision, RouteMetrics,
+};
+use crate::model::event::{BalanceEvent, BalanceKind, DimensionLoad, LoadSnapshot};
+use crate::model::reason::RefusalReason;
+use crate::model::task::{Priority, Task};
+use crate::model::time::Timestamp;
+use crate::routing::TaskKey;
+use crate::routing::fact::{
+    AttemptEnd, Fact, NewTask, RefusedCandidate, Reservation, ResourceIndex,
+};
+use crate::routing::fleet::Resource;
+use crate::routing::state::{Phase, State};
+
+/// The input that a fact came from, where the outputs need more of it than the state keeps.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Source<'a> {
+    pub task: Option<&'a Task>,
+    pub traceparent: Option<&'a [u8]>,
+}
+
+pub struct Renderer<'a> {
+    pub codec: &'a Codec,
+    pub decisions_by_pool: bool,
+    pub outputs: &'a mut Outputs,
+}
+
+/// What a decision says about its task.
+struct About<'a> {
+    task_id: &'a str,
+    tenant: &'a str,
+    class: &'a str,
+    priority: Priority,
+    input_tokens: u32,
+    max_output_tokens: u32,
+}
+
+impl<'a> About<'a> {
+    fn of_task(task: &'a Task) -> Self {
+        About {
+            task_id: &task.task_id,
+            tenant: &task.tenant,
+            class: &task.class,
+            priority: task.priority,
+            input_tokens: task.input_tokens,
+            max_output_tokens: task.max_output_tokens,
+        }
+    }
+
+    fn of_known(task: &'a NewTask) -> Self {
+        About {
+            task_id: &task.task_id,
+            tenant: &task.shape.tenant,
+            class: &task.shape.class,
+            priority: task.shape.priority,
+            input_tokens: task.input_tokens,
+            max_output_tokens: task.max_output_tokens,
+        }
+    }
+}
+
+fn chain(state: &State, resource: ResourceIndex) -> ModelChain<'_> {
+    let resource = state.fleet.at(resource);
+    vec![ChainLink {
+        stage: 0,
+        resource: Cow::Borrowed(&resource.id),
+        model: Cow::Borrowed(&resource.spec.model),
+    }]
+}
+
+impl Renderer<'_> {
+    pub fn render(&mut self, state: &State, fact: &Fact, source: Source<'_>) {
+        match fact {
+            Fact::Routed {
+                key,
+                task,
+                attempt,
+                reservation,
+                fallbacks,
+                lease_until,
+                metrics,
+                ..
+            } => {
+                let known = task.as_deref().or_else(|| Some(&*state.tasks.get(key)?.task));
+                let Some(known) = known else { return };
+                let routed = Routed {
+                    about: About::of_known(known),
+                    attempt: *attempt,
+                    reservation,
+                    fallbacks,
+                    lease_until: *lease_until,
+                    metrics: *metrics,
+                };
+                self.routed(state, &routed, source);
+            }
+            Fact::Refused { key, known, reason, candidates } => {
+                self.refused(state, *key, *known, *reason, candidates, source);
+            }
+            Fact::Duplicate { .. } => {
+                if let Some(task) = source.task {
+                    let reason = Some(RefusalReason::Duplicate);
+                    self.denied(state, &task.task_id, 0, reason, source.traceparent);
+                }
+            }
+            Fact::AttemptEnded { key, end, tokens, requests, overrun_tokens, .. } => {
+                let held = Reserved { slots: 0, requests: *requests, tokens: *tokens };
+                self.ended(state, *key, *end, held, *overrun_tokens, source);
+            }
+            Fact::FailoverEnded { resource, tasks } => {
+                let resource = state.fleet.at(*resource);
+                let event = BalanceEvent {
+                    kind: BalanceKind::Failover,
+                    resource: Cow::Borrowed(&resource.id),
+                    lane: state.lane,
+                    at_ms: state.batch_time,
+                    tasks: *tasks,
+                    detail: Cow::Borrowed(resource.health.name()),
+                };
+                let codec = self.codec;
+                self.event(state, Topic::BalanceEvents, &resource.id, None, |out| {
+                    codec.encode_balance_event(&event, out);
+                });
+            }
+            Fact::LoadPublished => self.load(state),
+            Fact::Queued { .. }
+            | Fact::BatchOpened { .. }
+            | Fact::PolicySet(_)
+            | Fact::FleetSet { .. }
+            | Fact::HealthSet { .. }
+            | Fact::ControlSkipped { .. }
+            | Fact::LeaseExtended { .. }
+            | Fact::DeadLettered { .. } => {}
+        }
+    }
+
+    fn event(
+        &mut self,
+        state: &State,
+        topic: Topic,
+        key: &str,
+        traceparent: Option<&[u8]>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.outputs.event(topic, OutputTopic::Known(topic), state.lane, key, traceparent, write);
+    }
+
+    fn routed(&mut self, state: &State, routed: &Routed<'_>, source: Source<'_>) {
+        let Routed { about, attempt, reservation, fallbacks, lease_until, metrics } = routed;
+        let resource = state.fleet.at(reservation.resource);
+        let reserved = Reserved { slots: 1, requests: 1, tokens: reservation.tokens };
+        let decision_id = self.outputs.next_id();
+        let decision = RouteDecision {
+            attempt: *attempt,
+            outcome: Outcome::Routed,
+            primary: chain(state, reservation.resource),
+            fallbacks: fallbacks.iter().map(|resource| chain(state, *resource)).collect(),
+            metrics: *metrics,
+            start_by_at_ms: Some(state.batch_time.plus_ms(state.policy.start_within_ms)),
+            lease_until_at_ms: Some(*lease_until),
+            reserved: Some(reserved),
+            payload: source.task.and_then(|task| task.payload.as_deref()).map(Cow::Borrowed),
+            ..decision(state, &decision_id, about)
+        };
+        let to = if self.decisions_by_pool {
+            OutputTopic::Pool(Arc::from(resource.spec.pool.as_str()))
+        } else {
+            OutputTopic::Known(Topic::RouteDecisions)
+        };
+        let codec = self.codec;
+        self.outputs.event(
+            Topic::RouteDecisions,
+            to,
+            state.lane,
+            about.task_id,
+            source.traceparent,
+            |out| codec.encode_route_decision(&decision, out),
+        );
+        let event = AllocationEvent {
+            kind: AllocationKind::Reserved,
+            resource: Cow::Borrowed(&resource.id),
+            task_id: Cow::Borrowed(about.task_id),
+            attempt: *attempt,
+            stage: 0,
+            lane: state.lane,
+            at_ms: state.batch_time,
+            reserved_at_ms: state.batch_time,
+            held: reserved,
+            overrun_tokens: 0,
+            reason: None,
+        };
+        self.event(state, Topic::AllocationEvents, &resource.id, source.traceparent, |out| {
+            codec.encode_allocation_event(&event, out);
+        });
+    }
+
+    fn refused(
+        &mut self,
+        state: &State,
+        key: TaskKey,
+        known: bool,
+        reason: RefusalReason,
+        candidates: &[RefusedCandidate],
+        source: Source<'_>,
+    ) {
+        let live = if known { state.tasks.get(&key) } else { None };
+        let about = match (live, source.task) {
+            (Some(live), _) => About::of_known(&live.task),
+            (None, Some(task)) => About::of_task(task),
+            (None, None) => return,
+        };
+        let attempt = live.map_or(1, |live| live.attempt + 1);
+        let refusals = candidates.iter().map(|candidate| Refusal {
+            resource: Cow::Borrowed(&*state.fleet.at(candidate.resource).id),
+            rule: candidate.rule,
+            needed: Cow::Borrowed(&candidate.needed),
+            had: Cow::Borrowed(&candidate.had),
+        });
+        let decision_id = self.outputs.next_id();
+        let decision = RouteDecision {
+            attempt,
+            reason: Some(reason),
+            refusals: refusals.collect(),
+            ..decision(state, &decision_id, &about)
+        };
+        // A refusal belongs to no pool; where decisions go by pool, it goes to the default one.
+        let to = if self.decisions_by_pool {
+            OutputTopic::Pool(Arc::from("default"))
+        } else {
+            OutputTopic::Known(Topic::RouteDecisions)
+        };
+        let codec = self.codec;
+        self.outputs.event(
+            Topic::RouteDecisions,
+            to,
+            state.lane,
+            about.task_id,
+            source.traceparent,
+            |out| codec.encode_route_decision(&decision, out),
+        );
+        match reason {
+            RefusalReason::NoCapacity
+            | RefusalReason::PricedOut
+            | RefusalReason::TenantLimit
+            | RefusalReason::Budget
+            | RefusalReason::BacklogFull
+            | RefusalReason::Shed => {
+                self.denied(state, about.task_id, attempt, Some(reason), source.traceparent);
+            }
+            RefusalReason::NoCapableResource
+            | RefusalReason::Model
+            | RefusalReason::Modality
+            | RefusalReason::ContextWindow
+            | RefusalReason::Region
+            | RefusalReason::Tenant
+            | RefusalReason::Quality
+            | RefusalReason::Health
+            | RefusalReason::Cost
+            | RefusalReason::Deadline
+            | RefusalReason::AttemptsSpent
+            | RefusalReason::TaskExpired
+            | RefusalReason::Cancelled
+            | RefusalReason::Duplicate
+            | RefusalReason::NotSupported
+            | RefusalReason::PoolTopicMissing => {}
+        }
+    }
+
+    /// No capacity changed hands; the event has no resource.
+    fn denied(
+        &mut self,
+        state: &State,
+        task_id: &str,
+        attempt: u32,
+        reason: Option<RefusalReason>,
+        traceparent: Option<&[u8]>,
+    ) {
+        let event = AllocationEvent {
+            kind: AllocationKind::Denied,
+            resource: Cow::Borrowed(""),
+            task_id: Cow::Borrowed(task_id),
+            attempt,
+            stage: 0,
+            lane: state.lane,
+            at_ms: state.batch_time,
+            reserved_at_ms: state.batch_time,
+            held: Reserved::default(),
+            overrun_tokens: 0,
+            reason,
+        };
+        let codec = self.codec;
+        self.event(state, Topic::AllocationEvents, "", traceparent, |out| {
+            codec.encode_allocation_event(&event, out);
+        });
+    }
+
+    fn ended(
+        &mut self,
+        state: &State,
+        key: TaskKey,
+        end: AttemptEnd,
+        held: Reserved,
+        overrun_tokens: u64,
+        source: Source<'_>,
+    ) {
+        let Some(live) = state.tasks.get(&key) else { return };
+        let (resource, reserved_at) = match live.phase {
+            Phase::InFlight { resource, reserved_at, .. } => (resource, reserved_at),
+            Phase::Waiting { .. } | Phase::GivenUp => return,
+        };
+        let resource = state.fleet.at(resource);
+        let event = AllocationEvent {
+            kind: end.allocation(),
+            resource: Cow::Borrowed(&resource.id),
+            task_id: Cow::Borrowed(&live.task.task_id),
+            attempt: live.attempt,
+            stage: 0,
+            lane: state.lane,
+            at_ms: state.batch_time,
+            reserved_at_ms: reserved_at,
+            held,
+            overrun_tokens,
+            reason: None,
+        };
+        let codec = self.codec;
+        self.event(state, Topic::AllocationEvents, &resource.id, source.traceparent, |out| {
+            codec.encode_allocation_event(&event, out);
+        });
+    }
+
+    /// A snapshot of each resource that was used since the last one.
+    fn load(&mut self, state: &State) {
+        for (_, resource) in state.fleet.iter().filter(|(_, resource)| resource.used()) {
+            let snapshot = LoadSnapshot {
+                lane: state.lane,
+                resource: Cow::Borrowed(&resource.id),
+                at_ms: state.batch_time,
+                health: resource.health,
+                load: loads(resource),
+                in_flight: u64::from(resource.slots_in_use),
+                backlog: state.backlog.len() as u64,
+            };
+            let key = format!("{}/{}", state.lane, resource.id);
+            let codec = self.codec;
+            self.event(state, Topic::LoadSnapshots, &key, None, |out| {
+                codec.encode_load_snapshot(&snapshot, out);
+            });
+        }
+    }
+}
+
+fn loads(resource: &Resource) -> Vec<DimensionLoad<'_>> {
+    let slots = DimensionLoad {
+        dimension: Cow::Borrowed("slots"),
+        window_s: 0,
+        limit: u64::from(resource.spec.slots),
+        units: u64::from(resource.slots_units),
+        used: u64::from(resource.slots_in_use),
+        used_max: u64::from(resource.slots_used_max),
+    };
+    let rates = resource.rates.iter().map(|rate| DimensionLoad {
+        dimension: Cow::Borrowed(rate.limit.dimension.name()),
+        window_s: rate.limit.window_s,
+        limit: rate.limit.amount,
+        units: rate.units,
+        used: rate.window.used(),
+        used_max: rate.used_max,
+    });
+    std::iter::once(slots).chain(rates).collect()
+}
+
+struct Routed<'a> {
+    about: About<'a>,
+    attempt: u32,
+    reservation: &'a Reservation,
+    fallbacks: &'a [ResourceIndex],
+    lease_until: Timestamp,
+    metrics: Option<RouteMetrics>,
+}
+
+/// A refusal without a reason yet: what every decision says.
+fn decision<'a>(state: &State, decision_id: &'a str, about: &About<'a>) -> RouteDecision<'a> {
+    RouteDecision {
+        decision_id: Cow::Borrowed(decision_id),
+        task_id: Cow::Borrowed(about.task_id),
+        attempt: 1,
+        stage: 0,
+        lane: state.lane,
+        outcome: Outcome::Refused,
+        reason: None,
+        tenant: Cow::Borrowed(about.tenant),
+        class: Cow::Borrowed(about.class),
+        priority: about.priority,
+        primary: Vec::new(),
+        fallbacks: Vec::new(),
+        metrics: None,
+        decided_at_ms: state.batch_time,
+        start_by_at_ms: None,
+        lease_until_at_ms: None,
+        reserved: None,
+        input_tokens: about.input_tokens,
+        max_output_tokens: about.max_output_tokens,
+        health_offset: state.health_position - 1,
+        refusals: Vec::new(),
+        payload: None,
+    }
+}

@@ -1,0 +1,158 @@
+//! The allocator: what a result means for the reservation it belongs to.
+
+use super::TaskKey;
+use super::engine::wait_until;
+use super::fact::{AttemptEnd, Fact, Then};
+use super::state::{LiveTask, Phase, State};
+use crate::model::reason::RefusalReason;
+use crate::model::result::{ResultStatus, TaskResult};
+use crate::model::time::Timestamp;
+
+/// What a lane does with a result.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ResultVerdict {
+    Facts(Vec<Fact>),
+    /// Of an attempt that had ended already; it changes nothing.
+    Stale,
+    /// Of a task of another lane.
+    Forward {
+        to_lane: u32,
+    },
+    /// Of a task that this lane does not know.
+    UnknownTask,
+    /// It names another resource than the attempt's.
+    ResourceMismatch {
+        expected: String,
+    },
+}
+
+/// Attempts of any kind before a task is given up even though none of them failed: bounds a loop
+/// of late starts or failovers.
+const ATTEMPTS_ALL_MAX: u32 = 100;
+
+pub fn decide_result(state: &State, result: &TaskResult) -> ResultVerdict {
+    if let Some(lane) = result.lane
+        && lane != state.lane
+        && lane < state.lanes
+    {
+        return ResultVerdict::Forward { to_lane: lane };
+    }
+    let key = TaskKey::of(&result.task_id);
+    let Some(live) = state.tasks.get(&key) else {
+        return if state.recent.contains(key) {
+            ResultVerdict::Stale
+        } else {
+            ResultVerdict::UnknownTask
+        };
+    };
+    if result.attempt != live.attempt && result.attempt != 0 {
+        return ResultVerdict::Stale;
+    }
+    let (resource, lease_until) = match live.phase {
+        Phase::GivenUp => return ResultVerdict::Stale,
+        Phase::Waiting { .. } => {
+            // An attempt that ended is stale; only a cancellation reaches a waiting task.
+            return match result.status {
+                ResultStatus::Cancelled if result.attempt == 0 => {
+                    ResultVerdict::Facts(vec![Fact::Refused {
+                        key,
+                        known: true,
+                        reason: RefusalReason::Cancelled,
+                        candidates: Vec::new(),
+                    }])
+                }
+                ResultStatus::Cancelled
+                | ResultStatus::Started
+                | ResultStatus::Heartbeat
+                | ResultStatus::Succeeded
+                | ResultStatus::Failed
+                | ResultStatus::RateLimited
+                | ResultStatus::Late => ResultVerdict::Stale,
+            };
+        }
+        Phase::InFlight { resource, lease_until, .. } => (resource, lease_until),
+    };
+    let expected = &state.fleet.at(resource).id;
+    if !result.resource.is_empty() && *result.resource != **expected {
+        return ResultVerdict::ResourceMismatch { expected: expected.to_string() };
+    }
+    let end = match result.status {
+        ResultStatus::Started | ResultStatus::Heartbeat => {
+            return ResultVerdict::Facts(extend_lease(state, key, lease_until));
+        }
+        ResultStatus::Succeeded => AttemptEnd::Succeeded,
+        ResultStatus::Failed => AttemptEnd::Failed,
+        ResultStatus::RateLimited => AttemptEnd::RateLimited,
+        ResultStatus::Late => AttemptEnd::Late,
+        ResultStatus::Cancelled => AttemptEnd::Cancelled,
+    };
+    ResultVerdict::Facts(vec![attempt_ended(state, key, live, end, Some(result))])
+}
+
+/// A sign of life keeps the lease: at least the shortest lease from now.
+fn extend_lease(state: &State, key: TaskKey, lease_until: Timestamp) -> Vec<Fact> {
+    let until = state.batch_time.plus_ms(state.policy.lease_ms_min);
+    if until <= lease_until {
+        return Vec::new();
+    }
+    vec![Fact::LeaseExtended { key, lease_until: until }]
+}
+
+/// The fact that ends an attempt in flight, with the corrected debits.
+pub fn attempt_ended(
+    state: &State,
+    key: TaskKey,
+    live: &LiveTask,
+    end: AttemptEnd,
+    result: Option<&TaskResult>,
+) -> Fact {
+    let (resource, reserved_tokens, reserved_micros) = match live.phase {
+        Phase::InFlight { resource, tokens, usd_micros, .. } => (resource, tokens, usd_micros),
+        Phase::Waiting { .. } | Phase::GivenUp => (0, 0, 0),
+    };
+    let reported = result.and_then(|result| {
+        let (input, output) = (result.input_tokens, result.output_tokens);
+        (input.is_some() || output.is_some()).then(|| {
+            let input = input.unwrap_or(live.task.input_tokens);
+            let output = output.unwrap_or(0);
+            let usd = state.fleet.terms(resource).cost_usd(input, f64::from(output));
+            (u64::from(input) + u64::from(output), libm::ceil(usd * 1e6) as u64)
+        })
+    });
+    let everything = (reserved_tokens, reserved_micros);
+    let (used, usd_micros) = match end {
+        AttemptEnd::Succeeded | AttemptEnd::Failed | AttemptEnd::Cancelled => {
+            reported.unwrap_or(everything)
+        }
+        // The provider refused it, or it was never sent.
+        AttemptEnd::RateLimited | AttemptEnd::Late => reported.unwrap_or((0, 0)),
+        // Nobody knows what was used.
+        AttemptEnd::LeaseExpired | AttemptEnd::FailedOver => everything,
+    };
+    let failures = live.failures + u32::from(end.is_failure());
+    let spent = failures >= state.policy.attempts_max || live.attempt >= ATTEMPTS_ALL_MAX;
+    let then = match end {
+        AttemptEnd::Succeeded | AttemptEnd::Cancelled => Then::Done,
+        AttemptEnd::Failed
+        | AttemptEnd::RateLimited
+        | AttemptEnd::Late
+        | AttemptEnd::LeaseExpired
+        | AttemptEnd::FailedOver => {
+            if spent {
+                Then::GiveUp
+            } else {
+                Then::Again
+            }
+        }
+    };
+    Fact::AttemptEnded {
+        key,
+        end,
+        tokens: used.min(reserved_tokens),
+        requests: u32::from(end != AttemptEnd::Late),
+        overrun_tokens: used.saturating_sub(reserved_tokens),
+        usd_micros,
+        then,
+        until: wait_until(state, live.task.deadline_at),
+    }
+}

@@ -1,0 +1,40 @@
+//! Control records: the fleet, its health, and the policy.
+
+use super::admission::TENANTS_MAX;
+use super::fact::Fact;
+use super::state::State;
+use crate::model::health::HealthEvent;
+use crate::model::policy::Policy;
+use crate::model::resource::{FleetEntry, RESOURCES_MAX};
+use crate::model::task::Invalid;
+
+/// A fleet record. An error where the fleet is full.
+pub fn decide_fleet(state: &State, offset: i64, entry: FleetEntry) -> Result<Fact, Invalid> {
+    let full = |field: &str, count: usize, max: usize| {
+        Err(Invalid::new(field, format!("entry number {}", count + 1), &format!("at most {max}")))
+    };
+    match &entry {
+        FleetEntry::Resource(spec) => {
+            let known = state.fleet.index_of(&spec.id).is_some();
+            if !known && state.fleet.len() >= RESOURCES_MAX {
+                return full("resource", state.fleet.len(), RESOURCES_MAX);
+            }
+        }
+        FleetEntry::Tenant(spec) => {
+            if !state.tenants.contains(&spec.id) && state.tenants.len() >= TENANTS_MAX {
+                return full("tenant", state.tenants.len(), TENANTS_MAX);
+            }
+        }
+        FleetEntry::ResourceRemoved(_) | FleetEntry::TenantRemoved(_) => {}
+    }
+    Ok(Fact::FleetSet { offset, entry: Box::new(entry) })
+}
+
+pub fn decide_health(offset: i64, event: HealthEvent) -> Fact {
+    Fact::HealthSet { offset, event: Box::new(event) }
+}
+
+/// The policy, where it differs from the one in force.
+pub fn decide_policy(state: &State, policy: &Policy) -> Option<Fact> {
+    (state.policy != *policy).then(|| Fact::PolicySet(Box::new(policy.clone())))
+}

@@ -1,0 +1,209 @@
+//! Which resources may serve a task of a shape, and why not the others.
+//!
+//! The rules that depend on the shape alone are evaluated once per shape; the list is kept until
+//! the fleet or its health changes. The rules that depend on a task's sizes are the engine's.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::fact::{ResourceIndex, TenantIndex};
+use super::fleet::Resource;
+use super::shape::{Shape, SharedShape};
+use super::state::State;
+use crate::model::health::HealthStatus;
+use crate::model::reason::RefusalReason;
+use crate::model::task::{Objective, Task};
+
+/// A resource that the shape's rules let through, with its utility as a linear function of the
+/// task's sizes: `base − per_input · input − per_output · output`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    pub resource: ResourceIndex,
+    pub quality: f64,
+    pub base: f64,
+    pub per_input_token: f64,
+    pub per_output_token: f64,
+}
+
+impl Candidate {
+    pub fn utility(&self, input_tokens: u32, output_tokens: f64) -> f64 {
+        self.base
+            - self.per_input_token * f64::from(input_tokens)
+            - self.per_output_token * output_tokens
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidates {
+    pub shape: SharedShape,
+    pub tenant: Option<TenantIndex>,
+    pub list: Vec<Candidate>,
+    /// The rule that stopped the resource that got furthest, where the shape's rules let none
+    /// through.
+    pub furthest: RefusalReason,
+}
+
+/// The order in which rules are asked: a later one means that a resource came closer.
+pub fn rank(reason: RefusalReason) -> u8 {
+    match reason {
+        RefusalReason::NoCapableResource => 0,
+        RefusalReason::Model => 1,
+        RefusalReason::Modality => 2,
+        RefusalReason::Region => 3,
+        RefusalReason::Tenant => 4,
+        RefusalReason::Quality => 5,
+        RefusalReason::Health => 6,
+        RefusalReason::PoolTopicMissing => 7,
+        RefusalReason::ContextWindow => 8,
+        RefusalReason::Cost => 9,
+        RefusalReason::Deadline => 10,
+        RefusalReason::NoCapacity => 11,
+        RefusalReason::PricedOut => 12,
+        RefusalReason::TenantLimit => 13,
+        RefusalReason::Budget => 14,
+        RefusalReason::BacklogFull
+        | RefusalReason::Shed
+        | RefusalReason::AttemptsSpent
+        | RefusalReason::TaskExpired
+        | RefusalReason::Cancelled
+        | RefusalReason::Duplicate
+        | RefusalReason::NotSupported => 15,
+    }
+}
+
+/// A rule that a resource misses: what it needed and what it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss {
+    pub rule: RefusalReason,
+    pub needed: String,
+    pub had: String,
+}
+
+/// The first of the shape's rules that a resource misses.
+pub fn miss(state: &State, shape: &Shape, resource: &Resource) -> Option<Miss> {
+    let spec = &resource.spec;
+    let needs = &shape.requirements;
+    let found = |rule, needed: String, had: String| Some(Miss { rule, needed, had });
+    let Some(quality) = spec.quality_prior(&shape.class) else {
+        let classes: Vec<&str> = spec.quality.keys().map(String::as_str).collect();
+        let had = classes.join(", ");
+        return found(RefusalReason::NoCapableResource, shape.class.clone(), had);
+    };
+    if !needs.models.is_empty() && !needs.models.contains(&spec.model) {
+        return found(RefusalReason::Model, needs.models.join(" or "), spec.model.clone());
+    }
+    if let Some(modality) = needs.modalities.iter().find(|name| !spec.modalities.contains(name)) {
+        return found(RefusalReason::Modality, modality.clone(), spec.modalities.join(", "));
+    }
+    if !needs.regions.is_empty() && !needs.regions.contains(&spec.region) {
+        return found(RefusalReason::Region, needs.regions.join(" or "), spec.region.clone());
+    }
+    if !spec.tenants.is_empty() && !spec.tenants.contains(&shape.tenant) {
+        return found(RefusalReason::Tenant, shape.tenant.clone(), spec.tenants.join(", "));
+    }
+    if let Some(least) = needs.min_quality
+        && quality < least
+    {
+        return found(RefusalReason::Quality, least.to_string(), quality.to_string());
+    }
+    if !resource.serves() {
+        let had = if resource.removed { "removed" } else { resource.health.name() };
+        return found(RefusalReason::Health, "healthy or degraded".to_owned(), had.to_owned());
+    }
+    if state.policy.pools_missing.contains(&spec.pool) {
+        let needed = format!("a decision topic of pool {}", spec.pool);
+        return found(RefusalReason::PoolTopicMissing, needed, "none".to_owned());
+    }
+    None
+}
+
+fn candidates(state: &State, shape: SharedShape) -> Candidates {
+    let weights = Objective::from(shape.objective).weights();
+    let mut list = Vec::new();
+    let mut furthest = RefusalReason::NoCapableResource;
+    for (index, resource) in state.fleet.iter() {
+        // What is gone from the fleet is no candidate that could be refused.
+        if resource.removed {
+            continue;
+        }
+        if let Some(miss) = miss(state, &shape, resource) {
+            if rank(miss.rule) > rank(furthest) {
+                furthest = miss.rule;
+            }
+            continue;
+        }
+        let quality = resource.spec.quality_prior(&shape.class).unwrap_or_default();
+        let terms = state.fleet.terms(index);
+        // What is degraded counts for less, in proportion to how bad it is.
+        let kept = match resource.health {
+            HealthStatus::Degraded => 1.0 - resource.severity,
+            HealthStatus::Healthy | HealthStatus::Unhealthy | HealthStatus::Drain => 1.0,
+        };
+        let per_ms = weights.second / 1_000.0;
+        list.push(Candidate {
+            resource: index,
+            quality,
+            base: weights.quality * quality * kept - per_ms * terms.time_to_first_token_ms,
+            per_input_token: weights.usd * terms.usd_per_input_token
+                + per_ms * terms.ms_per_input_token,
+            per_output_token: weights.usd * terms.usd_per_output_token
+                + per_ms * terms.ms_per_output_token,
+        });
+    }
+    Candidates { tenant: state.tenants.index_of(&shape.tenant), shape, list, furthest }
+}
+
+/// What could be derived again at any time: the candidate lists, and room to work in.
+#[derive(Debug, Default)]
+pub struct Memo {
+    version: u64,
+    lists: HashTable<(u64, Arc<Candidates>)>,
+    /// Candidates in all lists together.
+    kept: usize,
+    pub(super) scored: Vec<(f64, ResourceIndex)>,
+}
+
+/// Candidates that all lists may hold together: 40 bytes each, so 10 MB.
+const CANDIDATES_MAX: usize = 1 << 18;
+
+/// Shapes that are kept. Producers choose shapes, so their number must not grow without end.
+const SHAPES_MAX: usize = 1 << 14;
+
+impl Memo {
+    fn renew(&mut self, state: &State) {
+        let full = self.kept > CANDIDATES_MAX || self.lists.len() >= SHAPES_MAX;
+        if self.version != state.fleet.version() || full {
+            self.lists.clear();
+            self.kept = 0;
+            self.version = state.fleet.version();
+        }
+    }
+
+    fn add(&mut self, state: &State, hash: u64, shape: SharedShape) -> Arc<Candidates> {
+        let made = Arc::new(candidates(state, shape));
+        self.kept += made.list.len();
+        self.lists.insert_unique(hash, (hash, made.clone()), |(hash, _)| *hash);
+        made
+    }
+
+    /// The candidates of a task's shape.
+    pub fn candidates_of_task(&mut self, state: &State, task: &Task) -> Arc<Candidates> {
+        self.renew(state);
+        let hash = Shape::hash_of(task);
+        match self.lists.find(hash, |(_, known)| known.shape.fits(task)) {
+            Some((_, known)) => known.clone(),
+            None => self.add(state, hash, Arc::new(Shape::of(task))),
+        }
+    }
+
+    /// The candidates of a shape.
+    pub fn candidates_of(&mut self, state: &State, shape: &SharedShape) -> Arc<Candidates> {
+        self.renew(state);
+        let hash = shape.hash();
+        match self.lists.find(hash, |(_, known)| known.shape == *shape) {
+            Some((_, known)) => known.clone(),
+            None => self.add(state, hash, shape.clone()),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The one place where a lane's state changes: folding a fact.
+//!
+//! Facts carry results, so this assigns, adds and removes. It must give the same state for the
+//! same facts for ever; golden journals check that.
+
+use super::TaskKey;
+use super::fact::{AttemptEnd, ControlTopic, Fact, NewTask, Reservation, ResourceIndex, Then};
+use super::fleet::Release;
+use super::state::{FALLBACKS_MAX, LiveTask, Phase, State, Tried};
+use crate::model::health::HealthStatus;
+use crate::model::reason::RefusalReason;
+use crate::model::resource::FleetEntry;
+use crate::model::time::Timestamp;
+
+impl State {
+    pub fn evolve(&mut self, fact: &Fact) {
+        match fact {
+            Fact::BatchOpened { at, results_caught_up_at } => {
+                self.batch_time = *at;
+                self.results_caught_up_at = *results_caught_up_at;
+                self.fleet.advance(*at);
+                self.tenants.advance(*at);
+                let before = at.minus_ms(self.policy.recognise_ms);
+                self.recent.forget(before, self.policy.recognise_tasks_max as usize);
+            }
+            Fact::PolicySet(policy) => {
+                if policy.start_within_ms != self.policy.start_within_ms {
+                    self.fleet.resize_windows(policy.start_within_ms);
+                    self.tenants.resize_windows(policy.start_within_ms);
+                }
+                self.policy = (**policy).clone();
+                self.fleet.changed();
+            }
+            Fact::FleetSet { offset, entry } => self.set_fleet(*offset, entry),
+            Fact::HealthSet { offset, event } => {
+                self.health_position = offset + 1;
+                self.health.set(event);
+                self.apply_health();
+            }
+            Fact::ControlSkipped { topic, offset } => match topic {
+                ControlTopic::Fleet => self.fleet_position = offset + 1,
+                ControlTopic::HealthEvents => self.health_position = offset + 1,
+            },
+            Fact::Routed { key, task, attempt, reservation, fallbacks, lease_until, .. } => {
+                if let Some(task) = task {
+                    self.admit(*key, task.clone());
+                }
+                self.start(*key, *attempt, reservation, fallbacks, *lease_until);
+            }
+            Fact::Queued { key, task, blocked_by, until } => {
+                self.admit(*key, task.clone());
+                self.wait(*key, *blocked_by, *until);
+            }
+            Fact::Refused { key, known, .. } => {
+                if *known {
+                    self.drop_task(*key);
+                } else {
+                    self.recent.insert(self.batch_time, *key);
+                }
+            }
+            Fact::Duplicate { .. } | Fact::DeadLettered { .. } => {}
+            Fact::AttemptEnded {
+                key,
+                end,
+                tokens,
+                requests,
+                overrun_tokens,
+                usd_micros,
+                then,
+                until,
+            } => {
+                let used = Used {
+                    tokens: *tokens,
+                    requests: *requests,
+                    overrun_tokens: *overrun_tokens,
+                    usd_micros: *usd_micros,
+                };
+                self.end_attempt(*key, *end, &used);
+                match then {
+                    Then::Done => self.drop_task(*key),
+                    Then::Again => self.wait(*key, RefusalReason::NoCapacity, *until),
+                    Then::GiveUp => {
+                        if let Some(live) = self.tasks.get_mut(key) {
+                            live.phase = Phase::GivenUp;
+                            self.given_up.insert(*key);
+                        }
+                    }
+                }
+            }
+            Fact::LeaseExtended { key, lease_until } => self.extend_lease(*key, *lease_until),
+            Fact::FailoverEnded { resource, .. } => {
+                self.failovers.remove(resource);
+            }
+            Fact::LoadPublished => {
+                self.load_published_at = self.batch_time;
+                self.fleet.reset_peaks();
+            }
+        }
+    }
+
+    fn set_fleet(&mut self, offset: i64, entry: &FleetEntry) {
+        self.fleet_position = offset + 1;
+        match entry {
+            FleetEntry::Resource(spec) => {
+                self.fleet.set(offset, spec, self.policy.start_within_ms);
+                self.apply_health();
+            }
+            FleetEntry::ResourceRemoved(id) => self.fleet.remove(id),
+            FleetEntry::Tenant(spec) => {
+                self.tenants.set(spec, self.policy.start_within_ms);
+                self.fleet.changed();
+            }
+            FleetEntry::TenantRemoved(id) => {
+                self.tenants.remove(id);
+                self.fleet.changed();
+            }
+        }
+    }
+
+    /// Brings the resources' health up to date, and starts or ends failovers with it.
+    fn apply_health(&mut self) {
+        self.health.apply(&mut self.fleet);
+        for (index, resource) in self.fleet.iter() {
+            match resource.health {
+                HealthStatus::Unhealthy => {
+                    if resource.slots_in_use > 0 {
+                        self.failovers.entry(index).or_insert(0);
+                    }
+                }
+                HealthStatus::Healthy | HealthStatus::Degraded | HealthStatus::Drain => {
+                    self.failovers.remove(&index);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, key: TaskKey, task: Box<NewTask>) {
+        self.recent.insert(self.batch_time, key);
+        let live = LiveTask {
+            task,
+            attempt: 0,
+            failures: 0,
+            fallbacks: [None; FALLBACKS_MAX],
+            tried: Vec::new(),
+            phase: Phase::GivenUp,
+        };
+        self.tasks.insert(key, live);
+    }
+
+    fn start(
+        &mut self,
+        key: TaskKey,
+        attempt: u32,
+        reservation: &Reservation,
+        fallbacks: &[ResourceIndex],
+        lease_until: Timestamp,
+    ) {
+        self.leave_backlog(key);
+        let Some(live) = self.tasks.get_mut(&key) else { return };
+        live.attempt = attempt;
+        for (place, fallback) in
+            live.fallbacks.iter_mut().zip(fallbacks.iter().copied().map(Some).chain([None; 4]))
+        {
+            *place = fallback;
+        }
+        live.phase = Phase::InFlight {
+            resource: reservation.resource,
+            reserved_at: self.batch_time,
+            lease_until,
+            tokens: reservation.tokens,
+            usd_micros: reservation.usd_micros,
+        };
+        self.leases.insert((lease_until, key));
+        self.in_flight += 1;
+        self.fleet.reserve(reservation.resource, self.batch_time, reservation.tokens);
+        if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
+            self.tenants.debit(tenant, self.batch_time, reservation);
+        }
+    }
+
+    fn end_attempt(&mut self, key: TaskKey, end: AttemptEnd, used: &Used) {
+        let Some(live) = self.tasks.get_mut(&key) else { return };
+        let (resource, reserved_at, lease_until, tokens, usd_micros) = match live.phase {
+            Phase::InFlight { resource, reserved_at, lease_until, tokens, usd_micros } => {
+                (resource, reserved_at, lease_until, tokens, usd_micros)
+            }
+            Phase::Waiting { .. } | Phase::GivenUp => return,
+        };
+        self.leases.remove(&(lease_until, key));
+        self.in_flight -= 1;
+        let release = Release {
+            reserved_at,
+            now: self.batch_time,
+            requests_back: u64::from(1 - used.requests.min(1)),
+            tokens_back: tokens - used.tokens.min(tokens),
+            overrun_tokens: used.overrun_tokens,
+        };
+        self.fleet.release(resource, &release);
+        if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
+            let back = usd_micros.saturating_sub(used.usd_micros);
+            self.tenants.release(tenant, &release, back);
+        }
+        live.failures += u32::from(end.is_failure());
+        if end != AttemptEnd::Succeeded {
+            live.tried.push(Tried { resource, end });
+        }
+        if end == AttemptEnd::FailedOver
+            && let Some(count) = self.failovers.get_mut(&resource)
+        {
+            *count += 1;
+        }
+    }
+
+    fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp) {
+        if let Some(live) = self.tasks.get_mut(&key) {
+            let turn = self.backlog.insert(live.task.shape.priority, until, key);
+            live.phase = Phase::Waiting { until, turn, blocked_by };
+        }
+    }
+
+    fn leave_backlog(&mut self, key: TaskKey) {
+        if let Some(live) = self.tasks.get(&key)
+            && let Phase::Waiting { until, turn, .. } = live.phase
+        {
+            let priority = live.task.shape.priority;
+            self.backlog.remove(&super::backlog::Place { priority, until, turn, key });
+        }
+    }
+
+    /// Removes a task that is not in flight.
+    fn drop_task(&mut self, key: TaskKey) {
+        self.leave_backlog(key);
+        self.given_up.remove(&key);
+        self.tasks.swap_remove(&key);
+    }
+
+    fn extend_lease(&mut self, key: TaskKey, until: Timestamp) {
+        if let Some(live) = self.tasks.get_mut(&key)
+            && let Phase::InFlight { lease_until, .. } = &mut live.phase
+        {
+            self.leases.remove(&(*lease_until, key));
+            *lease_until = until;
+            self.leases.insert((until, key));
+        }
+    }
+}
+
+/// What an attempt used of its reservation, and beyond it.
+struct Used {
+    tokens: u64,
+    requests: u32,
+    overrun_tokens: u64,
+    usd_micros: u64,
+}

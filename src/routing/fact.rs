@@ -1,0 +1,237 @@
+//! Facts: the recorded outcomes by which alone a lane's state changes.
+//!
+//! A fact carries results, so that folding it only assigns, adds and removes. Its encoding in the
+//! journal is postcard's; a change of this file that alters the encoding needs a new
+//! [`FACT_LEVEL`] (from version 0.1.0 on).
+
+use serde::{Deserialize, Serialize};
+
+use super::TaskKey;
+use super::shape::SharedShape;
+use crate::model::Topic;
+use crate::model::allocation::AllocationKind;
+use crate::model::decision::RouteMetrics;
+use crate::model::health::HealthEvent;
+use crate::model::policy::Policy;
+use crate::model::reason::RefusalReason;
+use crate::model::resource::FleetEntry;
+use crate::model::time::Timestamp;
+
+/// The level of the facts that this release writes.
+pub const FACT_LEVEL: u32 = 1;
+
+/// The version of the decisions: raised with every change that can alter an outcome.
+pub const ENGINE_VERSION: u32 = 1;
+
+/// A resource's place in the fleet table.
+pub type ResourceIndex = u16;
+/// A tenant's place in the tenant table.
+pub type TenantIndex = u16;
+
+/// What a lane keeps of a task; never its payload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewTask {
+    pub task_id: Box<str>,
+    pub shape: SharedShape,
+    /// Where the task stands in the lane's partition of `tasks`.
+    pub offset: i64,
+    pub deadline_at: Timestamp,
+    pub input_tokens: u32,
+    pub max_output_tokens: u32,
+}
+
+/// What an attempt reserves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reservation {
+    pub resource: ResourceIndex,
+    pub tokens: u64,
+    /// Millionths of a US dollar, against the tenant's budget.
+    pub usd_micros: u64,
+    /// The tenant's new theoretical arrival time, nanoseconds since the epoch.
+    pub burst_arrival_ns: Option<u64>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttemptEnd {
+    Succeeded,
+    Failed,
+    RateLimited,
+    Late,
+    Cancelled,
+    LeaseExpired,
+    FailedOver,
+}
+
+impl AttemptEnd {
+    /// The allocation event that says so.
+    pub const fn allocation(self) -> AllocationKind {
+        match self {
+            AttemptEnd::Succeeded
+            | AttemptEnd::Failed
+            | AttemptEnd::RateLimited
+            | AttemptEnd::Late
+            | AttemptEnd::Cancelled => AllocationKind::Released,
+            AttemptEnd::LeaseExpired => AllocationKind::Expired,
+            AttemptEnd::FailedOver => AllocationKind::FailedOver,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            AttemptEnd::Succeeded => "succeeded",
+            AttemptEnd::Failed => "failed",
+            AttemptEnd::RateLimited => "rate_limited",
+            AttemptEnd::Late => "late",
+            AttemptEnd::Cancelled => "cancelled",
+            AttemptEnd::LeaseExpired => "lease_expired",
+            AttemptEnd::FailedOver => "failed_over",
+        }
+    }
+
+    /// Whether the attempt counts towards `attempts_max`.
+    pub const fn is_failure(self) -> bool {
+        match self {
+            AttemptEnd::Failed | AttemptEnd::RateLimited | AttemptEnd::LeaseExpired => true,
+            AttemptEnd::Succeeded
+            | AttemptEnd::Late
+            | AttemptEnd::Cancelled
+            | AttemptEnd::FailedOver => false,
+        }
+    }
+}
+
+/// What becomes of the task when an attempt has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Then {
+    /// It is over.
+    Done,
+    /// It waits for the next attempt.
+    Again,
+    /// Its attempts are spent: it waits only to be read again for its dead letter.
+    GiveUp,
+}
+
+/// Why a candidate was refused, for the decision record; not journaled, because deciding again
+/// derives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RefusedCandidate {
+    pub resource: ResourceIndex,
+    pub rule: RefusalReason,
+    pub needed: String,
+    pub had: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Fact {
+    /// The first fact of every batch.
+    BatchOpened {
+        at: Timestamp,
+        results_caught_up_at: Timestamp,
+    },
+    PolicySet(Box<Policy>),
+    FleetSet {
+        offset: i64,
+        entry: Box<FleetEntry>,
+    },
+    HealthSet {
+        offset: i64,
+        event: Box<HealthEvent>,
+    },
+    /// A control record that could not be used; it is in the dead letters.
+    ControlSkipped {
+        topic: ControlTopic,
+        offset: i64,
+    },
+    /// A task got its resource. `task` is set where the lane did not know it before.
+    Routed {
+        key: TaskKey,
+        task: Option<Box<NewTask>>,
+        attempt: u32,
+        reservation: Reservation,
+        fallbacks: Vec<ResourceIndex>,
+        lease_until: Timestamp,
+        #[serde(skip)]
+        metrics: Option<RouteMetrics>,
+    },
+    /// Nothing is free: the task waits in the backlog.
+    Queued {
+        key: TaskKey,
+        task: Box<NewTask>,
+        blocked_by: RefusalReason,
+        until: Timestamp,
+    },
+    /// The task gets no resource. `known` where the lane held it.
+    Refused {
+        key: TaskKey,
+        known: bool,
+        reason: RefusalReason,
+        #[serde(skip)]
+        candidates: Vec<RefusedCandidate>,
+    },
+    /// A task id that was decided before.
+    Duplicate {
+        key: TaskKey,
+    },
+    AttemptEnded {
+        key: TaskKey,
+        end: AttemptEnd,
+        /// Tokens and requests that stay debited at the time of the reservation.
+        tokens: u64,
+        requests: u32,
+        /// Tokens used beyond the reservation, debited now.
+        overrun_tokens: u64,
+        usd_micros: u64,
+        then: Then,
+        /// Where the task waits again: until when.
+        until: Timestamp,
+    },
+    LeaseExtended {
+        key: TaskKey,
+        lease_until: Timestamp,
+    },
+    /// No attempt is left on a resource that went down.
+    FailoverEnded {
+        resource: ResourceIndex,
+        tasks: u64,
+    },
+    /// The lane's load was published: the highest uses start again.
+    LoadPublished,
+    /// An input record that could not be used.
+    DeadLettered {
+        topic: InputTopic,
+        offset: i64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ControlTopic {
+    Fleet,
+    HealthEvents,
+}
+
+impl ControlTopic {
+    pub const fn topic(self) -> Topic {
+        match self {
+            ControlTopic::Fleet => Topic::Fleet,
+            ControlTopic::HealthEvents => Topic::HealthEvents,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum InputTopic {
+    Tasks,
+    TaskResults,
+    LaneInbox,
+}
+
+impl InputTopic {
+    pub const fn topic(self) -> Topic {
+        match self {
+            InputTopic::Tasks => Topic::Tasks,
+            InputTopic::TaskResults => Topic::TaskResults,
+            InputTopic::LaneInbox => Topic::LaneInbox,
+        }
+    }
+}

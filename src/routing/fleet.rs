@@ -1,0 +1,413 @@
+//! The fleet as a lane sees it: each resource with the lane's part of its limits, and what is in
+//! use of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::fact::ResourceIndex;
+use super::rights::{first_deal, units};
+use super::window::Window;
+use crate::model::health::HealthStatus;
+use crate::model::resource::{Dimension, Limit, ResourceSpec};
+use crate::model::time::Timestamp;
+
+/// One rate limit, and the lane's part of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rate {
+    pub limit: Limit,
+    pub rights: u32,
+    pub units: u64,
+    pub window: Window,
+    /// The highest use since the last load snapshot.
+    pub used_max: u64,
+}
+
+impl Rate {
+    pub fn new(limit: Limit, lane: u32, lanes: u32, start_within_ms: u64) -> Self {
+        let rights = first_deal(limit.amount, lane, lanes);
+        Rate {
+            limit,
+            rights,
+            units: units(rights, limit.amount),
+            window: Window::new(limit.window_s, start_within_ms),
+            used_max: 0,
+        }
+    }
+
+    pub fn free(&self) -> u64 {
+        self.units.saturating_sub(self.window.used())
+    }
+
+    pub fn debit(&mut self, at: Timestamp, amount: u64) {
+        self.window.debit(at, amount);
+        self.used_max = self.used_max.max(self.window.used());
+    }
+}
+
+/// What is free of a resource in this lane: the least over its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room {
+    pub slots: u32,
+    pub requests: u64,
+    pub tokens: u64,
+}
+
+impl Room {
+    pub fn fits(self, tokens: u64) -> bool {
+        self.slots >= 1 && self.requests >= 1 && self.tokens >= tokens
+    }
+}
+
+/// The numbers of a resource that every scoring reads, apart from the rest so that they are dense.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Terms {
+    pub usd_per_input_token: f64,
+    pub usd_per_output_token: f64,
+    pub time_to_first_token_ms: f64,
+    pub ms_per_input_token: f64,
+    pub ms_per_output_token: f64,
+    /// The largest task that any window of the resource could ever take, in tokens.
+    pub tokens_max: u64,
+    pub context_window: u32,
+    pub max_output_tokens: u32,
+    /// Equal for resources that fail together.
+    pub domain: u16,
+}
+
+impl Terms {
+    fn of(spec: &ResourceSpec, domain: u16) -> Self {
+        let tokens_max = spec
+            .limits
+            .iter()
+            .filter(|limit| limit.dimension == Dimension::Tokens)
+            .map(|limit| limit.amount)
+            .min();
+        Terms {
+            usd_per_input_token: spec.usd_per_million_tokens.input / 1e6,
+            usd_per_output_token: spec.usd_per_million_tokens.output / 1e6,
+            time_to_first_token_ms: spec.speed.time_to_first_token_ms,
+            ms_per_input_token: 1_000.0 / spec.speed.prefill_tokens_per_s,
+            ms_per_output_token: 1_000.0 / spec.speed.decode_tokens_per_s,
+            tokens_max: tokens_max.unwrap_or(u64::MAX),
+            context_window: spec.context_window,
+            max_output_tokens: spec.max_output_tokens,
+            domain,
+        }
+    }
+
+    /// US dollars.
+    pub fn cost_usd(&self, input_tokens: u32, output_tokens: f64) -> f64 {
+        self.usd_per_input_token * f64::from(input_tokens)
+            + self.usd_per_output_token * output_tokens
+    }
+
+    /// From decision to last token, in milliseconds, without queueing.
+    pub fn latency_ms(&self, input_tokens: u32, output_tokens: f64) -> f64 {
+        self.time_to_first_token_ms
+            + self.ms_per_input_token * f64::from(input_tokens)
+            + self.ms_per_output_token * output_tokens
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resource {
+    pub id: Arc<str>,
+    pub spec: ResourceSpec,
+    /// The offset of the fleet record that first named this resource.
+    pub incarnation: i64,
+    /// Gone from the fleet; its attempts go on.
+    pub removed: bool,
+    pub slots_rights: u32,
+    pub slots_units: u32,
+    pub slots_in_use: u32,
+    /// The most slots in use since the last load snapshot.
+    pub slots_used_max: u32,
+    pub rates: Vec<Rate>,
+    pub health: HealthStatus,
+    /// In [0, 1].
+    pub severity: f64,
+}
+
+impl Resource {
+    /// Whether new work may go there.
+    pub fn serves(&self) -> bool {
+        !self.removed
+            && match self.health {
+                HealthStatus::Healthy | HealthStatus::Degraded => true,
+                HealthStatus::Unhealthy | HealthStatus::Drain => false,
+            }
+    }
+
+    /// Whether anything of it was in use since the last `reset_peaks`.
+    pub fn used(&self) -> bool {
+        self.slots_used_max > 0 || self.rates.iter().any(|rate| rate.used_max > 0)
+    }
+
+    fn room(&self) -> Room {
+        let free = |dimension: Dimension| {
+            let rates = self.rates.iter().filter(|rate| rate.limit.dimension == dimension);
+            rates.map(Rate::free).min().unwrap_or(u64::MAX)
+        };
+        Room {
+            slots: self.slots_units.saturating_sub(self.slots_in_use),
+            requests: free(Dimension::Requests),
+            tokens: free(Dimension::Tokens),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fleet {
+    lane: u32,
+    lanes: u32,
+    resources: Vec<Resource>,
+    rooms: Vec<Room>,
+    terms: Vec<Terms>,
+    by_id: BTreeMap<Arc<str>, ResourceIndex>,
+    domains: Vec<String>,
+    /// Changes with everything that candidate lists depend on.
+    version: u64,
+    /// Whether there is load that has not been published.
+    used: bool,
+}
+
+impl Fleet {
+    pub fn new(lane: u32, lanes: u32) -> Self {
+        Fleet {
+            lane,
+            lanes,
+            resources: Vec::new(),
+            rooms: Vec::new(),
+            terms: Vec::new(),
+            by_id: BTreeMap::new(),
+            domains: Vec::new(),
+            version: 1,
+            used: false,
+        }
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn changed(&mut self) {
+        self.version += 1;
+    }
+
+    pub fn index_of(&self, id: &str) -> Option<ResourceIndex> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The resource at an index that a fact or a live task carries.
+    pub fn at(&self, index: ResourceIndex) -> &Resource {
+        &self.resources[usize::from(index)]
+    }
+
+    pub fn room(&self, index: ResourceIndex) -> Room {
+        self.rooms[usize::from(index)]
+    }
+
+    pub fn terms(&self, index: ResourceIndex) -> &Terms {
+        &self.terms[usize::from(index)]
+    }
+
+    /// Every resource, removed ones included, in the order of their indices.
+    pub fn iter(&self) -> impl Iterator<Item = (ResourceIndex, &Resource)> {
+        self.resources.iter().enumerate().map(|(index, resource)| (index as u16, resource))
+    }
+
+    pub fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// Whether no resource was ever named.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty()
+    }
+
+    fn domain(&mut self, name: String) -> u16 {
+        let known = self.domains.iter().position(|domain| *domain == name);
+        known.unwrap_or_else(|| {
+            self.domains.push(name);
+            self.domains.len() - 1
+        }) as u16
+    }
+
+    /// Adds or changes a resource. What is in use stays in use; the windows of limits that remain
+    /// keep their debits.
+    pub fn set(&mut self, offset: i64, spec: &ResourceSpec, start_within_ms: u64) {
+        let domain = self.domain(spec.domain());
+        let terms = Terms::of(spec, domain);
+        let (lane, lanes) = (self.lane, self.lanes);
+        let index = match self.by_id.get(spec.id.as_str()) {
+            Some(index) => *index,
+            None => self.claim(offset, spec),
+        };
+        let resource = &mut self.resources[usize::from(index)];
+        if resource.removed {
+            resource.removed = false;
+            resource.incarnation = offset;
+        }
+        let mut before = std::mem::take(&mut resource.rates);
+        for limit in &spec.limits {
+            let same = |rate: &Rate| {
+                rate.limit.dimension == limit.dimension && rate.limit.window_s == limit.window_s
+            };
+            let mut rate = match before.iter().position(same) {
+                Some(at) => before.swap_remove(at),
+                None => Rate::new(*limit, lane, lanes, start_within_ms),
+            };
+            if rate.limit.amount != limit.amount {
+                rate.limit = *limit;
+                rate.rights = first_deal(limit.amount, lane, lanes);
+                rate.units = units(rate.rights, limit.amount);
+            }
+            resource.rates.push(rate);
+        }
+        resource.slots_rights = first_deal(u64::from(spec.slots), lane, lanes);
+        resource.slots_units = units(resource.slots_rights, u64::from(spec.slots)) as u32;
+        resource.spec = spec.clone();
+        self.terms[usize::from(index)] = terms;
+        self.rooms[usize::from(index)] = resource.room();
+        self.changed();
+    }
+
+    /// A place for a resource that is new: that of one that is gone for good, or the next.
+    fn claim(&mut self, offset: i64, spec: &ResourceSpec) -> ResourceIndex {
+        let id: Arc<str> = Arc::from(spec.id.as_str());
+        let resource = Resource {
+            id: id.clone(),
+            spec: spec.clone(),
+            incarnation: offset,
+            removed: false,
+            slots_rights: 0,
+            slots_units: 0,
+            slots_in_use: 0,
+            slots_used_max: 0,
+            rates: Vec::new(),
+            health: HealthStatus::Healthy,
+            severity: 0.0,
+        };
+        let gone = |resource: &Resource| resource.removed && resource.slots_in_use == 0;
+        let index = match self.resources.iter().position(gone) {
+            Some(index) => {
+                self.by_id.remove(&self.resources[index].id);
+                self.resources[index] = resource;
+                index
+            }
+            None => {
+                self.resources.push(resource);
+                self.rooms.push(Room::default());
+                self.terms.push(Terms::of(spec, 0));
+                self.resources.len() - 1
+            }
+        } as ResourceIndex;
+        self.by_id.insert(id, index);
+        index
+    }
+
+    pub fn remove(&mut self, id: &str) {
+        if let Some(index) = self.index_of(id) {
+            self.resources[usize::from(index)].removed = true;
+            self.changed();
+        }
+    }
+
+    pub fn set_health(&mut self, index: ResourceIndex, health: HealthStatus, severity: f64) {
+        let resource = &mut self.resources[usize::from(index)];
+        resource.health = health;
+        resource.severity = severity;
+        self.changed();
+    }
+
+    /// Keeps the windows for a changed `start_within_ms`.
+    pub fn resize_windows(&mut self, start_within_ms: u64) {
+        for (resource, room) in self.resources.iter_mut().zip(&mut self.rooms) {
+            for rate in &mut resource.rates {
+                rate.window = rate.window.resized(rate.limit.window_s, start_within_ms);
+            }
+            *room = resource.room();
+        }
+    }
+
+    /// Moves every window on to the time of the batch.
+    pub fn advance(&mut self, now: Timestamp) {
+        for (resource, room) in self.resources.iter_mut().zip(&mut self.rooms) {
+            let mut freed = false;
+            for rate in &mut resource.rates {
+                let before = rate.window.used();
+                rate.window.advance(now);
+                freed |= rate.window.used() != before;
+            }
+            if freed {
+                *room = resource.room();
+            }
+        }
+    }
+
+    /// Takes a slot, a request and `tokens`. `decide` saw that they fit.
+    pub fn reserve(&mut self, index: ResourceIndex, at: Timestamp, tokens: u64) {
+        self.used = true;
+        let resource = &mut self.resources[usize::from(index)];
+        resource.slots_in_use += 1;
+        resource.slots_used_max = resource.slots_used_max.max(resource.slots_in_use);
+        for rate in &mut resource.rates {
+            match rate.limit.dimension {
+                Dimension::Requests => rate.debit(at, 1),
+                Dimension::Tokens => rate.debit(at, tokens),
+            }
+        }
+        self.rooms[usize::from(index)] = resource.room();
+    }
+
+    /// Frees the slot and corrects the debits of a reservation.
+    pub fn release(&mut self, index: ResourceIndex, release: &Release) {
+        let resource = &mut self.resources[usize::from(index)];
+        resource.slots_in_use = resource.slots_in_use.saturating_sub(1);
+        for rate in &mut resource.rates {
+            release.apply(rate);
+        }
+        self.rooms[usize::from(index)] = resource.room();
+    }
+
+    /// Whether a resource was used since the last `reset_peaks`, or is still.
+    pub fn used(&self) -> bool {
+        self.used
+    }
+
+    /// The highest uses start again from what is in use now.
+    pub fn reset_peaks(&mut self) {
+        self.used = false;
+        for resource in &mut self.resources {
+            resource.slots_used_max = resource.slots_in_use;
+            for rate in &mut resource.rates {
+                rate.used_max = rate.window.used();
+            }
+            self.used |= resource.used();
+        }
+    }
+}
+
+/// The correction of a reservation: what is given back at its time, and an overrun debited now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Release {
+    pub reserved_at: Timestamp,
+    pub now: Timestamp,
+    pub requests_back: u64,
+    pub tokens_back: u64,
+    pub overrun_tokens: u64,
+}
+
+impl Release {
+    pub fn apply(&self, rate: &mut Rate) {
+        match rate.limit.dimension {
+            Dimension::Requests => rate.window.credit(self.reserved_at, self.requests_back),
+            Dimension::Tokens => {
+                rate.window.credit(self.reserved_at, self.tokens_back);
+                if self.overrun_tokens > 0 {
+                    rate.debit(self.now, self.overrun_tokens);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Everything a lane knows. Read by `decide`, changed by [`super::evolve`] alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+
+use super::TaskKey;
+use super::admission::Tenants;
+use super::backlog::Backlog;
+use super::fact::{AttemptEnd, NewTask, ResourceIndex};
+use super::fleet::Fleet;
+use super::health::Health;
+use super::recent::Recent;
+use crate::model::policy::Policy;
+use crate::model::reason::RefusalReason;
+use crate::model::time::Timestamp;
+
+/// Fallbacks that a task remembers; `Policy::fallbacks_max` is not larger.
+pub const FALLBACKS_MAX: usize = 4;
+
+/// An attempt that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    pub resource: ResourceIndex,
+    pub end: AttemptEnd,
+}
+
+/// Where a task is that the lane holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Phase {
+    /// In the backlog, until this time; `turn` keeps the order of arrival.
+    Waiting { until: Timestamp, turn: u64, blocked_by: RefusalReason },
+    /// Its attempts are spent; it waits to be read again for its dead letter.
+    GivenUp,
+    InFlight {
+        resource: ResourceIndex,
+        reserved_at: Timestamp,
+        lease_until: Timestamp,
+        tokens: u64,
+        usd_micros: u64,
+    },
+}
+
+/// A task that waits or is in flight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveTask {
+    pub task: Box<NewTask>,
+    /// The number of the last attempt; 0 before the first.
+    pub attempt: u32,
+    /// Attempts that failed or whose lease ended.
+    pub failures: u32,
+    pub fallbacks: [Option<ResourceIndex>; FALLBACKS_MAX],
+    pub tried: Vec<Tried>,
+    pub phase: Phase,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    pub lane: u32,
+    pub lanes: u32,
+    /// The time of the last batch.
+    pub batch_time: Timestamp,
+    /// All results that existed at this time are in the state.
+    pub results_caught_up_at: Timestamp,
+    pub policy: Policy,
+    pub fleet: Fleet,
+    pub health: Health,
+    pub tenants: Tenants,
+    /// The next offsets of the control topics.
+    pub fleet_position: i64,
+    pub health_position: i64,
+    /// In the order of insertion, which `swap_remove` changes as a function of history alone.
+    pub tasks: IndexMap<TaskKey, LiveTask, FxBuildHasher>,
+    pub leases: BTreeSet<(Timestamp, TaskKey)>,
+    pub backlog: Backlog,
+    pub given_up: BTreeSet<TaskKey>,
+    /// Resources that went down with attempts in flight, and how many were failed over so far.
+    pub failovers: BTreeMap<ResourceIndex, u64>,
+    pub recent: Recent,
+    pub in_flight: u64,
+    pub load_published_at: Timestamp,
+}
+
+impl State {
+    /// A lane that has never run. It has no resources, so it can decide nothing yet.
+    pub fn genesis(lane: u32, lanes: u32) -> Self {
+        State {
+            lane,
+            lanes,
+            batch_time: Timestamp::EPOCH,
+            results_caught_up_at: Timestamp::EPOCH,
+            policy: Policy::default(),
+            fleet: Fleet::new(lane, lanes),
+            health: Health::default(),
+            tenants: Tenants::new(lane, lanes),
+            fleet_position: 0,
+            health_position: 0,
+            tasks: IndexMap::default(),
+            leases: BTreeSet::new(),
+            backlog: Backlog::default(),
+            given_up: BTreeSet::new(),
+            failovers: BTreeMap::new(),
+            recent: Recent::default(),
+            in_flight: 0,
+            load_published_at: Timestamp::EPOCH,
+        }
+    }
+
+    /// Whether a resource has ever been named, so that tasks can be decided.
+    pub fn has_fleet(&self) -> bool {
+        !self.fleet.is_empty()
+    }
+}

@@ -1,0 +1,93 @@
+//! What happens because time has passed: leases end, resources that went down are failed over,
+//! and waiting tasks give up. Each is bounded in a batch and goes on in the next.
+
+use super::TaskKey;
+use super::allocator::attempt_ended;
+use super::fact::{AttemptEnd, Fact, ResourceIndex};
+use super::state::{Phase, State};
+use crate::model::reason::RefusalReason;
+use crate::model::time::Timestamp;
+
+/// Timers of one kind that one batch serves: about 100 KiB of facts.
+const TIMERS_MAX: usize = 1_024;
+
+/// Attempts whose lease has ended for sure: all results that existed then have been read.
+pub fn expired_leases(state: &State) -> Vec<TaskKey> {
+    let ended = |until: Timestamp| until.plus_ms(state.policy.lease_grace_ms);
+    state
+        .leases
+        .iter()
+        .take_while(|(until, _)| {
+            ended(*until) <= state.results_caught_up_at && ended(*until) <= state.batch_time
+        })
+        .take(TIMERS_MAX)
+        .map(|(_, key)| *key)
+        .collect()
+}
+
+/// Ends one attempt whose lease is over.
+pub fn decide_expired(state: &State, key: TaskKey) -> Option<Fact> {
+    let live = state.tasks.get(&key)?;
+    Some(attempt_ended(state, key, live, AttemptEnd::LeaseExpired, None))
+}
+
+/// Attempts in flight on resources that went down.
+pub fn failing_over(state: &State) -> Vec<TaskKey> {
+    if state.failovers.is_empty() {
+        return Vec::new();
+    }
+    let fails = |resource: &ResourceIndex| state.failovers.contains_key(resource);
+    state
+        .tasks
+        .iter()
+        .filter(|(_, live)| match &live.phase {
+            Phase::InFlight { resource, .. } => fails(resource),
+            Phase::Waiting { .. } | Phase::GivenUp => false,
+        })
+        .take(TIMERS_MAX)
+        .map(|(key, _)| *key)
+        .collect()
+}
+
+pub fn decide_failover(state: &State, key: TaskKey) -> Option<Fact> {
+    let live = state.tasks.get(&key)?;
+    Some(attempt_ended(state, key, live, AttemptEnd::FailedOver, None))
+}
+
+/// Resources whose failover is complete.
+pub fn failovers_ended(state: &State) -> Vec<Fact> {
+    let done = |resource: &ResourceIndex| state.fleet.at(*resource).slots_in_use == 0;
+    let ended = state.failovers.iter().filter(|(resource, _)| done(resource));
+    ended
+        .map(|(resource, tasks)| Fact::FailoverEnded { resource: *resource, tasks: *tasks })
+        .collect()
+}
+
+/// Waiting tasks whose time has ended.
+pub fn ended_waits(state: &State) -> Vec<TaskKey> {
+    state.backlog.ended(state.batch_time).take(TIMERS_MAX).collect()
+}
+
+/// Refuses a task whose time to wait has ended, for what it waited for.
+pub fn decide_ended_wait(state: &State, key: TaskKey) -> Option<Fact> {
+    let live = state.tasks.get(&key)?;
+    let reason = match live.phase {
+        Phase::Waiting { blocked_by, .. } => {
+            if live.task.deadline_at <= state.batch_time {
+                RefusalReason::Deadline
+            } else {
+                blocked_by
+            }
+        }
+        Phase::GivenUp | Phase::InFlight { .. } => return None,
+    };
+    Some(Fact::Refused { key, known: true, reason, candidates: Vec::new() })
+}
+
+/// When a timer is due next. Leases wait for the results as well; the caller asks for those.
+pub fn next(state: &State) -> Option<Timestamp> {
+    let leases = state.leases.first().map(|(until, _)| until.plus_ms(state.policy.lease_grace_ms));
+    let waits = state.backlog.first_until().map(|(until, _)| until);
+    let failover = (!state.failovers.is_empty()).then_some(state.batch_time);
+    [leases, waits, failover].into_iter().flatten().min()
+}

@@ -1,0 +1,175 @@
+//! A rate limit, kept exactly in every sliding window.
+//!
+//! A fixed window lets twice the limit through around its edge, and a list of all reservations
+//! grows with the load. A ring of sub-buckets holds the debits by the time of their reservation
+//! and forgets a bucket only when its *last* possible reservation has left the window: it is never
+//! more permissive than the exact window, and at most one sub-bucket more conservative.
+//!
+//! Debits are kept over `window + start_within`: a worker may start as late as `start_within`
+//! after its reservation, so the starts of a longer span may bunch up in one window.
+
+use crate::model::time::Timestamp;
+
+/// Sub-buckets of a window. 128 costs 1 KiB per limit and at most 0.8 % of the window's capacity.
+const BUCKETS_PER_WINDOW: u64 = 128;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    bucket_ms: u64,
+    /// Debits by sub-bucket; bucket number `n` is at `n % buckets.len()`.
+    buckets: Vec<u64>,
+    /// The newest bucket number that the ring covers.
+    newest: u64,
+    sum: u64,
+}
+
+impl Window {
+    /// An empty window of `window_s` seconds in which debits count for `start_within_ms` longer.
+    pub fn new(window_s: u32, start_within_ms: u64) -> Self {
+        let window_ms = u64::from(window_s) * 1_000;
+        let bucket_ms = window_ms.div_ceil(BUCKETS_PER_WINDOW).max(1);
+        let length = (window_ms + start_within_ms).div_ceil(bucket_ms) + 1;
+        Window { bucket_ms, buckets: vec![0; length as usize], newest: 0, sum: 0 }
+    }
+
+    /// The same debits, kept for a changed `start_within_ms`.
+    pub fn resized(&self, window_s: u32, start_within_ms: u64) -> Self {
+        let mut window = Window::new(window_s, start_within_ms);
+        window.newest = self.newest;
+        let kept = self.buckets.len().min(window.buckets.len()) as u64;
+        for back in 0..kept {
+            let Some(number) = self.newest.checked_sub(back) else { break };
+            let debit = self.buckets[self.slot(number)];
+            let slot = window.slot(number);
+            window.buckets[slot] = debit;
+            window.sum += debit;
+        }
+        window
+    }
+
+    fn number(&self, at: Timestamp) -> u64 {
+        at.ms_since(Timestamp::EPOCH) / self.bucket_ms
+    }
+
+    fn slot(&self, number: u64) -> usize {
+        (number % self.buckets.len() as u64) as usize
+    }
+
+    /// Moves on to `now`: forgets what has left the window. Times never go back.
+    pub fn advance(&mut self, now: Timestamp) {
+        let number = self.number(now);
+        if number <= self.newest {
+            return;
+        }
+        let steps = (number - self.newest).min(self.buckets.len() as u64);
+        if self.sum > 0 {
+            for back in 0..steps {
+                let slot = self.slot(number - back);
+                self.sum -= self.buckets[slot];
+                self.buckets[slot] = 0;
+            }
+        }
+        self.newest = number;
+    }
+
+    /// Debits `amount` at the time of its reservation, which is not later than the last `advance`.
+    pub fn debit(&mut self, reserved_at: Timestamp, amount: u64) {
+        let number = self.number(reserved_at).min(self.newest);
+        if self.newest - number < self.buckets.len() as u64 {
+            let slot = self.slot(number);
+            self.buckets[slot] += amount;
+            self.sum += amount;
+        }
+    }
+
+    /// Gives back `amount` of a debit; nothing where its bucket has left the window.
+    pub fn credit(&mut self, reserved_at: Timestamp, amount: u64) {
+        let number = self.number(reserved_at).min(self.newest);
+        if self.newest - number < self.buckets.len() as u64 {
+            let slot = self.slot(number);
+            let back = amount.min(self.buckets[slot]);
+            self.buckets[slot] -= back;
+            self.sum -= back;
+        }
+    }
+
+    /// What counts against the limit now.
+    pub fn used(&self) -> u64 {
+        self.sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_ms(ms)
+    }
+
+    #[test]
+    fn rows() {
+        // (what, window in seconds, start_within in ms, debits at (ms, amount), now, used)
+        let rows: [(&str, u32, u64, &[(i64, u64)], i64, u64); 5] = [
+            ("inside", 10, 0, &[(1_000, 5), (2_000, 7)], 10_000, 12),
+            ("exactly one window later", 10, 0, &[(1_000, 5)], 11_000, 5),
+            ("one bucket more", 10, 0, &[(1_000, 5)], 11_100, 0),
+            ("kept for the late start", 10, 200, &[(1_000, 5)], 11_190, 5),
+            ("long after", 10, 200, &[(1_000, 5)], 1_000_000, 0),
+        ];
+        for (what, window_s, start_within_ms, debits, now, used) in rows {
+            let mut window = Window::new(window_s, start_within_ms);
+            for (ms, amount) in debits {
+                window.advance(at(*ms));
+                window.debit(at(*ms), *amount);
+            }
+            window.advance(at(now));
+            assert_eq!(window.used(), used, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_correction_keeps_the_time_of_the_reservation() {
+        let mut window = Window::new(10, 0);
+        window.advance(at(1_000));
+        window.debit(at(1_000), 100);
+        window.advance(at(9_000));
+        window.credit(at(1_000), 60);
+        assert_eq!(window.used(), 40);
+        window.advance(at(11_200));
+        assert_eq!(window.used(), 0);
+        window.credit(at(1_000), 40);
+        assert_eq!(window.used(), 0, "what has left is not given back twice");
+    }
+
+    proptest! {
+        /// Against a list of all debits: never below the exact window, and never above the exact
+        /// window that is one sub-bucket longer.
+        #[test]
+        fn between_the_exact_windows(
+            steps in proptest::collection::vec((0i64..3_000, 0u64..50), 1..200),
+            start_within_ms in 0u64..3_000,
+        ) {
+            let mut window = Window::new(10, start_within_ms);
+            let span = 10_000 + start_within_ms as i64;
+            let bucket = window.bucket_ms as i64;
+            let mut debits = Vec::new();
+            let mut now = 0;
+            for (wait, amount) in steps {
+                now += wait;
+                window.advance(at(now));
+                window.debit(at(now), amount);
+                debits.push((now, amount));
+                let sum = |span: i64| -> u64 {
+                    debits.iter().filter(|(ms, _)| *ms > now - span).map(|(_, amount)| amount).sum()
+                };
+                prop_assert!(window.used() >= sum(span));
+                prop_assert!(window.used() <= sum(span + 2 * bucket));
+            }
+            let resized = window.resized(10, start_within_ms);
+            prop_assert_eq!(resized, window);
+        }
+    }
+}
