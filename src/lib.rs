@@ -13,3 +13,9 @@ pub mod routing;
 pub mod lane;
 
 pub mod stream;
+
+pub mod telemetry;
+
+pub mod http;
+
+pub mod cli;
