@@ -256,7 +256,7 @@ impl Held {
         // The backlog is looked through for this, so not at every tick of a busy loop.
         if self.rereading.is_empty() && now.ms_since(self.wanted_us) >= WANTED_MS {
             self.wanted_us = now.monotonic_us;
-            let offsets = self.lane.wants(time, REREADS_MAX);
+            let offsets = self.lane.wants(REREADS_MAX);
             if !offsets.is_empty() {
                 self.rereading.extend(&offsets);
                 commands.push_back(Command::ReadAgain { lane: number, offsets });

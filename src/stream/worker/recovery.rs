@@ -218,7 +218,7 @@ impl Worker {
         match guarded(|| lane.fold(value)) {
             Ok(Ok(())) => {}
             // The lane was parked: it knows the beginning of its journal.
-            Ok(Err(FoldError::Gap { expected_after, found, .. })) if found <= expected_after => {}
+            Ok(Err(FoldError::Gap { last, found, .. })) if found <= last => {}
             Ok(Err(error)) => return self.stop_lane(number, error.into()),
             Err(_) => {
                 let seq = held.lane.seq() + 1;
