@@ -64,6 +64,7 @@ fn says_json(headers: &[Header<'_>]) -> bool {
 }
 
 /// An Avro datum, all of it.
+#[inline]
 fn whole<T>(
     body: &[u8],
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,
@@ -76,6 +77,7 @@ fn whole<T>(
 
 impl Codec {
     /// Decodes a value without checking it.
+    #[inline]
     fn parse<T>(
         &self,
         topic: Topic,
