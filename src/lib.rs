@@ -16,4 +16,6 @@ pub mod telemetry;
 
 pub mod http;
 
+pub mod registry;
+
 pub mod cli;

@@ -60,7 +60,7 @@ pub fn tap(global: &Global, arguments: &TapArgs) -> anyhow::Result<Exit> {
 
     let consumer = cluster.reader()?;
     consumer.assign(&assignment)?;
-    let decoder = Decoder { codec: tool_codec(&config)?, config: &config, global };
+    let decoder = Decoder { codec: tool_codec(&config)?, config: &config };
     let mut out = std::io::stdout().lock();
     let mut open = assignment.count();
     let mut shown = 0;
@@ -145,14 +145,13 @@ fn assignment(
 struct Decoder<'a> {
     codec: Codec,
     config: &'a Config,
-    global: &'a Global,
 }
 
 impl Decoder<'_> {
     fn line<'r>(&self, topic: Topic, record: &'r Record) -> anyhow::Result<Line<'r>> {
         if let Some(id) = record.with(topic, |raw| self.codec.unknown_schema(raw)) {
             let settings = self.config.output.schema_registry.as_ref();
-            registry::teach(&self.codec, settings, self.global.timeout(), id)?;
+            registry::teach(&self.codec, settings, id)?;
         }
         let decoded = record.with(topic, |raw| self.codec.to_json(raw));
         Ok(line_of(record, decoded))
