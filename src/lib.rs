@@ -1,10 +1,14 @@
 //! Pointsman sets the track for AI tasks. The modules stand in the order in which data passes.
-
-pub mod cli;
-
-pub mod clock;
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic discards a lane: say what went wrong in the type instead"
+)]
 
 pub mod config;
+
+pub mod clock;
 
 pub mod model;
 
@@ -21,3 +25,5 @@ pub mod stream;
 pub mod telemetry;
 
 pub mod http;
+
+pub mod cli;

@@ -180,7 +180,7 @@ fn online(global: &Global, config: &Config, findings: &mut Findings) -> anyhow::
     };
     check_topics(config, &cluster, findings);
     brokers::check_acls(config, &cluster, authorizer, findings);
-    schemas::check(config, global.timeout(), findings);
+    schemas::check(config, findings);
     brokers::check_clock(config, &cluster, findings);
     Ok(())
 }

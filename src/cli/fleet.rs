@@ -189,7 +189,7 @@ pub fn read(
     cluster.read_all(topic, *count, |record| {
         if let Some(id) = record.with(Topic::Fleet, |raw| codec.unknown_schema(raw)) {
             let settings = config.output.schema_registry.as_ref();
-            registry::teach(&codec, settings, cluster.timeout(), id)?;
+            registry::teach(&codec, settings, id)?;
         }
         match record.with(Topic::Fleet, |raw| codec.decode_fleet_entry(raw)) {
             Ok(entry) => take(&mut published.entries, entry),

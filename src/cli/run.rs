@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::Global;
 use super::exit::{Exit, coded};
+use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::http::Server;
 use crate::stream::run::RunErrorKind;
@@ -118,7 +119,7 @@ fn watch_shutdown(
             }
             telemetry.stopping();
             tracing::info!("stopping");
-            let begun = Instant::now();
+            let begun = Stopwatch::start();
             // The process ends under this thread where all goes well.
             while begun.elapsed() < limit {
                 std::thread::sleep(LOOK_EVERY);

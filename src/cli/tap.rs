@@ -10,6 +10,7 @@ use clap::Args;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::exit::{Exit, coded};
@@ -59,15 +60,15 @@ pub fn tap(global: &Global, arguments: &TapArgs) -> anyhow::Result<Exit> {
 
     let consumer = cluster.reader()?;
     consumer.assign(&assignment)?;
-    let decoder = Decoder { codec: tool_codec(&config)?, config: &config, global };
+    let decoder = Decoder { codec: tool_codec(&config)?, config: &config };
     let mut out = std::io::stdout().lock();
     let mut open = assignment.count();
     let mut shown = 0;
     loop {
         match consumer.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
-                let line = decoder.line(topic, &Record::of(&message))?;
-                serde_json::to_writer(&mut out, &line)?;
+                let record = Record::of(&message);
+                serde_json::to_writer(&mut out, &decoder.line(topic, &record)?)?;
                 writeln!(out)?;
                 shown += 1;
             }
@@ -144,41 +145,57 @@ fn assignment(
 struct Decoder<'a> {
     codec: Codec,
     config: &'a Config,
-    global: &'a Global,
 }
 
 impl Decoder<'_> {
-    fn line(&self, topic: Topic, record: &Record) -> anyhow::Result<Value> {
+    fn line<'r>(&self, topic: Topic, record: &'r Record) -> anyhow::Result<Line<'r>> {
         if let Some(id) = record.with(topic, |raw| self.codec.unknown_schema(raw)) {
             let settings = self.config.output.schema_registry.as_ref();
-            registry::teach(&self.codec, settings, self.global.timeout(), id)?;
+            registry::teach(&self.codec, settings, id)?;
         }
         let decoded = record.with(topic, |raw| self.codec.to_json(raw));
         Ok(line_of(record, decoded))
     }
 }
 
-pub(super) fn line_of(record: &Record, decoded: Result<Value, DecodeError>) -> Value {
-    let mut line = json!({
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "timestamp_ms": record.timestamp_ms,
-        "key": record.key.as_deref().map(text_or_base64),
-        "headers": record
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone(), value.as_deref().map_or(Value::Null, text_or_base64)))
-            .collect::<Map<String, Value>>(),
-    });
-    match decoded {
-        Ok(value) => line["value"] = value,
-        Err(error) => {
-            line["error"] = error.to_string().into();
-            line["value_base64"] = STANDARD.encode(record.value.as_deref().unwrap_or(&[])).into();
-        }
+/// One record for people and programs.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Line<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    /// -1: it has none.
+    timestamp_ms: i64,
+    key: Option<Value>,
+    headers: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Value>,
+    /// Why the value is not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+}
+
+pub(super) fn line_of(record: &Record, decoded: Result<Value, DecodeError>) -> Line<'_> {
+    let header = |value: &Option<Vec<u8>>| value.as_deref().map_or(Value::Null, text_or_base64);
+    let (value, error) = match decoded {
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let value_base64 =
+        error.as_ref().map(|_| STANDARD.encode(record.value.as_deref().unwrap_or(&[])));
+    Line {
+        topic: &record.topic,
+        partition: record.partition,
+        offset: record.offset,
+        timestamp_ms: record.timestamp_ms,
+        key: record.key.as_deref().map(text_or_base64),
+        headers: record.headers.iter().map(|(name, value)| (name.clone(), header(value))).collect(),
+        value,
+        error,
+        value_base64,
     }
-    line
 }
 
 fn text_or_base64(bytes: &[u8]) -> Value {

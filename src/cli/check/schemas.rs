@@ -1,14 +1,12 @@
 //! Whether the schema registry knows, or would take, what we write.
 
-use std::time::Duration;
-
 use super::{Findings, Group};
 use crate::cli::exit::{self, Exit};
-use crate::cli::registry::{Fit, Registry};
 use crate::codec::{OutputFormat, REGISTERED_TOPICS, schema};
 use crate::config::Config;
+use crate::registry::{Compatibility, Registry, RegistryError, subject};
 
-pub fn check(config: &Config, timeout: Duration, findings: &mut Findings) {
+pub fn check(config: &Config, findings: &mut Findings) {
     let Some(settings) = &config.output.schema_registry else {
         let format = match config.output.format {
             OutputFormat::Avro | OutputFormat::Confluent => "Avro single-object encoding",
@@ -17,33 +15,43 @@ pub fn check(config: &Config, timeout: Duration, findings: &mut Findings) {
         findings.ok(Group::Schemas, format!("{format}; no registry is needed"));
         return;
     };
-    let registry = Registry::new(settings, timeout);
-    let subjects = match registry.subjects() {
-        Ok(subjects) => subjects,
+    let outcome = Registry::new(settings).and_then(|registry| compare(config, &registry));
+    let refusals = match outcome {
+        Ok(refusals) => refusals,
         Err(error) => {
             let fix = "start the registry, or correct [output.schema_registry]";
+            let error = anyhow::Error::new(error);
             findings.fail(Group::Schemas, exit::of(&error), format!("{error:#}"), fix);
             return;
         }
     };
-    findings.ok(Group::Schemas, format!("{} has {} subjects", settings.url, subjects.len()));
+    if refusals.is_empty() {
+        let count = REGISTERED_TOPICS.len();
+        findings.ok(Group::Schemas, format!("{} takes all {count} schemas", settings.url));
+    }
+    for refusal in refusals {
+        let fix = "remove what was registered there, or choose another topic name";
+        findings.fail(Group::Schemas, Exit::Failed, refusal, fix);
+    }
+}
+
+/// The subjects that would not take our schema, and why.
+fn compare(config: &Config, registry: &Registry) -> Result<Vec<String>, RegistryError> {
+    let mut refusals = Vec::new();
     for topic in REGISTERED_TOPICS {
         let Some(schema) = schema::of(topic) else { continue };
-        let subject = format!("{}-value", config.topics.name(topic));
-        if !subjects.contains(&subject) {
+        if config.topics.decisions_by_pool() && topic == crate::model::Topic::RouteDecisions {
+            // One subject for each pool, which `run` finds out.
             continue;
         }
-        match registry.fits(&subject, schema.text) {
-            Ok(Fit::Compatible | Fit::NoSubject) => {}
-            Ok(Fit::Incompatible) => {
-                let text = format!("{subject} does not take the schema {}", schema.name);
-                let fix = "remove what was registered there, or choose another topic name";
-                findings.fail(Group::Schemas, Exit::Failed, text, fix);
-            }
-            Err(error) => {
-                let fix = "allow reading and compatibility checks";
-                findings.fail(Group::Schemas, exit::of(&error), format!("{error:#}"), fix);
+        let subject = subject(config.topics.name(topic));
+        match registry.check_compatibility(&subject, schema.text)? {
+            Compatibility::FirstVersion | Compatibility::Compatible => {}
+            Compatibility::Incompatible(reasons) => {
+                let reasons = reasons.join("; ");
+                refusals.push(format!("{subject} does not take {}: {reasons}", schema.name));
             }
         }
     }
+    Ok(refusals)
 }

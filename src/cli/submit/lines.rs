@@ -3,7 +3,8 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use crate::codec::decode::RECORD_BYTES_MAX;
-use crate::codec::{Codec, OutputFormat, RawRecord, RegisteredSchemas};
+use crate::codec::headers::{CONTENT_TYPE, CONTENT_TYPE_JSON};
+use crate::codec::{Codec, Header, OutputFormat, RawRecord, RegisteredSchemas};
 use crate::model::Topic;
 use crate::model::task::Task;
 
@@ -65,7 +66,7 @@ impl<Input: Read> Lines<Input> {
             timestamp_ms: -1,
             key: None,
             value: Some(&json),
-            headers: &[],
+            headers: &[Header { name: CONTENT_TYPE, value: Some(CONTENT_TYPE_JSON) }],
         };
         let task = codec.decode_task(&record).map_err(|error| error.to_string())?;
         Ok(Valid { key: key_of(&task), json, line_bytes })
