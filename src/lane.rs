@@ -462,3 +462,6 @@ impl Lane {
         self.state.batch_time
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,16 @@
 //! Pointsman sets the track for AI tasks. The modules stand in the order in which data passes.
 
-pub mod config;
+pub mod cli;
 
 pub mod clock;
+
+pub mod config;
 
 pub mod model;
 
 pub mod codec;
+
+pub mod registry;
 
 pub mod routing;
 
@@ -17,5 +21,3 @@ pub mod stream;
 pub mod telemetry;
 
 pub mod http;
-
-pub mod cli;

@@ -138,7 +138,7 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-fn text_of(table: &Table) -> String {
+pub fn text_of(table: &Table) -> String {
     let lines: Vec<String> =
         table.lines().map(|line| line.trim_end().trim_start_matches(' ').to_owned()).collect();
     lines.join("\n")

@@ -236,7 +236,7 @@ impl Codec {
             return Ok(serde_json::Value::Null);
         }
         if let Framing::Json(body) = framing(record)? {
-            return json::read(body);
+            return json::shown(body);
         }
         let mut out = Vec::new();
         match record.topic {
@@ -271,7 +271,7 @@ impl Codec {
                 &self.parse(Topic::Journal, record, outputs::read_journal, json::read)?,
             ),
         }
-        json::read(&out)
+        json::shown(&out)
     }
 }
 

@@ -119,8 +119,6 @@ pub enum CodecError {
 pub enum LearnError {
     #[error("schema {id} is no Avro schema: {problem}")]
     Parse { id: u32, problem: String },
-    #[error("schema {id} is recursive; no schema of the contract is")]
-    Recursive { id: u32 },
     #[error("schema {id} fits no topic: {problem}")]
     Incompatible { id: u32, problem: String },
     #[error("{max} writer schemas are known already; allowed: fewer versions of schemas at once")]

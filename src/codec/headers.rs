@@ -148,3 +148,77 @@ fn cut(text: &str) -> &str {
     let end = (0..=text.len().min(ERROR_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::DecodeError;
+
+    #[test]
+    fn only_valid_trace_contexts_pass() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let rows = [
+            (good.to_owned(), true),
+            (good.replace("00-4", "ff-4"), false),
+            (good.replace("00-4", "01-4"), true),
+            (format!("{}-more", good.replace("00-4", "01-4")), true),
+            (format!("{}more", good.replace("00-4", "01-4")), false),
+            (format!("{good}-more"), false),
+            (good.to_uppercase(), false),
+            (good.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)), false),
+            (good.replace("00f067aa0ba902b7", &"0".repeat(16)), false),
+            (good.replace('-', "_"), false),
+            (good[..54].to_owned(), false),
+            (format!("{}-{}", good.replace("00-4", "01-4"), "x".repeat(300)), false),
+            (String::new(), false),
+        ];
+        for (value, expected) in rows {
+            let headers = [
+                Header { name: "other", value: None },
+                Header { name: "Traceparent", value: Some(value.as_bytes()) },
+            ];
+            let found = traceparent(&headers);
+            assert_eq!(found, expected.then_some(value.as_bytes()), "{value}");
+        }
+        assert_eq!(traceparent(&[Header { name: "traceparent", value: None }]), None);
+    }
+
+    #[test]
+    fn dead_letters_carry_connects_headers() {
+        let record = RawRecord {
+            topic: Topic::Tasks,
+            partition: 3,
+            offset: 7,
+            timestamp_ms: -1,
+            key: None,
+            value: None,
+            headers: &[],
+        };
+        let error = DecodeError::NoValue;
+        let message = error.to_string();
+        let letter = DeadLetter::of(&record, "tasks", "pointsman", 3, &error, &message);
+        let mut found = Vec::new();
+        letter.headers(|name, value| {
+            found.push(format!("{name}={}", String::from_utf8_lossy(value)));
+        });
+        let expected = [
+            "__connect.errors.topic=tasks",
+            "__connect.errors.partition=3",
+            "__connect.errors.offset=7",
+            "__connect.errors.connector.name=pointsman",
+            "__connect.errors.task.id=3",
+            "__connect.errors.stage=decode",
+            "__connect.errors.class.name=pointsman",
+            "__connect.errors.exception.class.name=no_value",
+            "__connect.errors.exception.message=the record has no value",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character() {
+        let message = "ä".repeat(2_000);
+        assert_eq!(cut(&message), "ä".repeat(1_024));
+        assert_eq!(cut("short"), "short");
+    }
+}

@@ -4,11 +4,13 @@
 //! `payload_encoding` says how it stands in a string: `text` or `base64`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::model::allocation::AllocationEvent;
@@ -31,7 +33,8 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> 
 fn explain<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> DecodeError {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-        Err(error) if error.path().iter().len() > 0 => {
+        // A lone `?` is a path that could not be told.
+        Err(error) if !matches!(error.path().to_string().as_str(), "." | "?") => {
             DecodeError::Json(format!("{}: {}", error.path(), error.inner()))
         }
         Ok(_) | Err(_) => DecodeError::Json(error.to_string()),
@@ -74,8 +77,17 @@ fn read_payload(bytes: &[u8]) -> Result<Option<Vec<u8>>, DecodeError> {
     Ok(Some(bytes))
 }
 
+const OBJECTIVES_ALLOWED: &str = "not understood; allowed: cheapest, fastest, best, balanced, or \
+     an object of the numbers quality, usd and second";
+
 pub(super) fn read_task(bytes: &[u8]) -> Result<Task, DecodeError> {
-    let mut task: Task = read(bytes)?;
+    let mut task: Task = read(bytes).map_err(|error| match error {
+        // serde's text says which of our types did not fit, not what would.
+        DecodeError::Json(text) if text.starts_with("objective: ") => {
+            DecodeError::Json(format!("objective: {OBJECTIVES_ALLOWED}"))
+        }
+        error => error,
+    })?;
     task.payload = read_payload(bytes)?;
     Ok(task)
 }
@@ -101,6 +113,43 @@ pub(super) fn put(out: &mut Vec<u8>, value: &impl Serialize) {
     debug_assert!(written.is_ok(), "plain data serialises: {written:?}");
 }
 
+/// A payload that is nested deeper goes as text: many JSON parsers refuse a document that is too
+/// deep, and a producer must not be able to make a decision unreadable for its workers.
+const EMBEDDED_DEPTH_MAX: usize = 64;
+
+/// How deep a valid JSON document is nested.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// A document for people: a field that a JSON value cannot hold (a number out of range, a payload
+/// nested too deep) is shown as its text.
+pub(super) fn shown(bytes: &[u8]) -> Result<Value, DecodeError> {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
+    let fields: BTreeMap<Cow<'_, str>, &RawValue> = borrowed(bytes)?;
+    let shown = fields.into_iter().map(|(name, field)| {
+        let value = serde_json::from_str(field.get());
+        (name.into_owned(), value.unwrap_or_else(|_| Value::from(field.get())))
+    });
+    Ok(Value::Object(shown.collect()))
+}
+
 /// Appends a document with the payload as its last field.
 fn put_with_payload(out: &mut Vec<u8>, value: &impl Serialize, payload: Option<&[u8]>) {
     put(out, value);
@@ -114,7 +163,11 @@ fn put_with_payload(out: &mut Vec<u8>, value: &impl Serialize, payload: Option<&
     // A raw value loses white space at its ends: such a payload goes as text, to stay what it is.
     let raw: Result<&RawValue, _> = serde_json::from_slice(payload);
     match (raw, std::str::from_utf8(payload)) {
-        (Ok(raw), _) if raw.get().len() == payload.len() && raw.get() != "null" => {
+        (Ok(raw), _)
+            if raw.get().len() == payload.len()
+                && raw.get() != "null"
+                && depth(payload) <= EMBEDDED_DEPTH_MAX =>
+        {
             out.extend_from_slice(payload);
         }
         (Ok(_) | Err(_), Ok(text)) => {
@@ -230,7 +283,7 @@ pub(super) fn read_load_snapshot(bytes: &[u8]) -> Result<LoadSnapshot<'static>, 
 pub(super) fn put_journal(out: &mut Vec<u8>, record: &JournalRecord) {
     let start = out.len();
     put(out, record);
-    let shown: Result<serde_json::Value, _> = serde_json::from_slice(&out[start..]);
+    let shown: Result<Value, _> = serde_json::from_slice(&out[start..]);
     let Ok(mut shown) = shown else { return };
     shown["facts"] = STANDARD.encode(&record.facts).into();
     out.truncate(start);

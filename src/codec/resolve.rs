@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use apache_avro::Schema;
 use apache_avro::schema::{
-    DecimalSchema, EnumSchema, InnerDecimalSchema, RecordSchema, ResolvedSchema, UuidSchema,
+    DecimalSchema, EnumSchema, InnerDecimalSchema, Name, RecordSchema, ResolvedSchema, UuidSchema,
 };
 use serde_json::Value;
 
@@ -79,8 +79,13 @@ impl Plan {
     pub(super) fn new(writer: &Schema, reader: &Schema) -> Result<Self, String> {
         let names = |schema| ResolvedSchema::new(schema).map_err(|error| error.to_string());
         let (writer_names, reader_names) = (names(writer)?, names(reader)?);
-        let mut compiler =
-            Compiler { writer: &writer_names, reader: &reader_names, depth: 0, steps: 0 };
+        let mut compiler = Compiler {
+            writer: &writer_names,
+            reader: &reader_names,
+            open: Vec::new(),
+            depth: 0,
+            steps: 0,
+        };
         Ok(Plan { root: compiler.step(writer, reader)? })
     }
 
@@ -199,6 +204,8 @@ fn kind<'s>(schema: &'s Schema, names: &ResolvedSchema<'s>) -> Result<Kind<'s>, 
 struct Compiler<'s> {
     writer: &'s ResolvedSchema<'s>,
     reader: &'s ResolvedSchema<'s>,
+    /// The writer's records that are being compiled, outermost first.
+    open: Vec<&'s Name>,
     depth: usize,
     steps: usize,
 }
@@ -211,7 +218,7 @@ impl<'s> Compiler<'s> {
     ) -> Result<T, String> {
         self.steps += 1;
         if self.depth >= DEPTH_MAX {
-            return Err(format!("nested or recursive beyond {DEPTH_MAX} levels"));
+            return Err(format!("nested deeper than {DEPTH_MAX} levels"));
         }
         if self.steps > STEPS_MAX {
             return Err(format!("more than {STEPS_MAX} types, written out"));
@@ -219,6 +226,21 @@ impl<'s> Compiler<'s> {
         self.depth += 1;
         let result = compile(self);
         self.depth -= 1;
+        result
+    }
+
+    /// Goes into one of the writer's records.
+    fn open<T>(
+        &mut self,
+        record: &'s RecordSchema,
+        compile: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
+        if self.open.contains(&&record.name) {
+            return Err(format!("`{}` contains itself", record.name));
+        }
+        self.open.push(&record.name);
+        let result = compile(self);
+        self.open.pop();
         result
     }
 
@@ -260,7 +282,9 @@ impl<'s> Compiler<'s> {
             }
             // Each entry has a key, which takes a byte or more.
             (Kind::Map(from), Kind::Map(to)) => Step::Map(Box::new(self.step(from, to)?)),
-            (Kind::Record(from), Kind::Record(to)) => self.record(from, to)?,
+            (Kind::Record(from), Kind::Record(to)) => {
+                self.open(from, |compiler| compiler.record(from, to))?
+            }
             (from, to) => return Err(format!("{} where {} is read", from.name(), to.name())),
         })
     }
@@ -345,11 +369,12 @@ impl<'s> Compiler<'s> {
                         .collect::<Result<_, String>>()?,
                 ),
                 Kind::Record(record) => {
-                    let fields = record
-                        .fields
-                        .iter()
-                        .map(|field| compiler.skip(&field.schema).map(|step| (None, step)));
-                    let fields = fields.collect::<Result<_, String>>()?;
+                    let fields = compiler.open(record, |compiler| {
+                        let fields = record.fields.iter();
+                        fields
+                            .map(|field| compiler.skip(&field.schema).map(|step| (None, step)))
+                            .collect::<Result<_, String>>()
+                    })?;
                     let step = RecordStep { fields, sources: Vec::new(), ordered: true };
                     Step::Record(Box::new(step))
                 }

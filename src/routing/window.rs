@@ -72,9 +72,10 @@ impl Window {
         self.newest = number;
     }
 
-    /// Debits `amount` at the time of its reservation, which is not later than the last `advance`.
+    /// Debits `amount` at the time of its reservation, and moves on to that time where it is new.
     pub fn debit(&mut self, reserved_at: Timestamp, amount: u64) {
-        let number = self.number(reserved_at).min(self.newest);
+        self.advance(reserved_at);
+        let number = self.number(reserved_at);
         if self.newest - number < self.buckets.len() as u64 {
             let slot = self.slot(number);
             self.buckets[slot] += amount;
@@ -112,22 +113,18 @@ mod tests {
     #[test]
     fn rows() {
         // (what, window in seconds, start_within in ms, debits at (ms, amount), now, used)
-        let rows: [(&str, u32, u64, &[(i64, u64)], i64, u64); 5] = [
-            ("inside", 10, 0, &[(1_000, 5), (2_000, 7)], 10_000, 12),
-            ("exactly one window later", 10, 0, &[(1_000, 5)], 11_000, 5),
-            ("one bucket more", 10, 0, &[(1_000, 5)], 11_100, 0),
-            ("kept for the late start", 10, 200, &[(1_000, 5)], 11_190, 5),
-            ("long after", 10, 200, &[(1_000, 5)], 1_000_000, 0),
-        ];
-        for (what, window_s, start_within_ms, debits, now, used) in rows {
-            let mut window = Window::new(window_s, start_within_ms);
-            for (ms, amount) in debits {
-                window.advance(at(*ms));
-                window.debit(at(*ms), *amount);
-            }
+        let check = |what: &str, start_within_ms: u64, now: i64, used: u64| {
+            let mut window = Window::new(10, start_within_ms);
+            window.debit(at(1_000), 5);
             window.advance(at(now));
             assert_eq!(window.used(), used, "{what}");
-        }
+        };
+        check("at once, in a window that has never moved", 0, 1_000, 5);
+        check("inside", 0, 10_000, 5);
+        check("exactly one window later", 0, 11_000, 5);
+        check("one bucket more", 0, 11_100, 0);
+        check("kept for the late start", 200, 11_190, 5);
+        check("long after", 200, 1_000_000, 0);
     }
 
     #[test]

@@ -1,0 +1,238 @@
+//! A lane from the outside: records in, bytes out; and that folding the journal gives the lane
+//! again.
+
+mod flow;
+mod laws;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::prepared::{OutputTopic, Prepared};
+use super::{Lane, LaneSettings};
+use crate::codec::{Codec, Header, OutputFormat, RawRecord, RegisteredSchemas};
+use crate::model::Topic;
+use crate::model::policy::Policy;
+use crate::model::time::Timestamp;
+
+pub(super) fn settings(policy: Policy) -> LaneSettings {
+    let codec = Codec::new(OutputFormat::Json, RegisteredSchemas::default()).unwrap();
+    LaneSettings {
+        codec: Arc::new(codec),
+        policy,
+        batch_records_max: 4_096,
+        source: "pointsman/test".to_owned(),
+        group: "test".to_owned(),
+        topic_names: BTreeMap::new(),
+        decisions_by_pool: false,
+    }
+}
+
+/// A lane with the next offset of each topic, and everything that it published.
+pub(super) struct Bench {
+    pub lane: Lane,
+    next: BTreeMap<Topic, i64>,
+    /// Every record of `tasks`, for reading again.
+    tasks: Vec<Vec<u8>>,
+    pub journal: Vec<Vec<u8>>,
+    pub prepared: Vec<Prepared>,
+    pub now: i64,
+}
+
+impl Bench {
+    pub fn new(policy: Policy) -> Self {
+        let mut lane = Lane::genesis(0, 1, 1, settings(policy));
+        lane.start_at(0, 0, 0);
+        Bench {
+            lane,
+            next: BTreeMap::new(),
+            tasks: Vec::new(),
+            journal: Vec::new(),
+            prepared: Vec::new(),
+            now: 1_000_000,
+        }
+    }
+
+    fn put(&mut self, topic: Topic, key: Option<&str>, value: Option<&[u8]>, traceparent: bool) {
+        let offset = self.next.entry(topic).or_insert(0);
+        let trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let headers = [Header { name: "traceparent", value: Some(trace) }];
+        let record = RawRecord {
+            topic,
+            partition: 0,
+            offset: *offset,
+            timestamp_ms: self.now,
+            key: key.map(str::as_bytes),
+            value,
+            headers: if traceparent { &headers } else { &[] },
+        };
+        *offset += 1;
+        self.lane.offer(&record);
+    }
+
+    pub fn resource(&mut self, id: &str, change: Value) {
+        let mut spec = json!({
+            "id": id, "model": "m", "provider": id, "region": "eu",
+            "context_window": 128_000, "max_output_tokens": 16_384, "slots": 2,
+            "usd_per_million_tokens": {"input": 1.0, "output": 2.0},
+            "quality": {"default": 0.5},
+        });
+        merge(&mut spec, change);
+        let value = json!({"resource": spec}).to_string();
+        self.put(Topic::Fleet, Some(id), Some(value.as_bytes()), false);
+    }
+
+    pub fn tenant(&mut self, id: &str, change: Value) {
+        let mut spec = json!({"id": id});
+        merge(&mut spec, change);
+        let key = format!("tenant:{id}");
+        let value = json!({"tenant": spec}).to_string();
+        self.put(Topic::Fleet, Some(&key), Some(value.as_bytes()), false);
+    }
+
+    pub fn health(&mut self, resource: &str, status: &str) {
+        let event = json!({"scope": "resource", "id": resource, "status": status});
+        let key = format!("resource:{resource}");
+        self.put(Topic::HealthEvents, Some(&key), Some(event.to_string().as_bytes()), false);
+    }
+
+    pub fn task(&mut self, id: &str, change: Value) {
+        let mut task = json!({
+            "task_id": id, "input_tokens": 100, "max_output_tokens": 100,
+            "payload": {"prompt": id},
+        });
+        merge(&mut task, change);
+        self.raw_task(task.to_string().as_bytes());
+    }
+
+    pub fn raw_task(&mut self, value: &[u8]) {
+        self.tasks.push(value.to_vec());
+        self.put(Topic::Tasks, None, Some(value), true);
+    }
+
+    pub fn result(&mut self, id: &str, attempt: u32, status: &str, change: Value) {
+        let mut result = json!({"task_id": id, "attempt": attempt, "status": status});
+        merge(&mut result, change);
+        self.put(Topic::TaskResults, Some(id), Some(result.to_string().as_bytes()), false);
+    }
+
+    /// Reads again what the lane wants.
+    pub fn reread(&mut self) {
+        for offset in self.lane.wants(1_000) {
+            let value = self.tasks[offset as usize].clone();
+            let record = RawRecord {
+                topic: Topic::Tasks,
+                partition: 0,
+                offset,
+                timestamp_ms: self.now,
+                key: None,
+                value: Some(&value),
+                headers: &[],
+            };
+            self.lane.offer_reread(offset, Some(&record));
+        }
+    }
+
+    /// Runs a batch and returns its outputs but the journal, as `topic: {…}` without the fields
+    /// that are the same in every test.
+    pub fn step(&mut self) -> Vec<String> {
+        let Some(prepared) = self.lane.prepare(Timestamp::from_ms(self.now)) else {
+            return Vec::new();
+        };
+        let mut shown = Vec::new();
+        for record in &prepared.records {
+            let value = record.value.as_ref().map(|value| prepared.slice(value));
+            match &record.topic {
+                OutputTopic::Known(Topic::Journal) => {
+                    self.journal.push(value.unwrap().to_vec());
+                }
+                OutputTopic::Known(topic) => shown.push(show(*topic, value)),
+                OutputTopic::Pool(pool) => shown.push(format!("pool {pool}")),
+            }
+        }
+        self.prepared.push(prepared);
+        shown
+    }
+
+    pub fn step_at(&mut self, now: i64) -> Vec<String> {
+        self.now = now;
+        self.step()
+    }
+
+    /// A second lane, from the journal alone.
+    pub fn folded(&self) -> Lane {
+        let policy = self.lane.settings.policy.clone();
+        let mut lane = Lane::genesis(0, 1, 1, settings(policy));
+        lane.start_at(0, 0, 0);
+        for record in &self.journal {
+            lane.fold(record).unwrap();
+        }
+        lane
+    }
+}
+
+fn merge(into: &mut Value, change: Value) {
+    if let (Some(into), Value::Object(change)) = (into.as_object_mut(), change) {
+        into.extend(change);
+    }
+}
+
+/// One line for an output: what a reader of these tests wants to see of it.
+fn show(topic: Topic, value: Option<&[u8]>) -> String {
+    let Some(dlq) = value else { return format!("{} -", topic.default_name()) };
+    let Ok(value) = serde_json::from_slice::<Value>(dlq) else {
+        return format!("{} {}", topic.default_name(), String::from_utf8_lossy(dlq));
+    };
+    let text = |path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let number = |path: &str| value.pointer(path).and_then(Value::as_i64).unwrap_or(-1);
+    match topic {
+        Topic::RouteDecisions if text("/outcome") == "routed" => {
+            let fallbacks: Vec<&str> = value["fallbacks"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|chain| chain[0]["resource"].as_str().unwrap())
+                .collect();
+            format!(
+                "{} #{} -> {} [{}] {}",
+                text("/task_id"),
+                number("/attempt"),
+                text("/primary/0/resource"),
+                fallbacks.join(" "),
+                value["payload"],
+            )
+        }
+        Topic::RouteDecisions => {
+            format!("{} #{} refused {}", text("/task_id"), number("/attempt"), text("/reason"))
+        }
+        Topic::AllocationEvents => format!(
+            "{} {} {} #{} {}/{}/{} over {} {}",
+            text("/kind"),
+            text("/resource"),
+            text("/task_id"),
+            number("/attempt"),
+            number("/held/slots"),
+            number("/held/requests"),
+            number("/held/tokens"),
+            number("/overrun_tokens"),
+            text("/reason"),
+        ),
+        Topic::BalanceEvents => {
+            format!("{} {} tasks {}", text("/kind"), text("/resource"), number("/tasks"))
+        }
+        Topic::LoadSnapshots => format!("load {}", text("/resource")),
+        Topic::Tasks
+        | Topic::TaskResults
+        | Topic::LaneInbox
+        | Topic::HealthEvents
+        | Topic::Fleet
+        | Topic::Journal
+        | Topic::OperatorActions
+        | Topic::TasksDlq
+        | Topic::TaskResultsDlq
+        | Topic::LaneInboxDlq
+        | Topic::HealthEventsDlq
+        | Topic::FleetDlq => format!("{} {value}", topic.default_name()),
+    }
+}
