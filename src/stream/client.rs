@@ -330,7 +330,6 @@ impl<'a> Client<'a> {
     }
 
     fn execute_one(&mut self, command: Command) -> Result<(), WorkerError> {
-        eprintln!("COMMAND {}", format!("{command:?}").chars().take(150).collect::<String>());
         match command {
             Command::FetchCommitted { ask, lanes } => {
                 let event = match self.group.committed(&lanes, ASK) {

@@ -145,7 +145,7 @@ impl World {
                       "decode_tokens_per_s": 80.0},
             "quality": {"default": 0.7}, "modalities": ["text"],
         });
-        self.publish(Topic::Fleet, 0, "gpt-eu", &resource);
+        self.publish(Topic::Fleet, 0, "gpt-eu", &json!({"resource": resource}));
         self.flush();
     }
 
