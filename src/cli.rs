@@ -10,7 +10,6 @@ pub mod kafka;
 pub mod print;
 mod registry;
 mod run;
-mod stream_seam;
 mod submit;
 mod tap;
 #[cfg(test)]

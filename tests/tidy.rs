@@ -26,8 +26,12 @@ fn assert_none(found: &[String]) {
 
 #[test]
 fn modules_use_only_what_the_design_allows() {
-    let manifest = include_str!("../Cargo.toml");
+    let manifest = &manifest();
     assert_none(&imports::forbidden(&text::files(), &dependencies(manifest)));
+}
+
+fn manifest() -> String {
+    std::fs::read_to_string(text::root().join("Cargo.toml")).unwrap()
 }
 
 /// The crates that the manifest names, as they are written in code.
@@ -54,7 +58,7 @@ fn dependencies_are_read_from_the_manifest() {
 
 #[test]
 fn every_dependency_is_used() {
-    let manifest = include_str!("../Cargo.toml");
+    let manifest = &manifest();
     assert_none(&unused(&text::files(), &dependencies(manifest)));
 }
 
@@ -232,7 +236,7 @@ fn misplaced_unsafe_and_sleep_are_found() {
 
 #[test]
 fn links_lead_somewhere() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = text::root();
     assert_none(&broken_links(&text::files(), |path| root.join(path).exists()));
 }
 

@@ -13,6 +13,7 @@ use super::Global;
 use super::exit::{Exit, coded};
 use crate::config::Config;
 use crate::http::Server;
+use crate::stream::run::RunErrorKind;
 use crate::telemetry::{Telemetry, logs};
 
 #[derive(Debug, Args)]
@@ -26,11 +27,6 @@ Examples:
   pointsman run --config pointsman.toml
   POINTSMAN__KAFKA__BROKERS=kafka:9092 pointsman run")]
 pub struct RunArgs {}
-
-/// The workers of this process: returns when `shutdown` is set, or when it cannot go on.
-type Workers = fn(Config, Arc<Telemetry>, Arc<AtomicBool>) -> anyhow::Result<()>;
-
-const WORKERS: Workers = super::stream_seam::run;
 
 pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
     let RunArgs {} = arguments;
@@ -58,7 +54,7 @@ pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
         .context("the HTTP thread cannot be started")?;
     watch_shutdown(&config, Arc::clone(&shutdown), Arc::clone(&telemetry))?;
 
-    let result = WORKERS(config, Arc::clone(&telemetry), Arc::clone(&shutdown));
+    let result = stream(&config, &telemetry, &shutdown);
 
     telemetry.stopping();
     stop_http.send_replace(true);
@@ -73,6 +69,20 @@ pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
     }
     tracing::info!("stopped");
     Ok(Exit::Ok)
+}
+
+/// Runs the workers: returns when `shutdown` is set, or when they cannot go on.
+fn stream(config: &Config, telemetry: &Telemetry, shutdown: &AtomicBool) -> anyhow::Result<()> {
+    crate::stream::run::run(config, telemetry, shutdown).map_err(|error| {
+        let exit = match error.kind() {
+            RunErrorKind::Unreachable => Exit::Unreachable,
+            RunErrorKind::State => Exit::StateRefused,
+            RunErrorKind::Transient => Exit::Transient,
+            RunErrorKind::Denied => Exit::Denied,
+            RunErrorKind::Config => Exit::Config,
+        };
+        coded(exit, format!("{:#}", anyhow::Error::new(error)))
+    })
 }
 
 /// A flag that the first SIGTERM or SIGINT sets; the second one ends the process at once.

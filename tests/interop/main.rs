@@ -189,6 +189,7 @@ fn task_results() {
         attempt: 1,
         stage: 0,
         resource: "gpt-4o-eu".to_owned(),
+        lane: Some(3),
         status: ResultStatus::RateLimited,
         input_tokens: Some(374),
         output_tokens: Some(0),

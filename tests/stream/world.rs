@@ -100,9 +100,8 @@ impl World {
             .collect();
         settings.extend(changes.iter().map(|(key, value)| (*key, (*value).to_owned())));
         let settings = settings.into_iter().map(|(key, value)| (key.to_owned(), value));
-        let settings = settings
-            .chain(topics)
-            .map(|(key, value)| (format!("POINTSMAN__{key}"), value));
+        let settings =
+            settings.chain(topics).map(|(key, value)| (format!("POINTSMAN__{key}"), value));
         Config::load(None, settings).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
@@ -151,7 +150,8 @@ impl World {
 
     pub fn publish_tasks(&self, ids: impl Iterator<Item = u32>) {
         for id in ids {
-            let task = json!({"task_id": format!("t-{id}"), "input_tokens": 10, "max_output_tokens": 20});
+            let task =
+                json!({"task_id": format!("t-{id}"), "input_tokens": 10, "max_output_tokens": 20});
             self.publish(Topic::Tasks, id as i32 % self.lanes, "acme", &task);
             self.producer.poll(Duration::ZERO);
         }

@@ -181,6 +181,7 @@ fn a_result_in_another_schema_is_understood() {
         attempt: 2,
         stage: 0,
         resource: String::new(),
+        lane: None,
         status: ResultStatus::Succeeded,
         input_tokens: None,
         output_tokens: None,

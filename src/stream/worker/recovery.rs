@@ -123,8 +123,7 @@ impl Worker {
     }
 
     pub(super) fn ask_again(&mut self, now: Now) {
-        let due =
-            self.asked_lanes(|_, again_us| again_us.is_some_and(|at| at <= now.monotonic_us));
+        let due = self.asked_lanes(|_, again_us| again_us.is_some_and(|at| at <= now.monotonic_us));
         self.ask(due);
     }
 
