@@ -1,7 +1,7 @@
 //! Topics, configuration and clients of one test.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -47,6 +47,7 @@ pub struct Running {
 
 impl World {
     pub fn new(lanes: i32) -> Self {
+        start_log();
         let kafka = KafkaCluster::shared();
         let prefix = unique("w");
         for topic in Topic::ALL {
@@ -143,7 +144,7 @@ impl World {
                       "decode_tokens_per_s": 80.0},
             "quality": {"default": 0.7}, "modalities": ["text"],
         });
-        self.publish(Topic::Fleet, 0, "gpt-eu", &resource);
+        self.publish(Topic::Fleet, 0, "gpt-eu", &json!({"resource": resource}));
         self.flush();
     }
 
@@ -190,6 +191,18 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shutdown.store(true, Ordering::Relaxed);
     }
+}
+
+/// Shown by the test runner where a test fails.
+fn start_log() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let filter = std::env::var("POINTSMAN_TEST_LOG").unwrap_or_else(|_| "info".to_owned());
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .init();
+    });
 }
 
 fn named(prefix: &str, topic: Topic) -> String {
