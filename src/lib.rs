@@ -9,3 +9,5 @@ pub mod codec;
 pub mod lane;
 
 pub mod stream;
+
+pub mod demo;

@@ -1,0 +1,9 @@
+//! The demo: a real trace over a bundled fleet, the real router as a child process, simulated
+//! workers, and an independent audit of everything that the router wrote.
+
+pub mod attempt;
+pub mod audit;
+pub mod draw;
+pub mod fleet;
+pub mod tasks;
+pub mod trace;
