@@ -1,8 +1,29 @@
 //! Bytes ↔ model: Avro (single-object or Confluent framing), JSON, and the headers around them.
 //!
-//! Pure: the schema registry is asked by the shell, which hands over what it learnt.
+//! Pure: the schema registry is asked by the shell, which hands over what it learnt. Inputs are
+//! untrusted: whatever the bytes, the answer is a value within its bounds or an error with a
+//! reason, and what is allocated is bounded by the input's size.
+
+mod binary;
+pub mod decode;
+pub mod encode;
+mod error;
+pub mod headers;
+mod inputs;
+mod json;
+mod outputs;
+mod resolve;
+pub mod schema;
+#[cfg(test)]
+mod tests;
+mod writers;
+
+use std::collections::BTreeMap;
 
 use crate::model::Topic;
+
+pub use error::{CodecError, DecodeError, LearnError};
+use writers::Writers;
 
 /// A record as a client hands it over; it borrows from the client's buffers.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +56,109 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Decodes inputs and encodes outputs, with one format for the outputs.
+/// What the schema registry knows, as the shell learnt it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegisteredSchemas {
+    /// The registry id of the schema of each topic that is written.
+    pub ids: BTreeMap<Topic, u32>,
+    /// Schemas of other writers, by registry id; more can be learnt later.
+    pub writers: BTreeMap<u32, String>,
+}
+
+/// Topics whose records the router writes in the output format. `journal` and `lane-inbox` are
+/// internal and always Avro single-object.
+pub const REGISTERED_TOPICS: [Topic; 6] = [
+    Topic::RouteDecisions,
+    Topic::AllocationEvents,
+    Topic::BalanceEvents,
+    Topic::LoadSnapshots,
+    Topic::HealthEvents,
+    Topic::OperatorActions,
+];
+
+/// Decodes inputs and encodes outputs, with one format for the outputs. Shared by all lanes.
 #[derive(Debug)]
 pub struct Codec {
-    pub output: OutputFormat,
+    output: OutputFormat,
+    ids: BTreeMap<Topic, u32>,
+    writers: Writers,
+}
+
+impl Codec {
+    /// A codec for one output format.
+    ///
+    /// # Errors
+    /// The format is `confluent` and the id of one of [`REGISTERED_TOPICS`] is missing, or a
+    /// writer's schema cannot be used.
+    pub fn new(output: OutputFormat, registered: RegisteredSchemas) -> Result<Self, CodecError> {
+        if output == OutputFormat::Confluent {
+            for topic in REGISTERED_TOPICS {
+                if !registered.ids.contains_key(&topic) {
+                    return Err(CodecError::NotRegistered(topic));
+                }
+            }
+        }
+        let codec = Codec { output, ids: registered.ids, writers: Writers::default() };
+        for (topic, id) in &codec.ids {
+            if let Some(schema) = schema::of(*topic) {
+                codec.writers.learn(*id, schema.text)?;
+            }
+        }
+        for (id, text) in &registered.writers {
+            codec.writers.learn(*id, text)?;
+        }
+        Ok(codec)
+    }
+
+    /// The format of the outputs.
+    pub fn output(&self) -> OutputFormat {
+        self.output
+    }
+
+    /// Adds a writer's schema. At most [`WRITERS_MAX`](writers::WRITERS_MAX) are known at once.
+    ///
+    /// # Errors
+    /// The text is no Avro schema, or no topic's records can be read with it.
+    pub fn learn_schema(&self, id: u32, text: &str) -> Result<(), LearnError> {
+        self.writers.learn(id, text)
+    }
+
+    /// Notes that the registry does not have this id, or has something that cannot be used: records
+    /// with it are dead letters, and [`Codec::unknown_schema`] does not ask for it again for now.
+    pub fn refuse_schema(&self, id: u32, problem: &str) {
+        self.writers.refuse(id, problem);
+    }
+
+    /// The registry id that must be learnt or refused before this record can be decoded.
+    pub fn unknown_schema(&self, record: &RawRecord<'_>) -> Option<u32> {
+        match decode::framing(record) {
+            Ok(decode::Framing::Confluent { id, .. }) if !self.writers.knows(id) => Some(id),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// The format of what is written to a topic.
+    fn format_of(&self, topic: Topic) -> OutputFormat {
+        match topic {
+            Topic::Journal | Topic::LaneInbox => OutputFormat::Avro,
+            Topic::Tasks
+            | Topic::TaskResults
+            | Topic::HealthEvents
+            | Topic::Fleet
+            | Topic::RouteDecisions
+            | Topic::AllocationEvents
+            | Topic::BalanceEvents
+            | Topic::LoadSnapshots
+            | Topic::OperatorActions
+            | Topic::TasksDlq
+            | Topic::TaskResultsDlq
+            | Topic::LaneInboxDlq
+            | Topic::HealthEventsDlq
+            | Topic::FleetDlq => match self.output {
+                // What only tools write need not be registered.
+                OutputFormat::Confluent if !self.ids.contains_key(&topic) => OutputFormat::Avro,
+                OutputFormat::Avro | OutputFormat::Confluent | OutputFormat::Json => self.output,
+            },
+        }
+    }
 }

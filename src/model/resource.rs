@@ -130,6 +130,7 @@ pub struct FleetFile {
 /// One record of the `fleet` topic: key `<resource id>` or `tenant:<id>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "resources are the usual entry, and few")]
 pub enum FleetEntry {
     Resource(ResourceSpec),
     ResourceRemoved(String),

@@ -1,0 +1,65 @@
+//! The schemas of the contract, by topic, with their fingerprints.
+//!
+//! A fingerprint is written into every record (Avro single-object encoding), so it is a constant
+//! here and not computed: a schema cannot change unnoticed. It covers names, types and order, not
+//! documentation and defaults.
+
+use crate::model::Topic;
+
+/// A schema as `schemas/*.avsc` has it.
+#[derive(Debug, Clone, Copy)]
+pub struct TopicSchema {
+    /// The schema's file in `schemas/`, without its extension.
+    pub name: &'static str,
+    pub text: &'static str,
+    /// CRC-64-AVRO of the parsing canonical form.
+    pub fingerprint: u64,
+}
+
+macro_rules! schema {
+    ($name:literal, $fingerprint:literal) => {
+        TopicSchema {
+            name: $name,
+            text: include_str!(concat!("../../schemas/", $name, ".avsc")),
+            fingerprint: $fingerprint,
+        }
+    };
+}
+
+const TASK: TopicSchema = schema!("task", 0x0f7c_cd21_2b2f_d421);
+const TASK_RESULT: TopicSchema = schema!("task_result", 0x589e_3295_aea4_8ef5);
+const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0xf1b5_776f_1fa1_5b40);
+const HEALTH_EVENT: TopicSchema = schema!("health_event", 0x11a3_cd77_ee30_538c);
+const FLEET_ENTRY: TopicSchema = schema!("fleet_entry", 0x17e5_85db_c2c6_caab);
+const ROUTE_DECISION: TopicSchema = schema!("route_decision", 0x9387_88f7_30e1_7b03);
+const ALLOCATION_EVENT: TopicSchema = schema!("allocation_event", 0x4c55_5b0d_26f5_bf7b);
+const BALANCE_EVENT: TopicSchema = schema!("balance_event", 0x1027_0f36_76cd_4404);
+const LOAD_SNAPSHOT: TopicSchema = schema!("load_snapshot", 0xa4b3_de41_cbf7_9d2f);
+const JOURNAL: TopicSchema = schema!("journal", 0xfb91_7ca9_8a3b_1334);
+const OPERATOR_ACTION: TopicSchema = schema!("operator_action", 0xd28a_378c_21c6_8360);
+
+/// The schemas of `snapshots`, whose codec comes with the snapshots.
+pub const SNAPSHOT_MANIFEST: TopicSchema = schema!("snapshot_manifest", 0xb88d_1a1d_2b99_976f);
+pub const SNAPSHOT_CHUNK: TopicSchema = schema!("snapshot_chunk", 0x80c1_a139_a7fd_0dad);
+
+/// The schema of a topic's values; `None` for dead letters, which are whatever came.
+pub const fn of(topic: Topic) -> Option<&'static TopicSchema> {
+    match topic {
+        Topic::Tasks => Some(&TASK),
+        Topic::TaskResults => Some(&TASK_RESULT),
+        Topic::LaneInbox => Some(&LANE_INBOX),
+        Topic::HealthEvents => Some(&HEALTH_EVENT),
+        Topic::Fleet => Some(&FLEET_ENTRY),
+        Topic::RouteDecisions => Some(&ROUTE_DECISION),
+        Topic::AllocationEvents => Some(&ALLOCATION_EVENT),
+        Topic::BalanceEvents => Some(&BALANCE_EVENT),
+        Topic::LoadSnapshots => Some(&LOAD_SNAPSHOT),
+        Topic::Journal => Some(&JOURNAL),
+        Topic::OperatorActions => Some(&OPERATOR_ACTION),
+        Topic::TasksDlq
+        | Topic::TaskResultsDlq
+        | Topic::LaneInboxDlq
+        | Topic::HealthEventsDlq
+        | Topic::FleetDlq => None,
+    }
+}
