@@ -94,10 +94,14 @@ impl Ledger {
         totals
     }
 
+    /// All tasks of the demo.
+    pub fn tasks(&self) -> u64 {
+        self.states.len() as u64
+    }
+
     /// Whether every task is accounted for and nothing is held any more.
     pub fn is_over(&self) -> bool {
-        self.totals().ended == self.states.len() as u64
-            && self.open_reservations.load(Ordering::Acquire) == 0
+        self.totals().ended == self.tasks() && self.open_reservations.load(Ordering::Acquire) == 0
     }
 
     /// What is still missing, for the message of a demo that does not end: a few tasks by number.

@@ -61,9 +61,10 @@ pub fn publish_fleet(
     fleet: &FleetFile,
 ) -> anyhow::Result<()> {
     let producer = producer(client)?;
-    let resources = fleet.resources.iter().map(|resource| {
-        (resource.id.clone(), FleetEntry::Resource(resource.clone()))
-    });
+    let resources = fleet
+        .resources
+        .iter()
+        .map(|resource| (resource.id.clone(), FleetEntry::Resource(resource.clone())));
     let tenants = fleet.tenants.iter().map(|tenant| {
         (format!("{TENANT_KEY_PREFIX}{}", tenant.id), FleetEntry::Tenant(tenant.clone()))
     });

@@ -14,8 +14,7 @@ pub struct Quantiles {
 
 impl Quantiles {
     fn of(quantile: impl Fn(f64) -> Option<f64>) -> Self {
-        let rounded =
-            |share| quantile(share).map(|value: f64| (value * 1_000.0).round() / 1_000.0);
+        let rounded = |share| quantile(share).map(|value: f64| (value * 1_000.0).round() / 1_000.0);
         Quantiles { p50: rounded(0.50), p95: rounded(0.95), p99: rounded(0.99) }
     }
 

@@ -211,8 +211,7 @@ mod tests {
         let topics = DemoTopics::new("demo-x-", 2);
         let properties = [("security.protocol".to_owned(), "plaintext".to_owned())];
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 1234));
-        let config =
-            configuration(Path::new("/d"), "localhost:1", &properties, &topics, "x", http);
+        let config = configuration(Path::new("/d"), "localhost:1", &properties, &topics, "x", http);
         insta::assert_snapshot!(toml::to_string(&config).unwrap());
     }
 }

@@ -135,7 +135,7 @@ impl Summary {
 
     fn resources(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED).set_header([
+        table.load_style(UTF8_FULL_CONDENSED).set_header([
             "resource",
             "tasks",
             "slots, peak",
@@ -157,7 +157,7 @@ impl Summary {
 
     fn totals(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED);
+        table.load_style(UTF8_FULL_CONDENSED);
         let mut row = |name: &str, value: String| {
             table.add_row([Cell::new(name), number(value)]);
         };

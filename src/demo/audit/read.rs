@@ -15,13 +15,8 @@ use crate::model::Topic;
 use crate::model::resource::{FleetEntry, FleetFile};
 
 /// What the audit reads.
-const TOPICS: [Topic; 5] = [
-    Topic::Fleet,
-    Topic::Tasks,
-    Topic::RouteDecisions,
-    Topic::AllocationEvents,
-    Topic::TasksDlq,
-];
+const TOPICS: [Topic; 5] =
+    [Topic::Fleet, Topic::Tasks, Topic::RouteDecisions, Topic::AllocationEvents, Topic::TasksDlq];
 
 /// A transaction that was open when its router was killed holds the ends back until the broker
 /// aborts it: five seconds after it began, looked after every ten seconds by default.
