@@ -1,9 +1,23 @@
 //! Raw TOML and environment → one validated `Config`; all errors at once.
 
+mod error;
+mod properties;
+mod settings;
+mod show;
+mod source;
+#[cfg(test)]
+mod tests;
+mod validate;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use settings::{Fallback, Kind, SETTINGS, Setting, environment_name};
+pub use show::{Effective, reference};
+pub use validate::topic_key;
 
 use crate::codec::OutputFormat;
 use crate::model::Topic;
@@ -39,6 +53,72 @@ pub struct Config {
     pub routing: Policy,
     pub http: Http,
     pub log: Log,
+}
+
+/// A configuration together with where each of its values came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    pub effective: Vec<Effective>,
+}
+
+impl Config {
+    /// Reads the file, if any, and the variables that begin with `POINTSMAN__`, which win.
+    ///
+    /// # Errors
+    /// Everything that is wrong, together.
+    pub fn load(
+        path: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigErrors> {
+        load(path, environment).map(|loaded| loaded.config)
+    }
+}
+
+/// As [`Config::load`], for those who also want to know where each value came from.
+///
+/// # Errors
+/// Everything that is wrong, together.
+pub fn load(
+    path: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigErrors> {
+    let environment: BTreeMap<String, String> = environment.collect();
+    let surroundings = validate::Surroundings {
+        host_name: host_name(),
+        data_directory: data_directory(&environment),
+    };
+    let mut source = source::Source::default();
+    if let Some(path) = path {
+        match std::fs::read_to_string(path) {
+            Ok(text) => source.read_toml(path, &text),
+            Err(error) => source.errors.push(ConfigError {
+                key: String::new(),
+                problem: format!("the file cannot be read: {error}"),
+                origin: Origin::File { path: path.to_owned(), line: 1 },
+            }),
+        }
+    }
+    source.read_environment(environment.into_iter());
+    let (config, effective) = validate::validate(source, &surroundings)?;
+    Ok(Loaded { config, effective })
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| std::fs::read_to_string("/etc/hostname"))
+        .ok()?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// The same from whatever directory the process is started, so that two of them find one lock.
+fn data_directory(environment: &BTreeMap<String, String>) -> PathBuf {
+    let given = |name: &str| environment.get(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+    given("STATE_DIRECTORY")
+        .or_else(|| given("XDG_STATE_HOME").map(|state| state.join("pointsman")))
+        .or_else(|| given("HOME").map(|home| home.join(".local/state/pointsman")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/pointsman"))
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -2,6 +2,8 @@
 
 pub mod config;
 
+pub mod clock;
+
 pub mod model;
 
 pub mod codec;
@@ -10,4 +12,10 @@ pub mod lane;
 
 pub mod stream;
 
+pub mod telemetry;
+
+pub mod http;
+
 pub mod demo;
+
+pub mod cli;

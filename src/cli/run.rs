@@ -1,0 +1,121 @@
+//! `run`: signals, HTTP and the workers of one process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tokio::sync::watch;
+
+use super::Global;
+use super::exit::{Exit, coded};
+use crate::config::Config;
+use crate::http::Server;
+use crate::telemetry::{Telemetry, logs};
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Serves /livez, /readyz, /metrics and /api/v1/status on http.address. SIGTERM and Ctrl-C end it \
+within worker.shutdown_ms_max: the batch under way is committed or aborted; a second signal ends \
+it at once, which loses nothing either.
+
+Examples:
+  pointsman run
+  pointsman run --config pointsman.toml
+  POINTSMAN__KAFKA__BROKERS=kafka:9092 pointsman run")]
+pub struct RunArgs {}
+
+/// The workers of this process: returns when `shutdown` is set, or when it cannot go on.
+type Workers = fn(Config, Arc<Telemetry>, Arc<AtomicBool>) -> anyhow::Result<()>;
+
+const WORKERS: Workers = super::stream_seam::run;
+
+pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
+    let RunArgs {} = arguments;
+    let config = global.config()?;
+    logs::start(&config.log, global.printer().stderr_colour());
+    let telemetry = Arc::new(Telemetry::new(config.worker.workers));
+    let shutdown = stop_on_signals()?;
+
+    let server = Server::bind(&config.http)
+        .with_context(|| format!("http.address {} cannot be served", config.http.address))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        brokers = config.kafka.brokers,
+        group = config.kafka.group_id,
+        instance = config.kafka.instance_id,
+        workers = config.worker.workers,
+        http = %server.address(),
+        "starting"
+    );
+    let (stop_http, http_stopped) = watch::channel(false);
+    let served = Arc::clone(&telemetry);
+    let http = std::thread::Builder::new()
+        .name("http".to_owned())
+        .spawn(move || server.serve(served, http_stopped))
+        .context("the HTTP thread cannot be started")?;
+    watch_shutdown(&config, Arc::clone(&shutdown), Arc::clone(&telemetry))?;
+
+    let result = WORKERS(config, Arc::clone(&telemetry), Arc::clone(&shutdown));
+
+    telemetry.stopping();
+    stop_http.send_replace(true);
+    match http.join() {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "HTTP ended early"),
+        Err(_) => tracing::warn!("the HTTP thread panicked"),
+    }
+    result?;
+    if !shutdown.load(Ordering::Relaxed) {
+        return Err(coded(Exit::Transient, "the workers ended without having been asked to"));
+    }
+    tracing::info!("stopped");
+    Ok(Exit::Ok)
+}
+
+/// A flag that the first SIGTERM or SIGINT sets; the second one ends the process at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let shutdown = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // The order counts: the first one looks at what earlier signals set.
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            128 + signal,
+            Arc::clone(&shutdown),
+        )
+        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&shutdown)))
+        .context("signals cannot be handled")?;
+    }
+    Ok(shutdown)
+}
+
+/// Marks the instance as stopping, and ends the process where the workers take too long: what
+/// they left open is aborted by the broker and decided again.
+fn watch_shutdown(
+    config: &Config,
+    shutdown: Arc<AtomicBool>,
+    telemetry: Arc<Telemetry>,
+) -> anyhow::Result<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(20);
+    let limit = Duration::from_millis(config.worker.shutdown_ms_max);
+    std::thread::Builder::new()
+        .name("shutdown".to_owned())
+        .spawn(move || {
+            while !shutdown.load(Ordering::Relaxed) {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            telemetry.stopping();
+            tracing::info!("stopping");
+            let begun = Instant::now();
+            // The process ends under this thread where all goes well.
+            while begun.elapsed() < limit {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            tracing::error!(limit_ms = limit.as_millis(), "still not stopped: ending now");
+            std::process::exit(Exit::Transient as i32);
+        })
+        .context("the shutdown thread cannot be started")?;
+    Ok(())
+}
