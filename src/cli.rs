@@ -2,6 +2,7 @@
 
 mod completions;
 mod config;
+mod demo;
 pub mod exit;
 pub mod print;
 mod run;
@@ -140,6 +141,8 @@ impl Global {
 enum Command {
     /// Route tasks, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
+    /// See it work: a real trace, a bundled fleet, simulated workers and an audit
+    Demo(demo::DemoArgs),
     /// Show the configuration in force, or the reference of all settings
     Config(config::ConfigArgs),
     /// Print a completion script for a shell
@@ -202,6 +205,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { global, command } = cli;
     match command {
         Command::Run(arguments) => run::run(&global, &arguments),
+        Command::Demo(arguments) => demo::run(&global, arguments),
         Command::Config(arguments) => config::run(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }

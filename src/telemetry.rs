@@ -25,9 +25,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use histogram::Histogram;
-pub use label::{
-    BatchPhase, KafkaErrorClass, LaneState, Rank, RebalanceKind, TransactionResult,
-};
+pub use label::{BatchPhase, KafkaErrorClass, LaneState, Rank, RebalanceKind, TransactionResult};
 pub use view::{InputLag, LaneView, Readiness, ResourceView, Usage, View, WindowView};
 
 use crate::lane::prepared::BatchCounts;
@@ -200,8 +198,7 @@ impl Telemetry {
         self.count_input(Topic::TaskResults, "accepted", counts.results);
         for (topic, stage, reason) in &counts.dead_letters {
             self.count_input(*topic, "dead_lettered", 1);
-            let labels =
-                [("topic", topic.default_name()), ("stage", *stage), ("reason", *reason)];
+            let labels = [("topic", topic.default_name()), ("stage", *stage), ("reason", *reason)];
             self.dead_letters.get_or_create(&labels).inc();
         }
         let mut refused = 0;

@@ -139,7 +139,8 @@ fn worker(reader: &mut Reader) -> Worker {
     };
     // A dead instance's transaction has to end before its lanes are handed out again.
     if worker.transaction_timeout_ms >= worker.session_timeout_ms {
-        let allowed = format!("less than worker.session_timeout_ms ({})", worker.session_timeout_ms);
+        let allowed =
+            format!("less than worker.session_timeout_ms ({})", worker.session_timeout_ms);
         reader.refuse("worker.transaction_timeout_ms", &allowed);
     }
     if worker.linger_ms >= worker.transaction_timeout_ms {
@@ -345,8 +346,12 @@ impl Reader {
 
     fn properties(&mut self) -> BTreeMap<String, Secret> {
         let prefix = format!("{PROPERTIES}.");
-        let names: Vec<String> =
-            self.given.keys().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
+        let names: Vec<String> = self
+            .given
+            .keys()
+            .filter_map(|key| key.strip_prefix(&prefix))
+            .map(str::to_owned)
+            .collect();
         let mut found = BTreeMap::new();
         for name in names {
             let is_file = name.ends_with(".file") && !properties::exists(&name);
@@ -401,9 +406,7 @@ fn check(setting: &Setting, text: &str) -> Result<String, String> {
         Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
         Kind::Url => is_url(text),
         Kind::Path | Kind::Text | Kind::Secret => !text.is_empty(),
-        Kind::LogFilter => {
-            !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok()
-        }
+        Kind::LogFilter => !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok(),
     };
     if valid { Ok(text.to_owned()) } else { Err(not_allowed(setting, text)) }
 }

@@ -126,7 +126,10 @@ mod tests {
                 }
                 ResultStatus::Failed => counts[1] += 1,
                 ResultStatus::RateLimited => counts[2] += 1,
-                other => panic!("{other:?}"),
+                ResultStatus::Started
+                | ResultStatus::Heartbeat
+                | ResultStatus::Late
+                | ResultStatus::Cancelled => panic!("{answer:?}"),
             }
         }
         assert!((150..250).contains(&counts[1]), "{counts:?}");

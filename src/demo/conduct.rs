@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context, bail};
@@ -21,13 +21,13 @@ use super::summary::{Measured, Summary};
 use super::tasks::DemoTask;
 use super::topics::DemoTopics;
 use super::watch::watch;
-use super::workers::{Work, Workplace, wall_ms, work};
+use super::workers::{Work, Workplace, work};
 use super::{Options, fleet, tasks, trace};
+use crate::clock::{Stopwatch, wall_now};
 use crate::codec::{Codec, OutputFormat, RegisteredSchemas};
 use crate::model::Topic;
 use crate::model::health::HealthStatus;
 use crate::model::resource::FleetFile;
-use crate::model::time::Timestamp;
 
 /// How long the router may take to serve its lanes: joining a group and reading empty topics
 /// takes a few seconds.
@@ -58,7 +58,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> anyhow::Result<Ended>
         client.set(name, value);
     }
     client.set("client.id", "pointsman-demo").set("bootstrap.servers", &options.brokers);
-    let run_id = format!("demo-{}-{}", wall_ms() / 1_000, std::process::id());
+    let run_id = format!("demo-{}-{}", wall_now().as_ms() / 1_000, std::process::id());
     let topics = DemoTopics::new(&format!("{run_id}-"), options.workers);
     let directory = std::env::temp_dir().join(format!("pointsman-{run_id}"));
     fs::create_dir_all(&directory)
@@ -158,7 +158,7 @@ impl Stage<'_> {
     }
 
     fn await_ready(&self, router: &mut Router, interrupted: &AtomicBool) -> anyhow::Result<()> {
-        let began = Instant::now();
+        let began = Stopwatch::start();
         while !router.is_ready() {
             check_interrupted(interrupted)?;
             if let Some(status) = router.ended()? {
@@ -197,7 +197,7 @@ impl Stage<'_> {
             .collect();
         let watcher = consumer(&self.client, &watched)?;
         let task_producer = producer(&self.client)?;
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let (topics, seed) = (&self.topics, self.options.seed);
         let place = Workplace { topics, codec, fleet, tasks, ledger: &ledger, seed, began };
 
@@ -252,7 +252,7 @@ struct Script<'a> {
     stage: &'a Stage<'a>,
     codec: &'a Codec,
     ledger: &'a Ledger,
-    began: Instant,
+    began: Stopwatch,
     outage: Outage,
     played: Played,
     /// When the last task is published.
@@ -270,7 +270,7 @@ impl Script<'_> {
         let bar = progress(tasks);
         let patience = Duration::from_micros(self.last_us) + DRAIN_WAIT;
         let mut kill_at = self.stage.options.kill_after;
-        let mut over_since: Option<Instant> = None;
+        let mut over_since: Option<Stopwatch> = None;
         loop {
             check_interrupted(interrupted)?;
             if is_dead() {
@@ -293,7 +293,7 @@ impl Script<'_> {
             self.show(&bar);
             if !self.ledger.is_over() {
                 over_since = None;
-            } else if over_since.get_or_insert_with(Instant::now).elapsed() >= SETTLED {
+            } else if over_since.get_or_insert_with(Stopwatch::start).elapsed() >= SETTLED {
                 self.played.elapsed = elapsed.saturating_sub(SETTLED);
                 break;
             }
@@ -329,8 +329,7 @@ impl Script<'_> {
                 HealthStatus::Healthy
             }
         };
-        let at = Timestamp::from_ms(wall_ms());
-        publish_health(&self.stage.client, &self.stage.topics, self.codec, status, at)
+        publish_health(&self.stage.client, &self.stage.topics, self.codec, status, wall_now())
     }
 
     /// Adds the histogram of the router that is running now, which dies with it.

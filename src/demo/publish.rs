@@ -1,6 +1,6 @@
 //! Publishing: the fleet and the health events, and the tasks at the trace's pace.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use rdkafka::ClientConfig;
@@ -11,6 +11,7 @@ use super::fleet;
 use super::ledger::Ledger;
 use super::tasks::DemoTask;
 use super::topics::DemoTopics;
+use crate::clock::Stopwatch;
 use crate::codec::Codec;
 use crate::model::Topic;
 use crate::model::health::{HealthEvent, HealthScope, HealthStatus};
@@ -41,7 +42,7 @@ pub fn send(
     if let Some(partition) = partition {
         record = record.partition(partition);
     }
-    let began = Instant::now();
+    let began = Stopwatch::start();
     while let Err((error, refused)) = producer.send(record) {
         let is_full = error == KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
         if !is_full || began.elapsed() > FLUSH_WAIT {
@@ -109,16 +110,16 @@ pub fn publish_tasks(
     codec: &Codec,
     tasks: &[DemoTask],
     ledger: &Ledger,
-    began: Instant,
+    began: Stopwatch,
 ) -> anyhow::Result<()> {
     let mut value = Vec::new();
     for (index, task) in tasks.iter().enumerate() {
-        let due = began + Duration::from_micros(task.after_us);
+        let due = Duration::from_micros(task.after_us);
         loop {
             if ledger.stopping() {
                 return Ok(());
             }
-            let left = due.saturating_duration_since(Instant::now());
+            let left = due.saturating_sub(began.elapsed());
             if left.is_zero() {
                 break;
             }
@@ -127,7 +128,7 @@ pub fn publish_tasks(
         }
         value.clear();
         codec.encode_task(&task.task, &mut value);
-        ledger.published(index, began.elapsed().as_micros() as u64);
+        ledger.published(index, began.elapsed_us());
         let key = task.task.session.as_ref().unwrap_or(&task.task.task_id);
         send(producer, topics.name(Topic::Tasks), None, key.as_bytes(), &value)?;
     }

@@ -5,12 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::topics::DemoTopics;
+use crate::clock::Stopwatch;
 
 /// A worker must start this soon after the decision, so that windows of 10 s stay 10 s.
 const START_WITHIN_MS: i64 = 200;
@@ -72,7 +73,7 @@ impl Router {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.context("the router has no process id")?;
         kill_process(pid, Signal::TERM).context("the router cannot be asked to stop")?;
-        let asked = Instant::now();
+        let asked = Stopwatch::start();
         while asked.elapsed() < STOP_WAIT {
             if let Some(status) = self.ended()? {
                 if status.success() {
@@ -205,13 +206,29 @@ fn configuration(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Topic;
 
     #[test]
-    fn the_configuration_names_every_topic_of_the_run() {
+    fn the_router_accepts_the_configuration() {
         let topics = DemoTopics::new("demo-x-", 2);
         let properties = [("security.protocol".to_owned(), "plaintext".to_owned())];
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 1234));
-        let config = configuration(Path::new("/d"), "localhost:1", &properties, &topics, "x", http);
-        insta::assert_snapshot!(toml::to_string(&config).unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let config =
+            configuration(directory.path(), "localhost:1", &properties, &topics, "x", http);
+        let path = directory.path().join("pointsman.toml");
+        fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
+        let loaded = crate::config::load(Some(&path), std::iter::empty()).unwrap().config;
+        for topic in Topic::ALL {
+            assert_eq!(loaded.topics.name(topic), format!("demo-x-{}", topic.default_name()));
+        }
+        assert_eq!(loaded.kafka.brokers, "localhost:1");
+        assert_eq!(
+            (loaded.kafka.group_id.as_str(), loaded.kafka.instance_id.as_str()),
+            ("pointsman-x", "x")
+        );
+        assert_eq!(loaded.kafka.properties["security.protocol"].expose(), "plaintext");
+        assert_eq!((loaded.worker.workers, loaded.http.address), (2, http));
+        assert_eq!((loaded.routing.start_within_ms, loaded.routing.lease_ms_min), (200, 10_000));
     }
 }

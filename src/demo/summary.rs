@@ -1,9 +1,8 @@
 //! What a demo ends with: one JSON object for machines, tables for people.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde::Serialize;
 
@@ -125,17 +124,12 @@ impl Summary {
 
     /// The tables for people, without a final newline.
     pub fn tables(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        drop(writeln!(text, "{}", self.resources()));
-        drop(writeln!(text, "{}", self.totals()));
-        text.push_str(&self.verdict());
-        text
+        format!("{}\n\n{}\n\n{}", self.resources(), self.totals(), self.verdict())
     }
 
     fn resources(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED).set_header([
+        table.load_style(NOTHING).set_header([
             "resource",
             "tasks",
             "slots, peak",
@@ -157,7 +151,7 @@ impl Summary {
 
     fn totals(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED);
+        table.load_style(NOTHING);
         let mut row = |name: &str, value: String| {
             table.add_row([Cell::new(name), number(value)]);
         };

@@ -1,7 +1,7 @@
 //! Watches the router's other outputs while it works: what is reserved and not yet given back, and
 //! dead letters. Without it nobody could tell when a demo is over.
 
-use std::collections::HashSet;
+use indexmap::IndexSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub fn watch(
     ledger: &Ledger,
 ) -> anyhow::Result<()> {
     // Bounded by the tasks of the demo.
-    let mut open: HashSet<(String, u32, u32)> = HashSet::new();
+    let mut open: IndexSet<(String, u32, u32)> = IndexSet::new();
     while !ledger.stopping() {
         let Next::Record(message) = next(consumer, POLL)? else {
             continue;
@@ -45,10 +45,10 @@ pub fn watch(
         let attempt = (event.task_id.into_owned(), event.stage, event.attempt);
         match event.kind {
             AllocationKind::Reserved => drop(open.insert(attempt)),
-            AllocationKind::Released | AllocationKind::Expired => drop(open.remove(&attempt)),
+            AllocationKind::Released | AllocationKind::Expired => drop(open.swap_remove(&attempt)),
             AllocationKind::FailedOver => {
                 ledger.failed_over.fetch_add(1, Ordering::Relaxed);
-                open.remove(&attempt);
+                open.swap_remove(&attempt);
             }
             AllocationKind::Adjusted | AllocationKind::Denied => (),
         }

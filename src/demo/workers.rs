@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use rdkafka::consumer::BaseConsumer;
@@ -18,6 +18,7 @@ use super::publish::send;
 use super::records::{Next, next, raw};
 use super::tasks::{DemoTask, index_of};
 use super::topics::DemoTopics;
+use crate::clock::{Stopwatch, wall_now};
 use crate::codec::Codec;
 use crate::model::Topic;
 use crate::model::decision::{Outcome, RouteDecision};
@@ -40,7 +41,7 @@ pub struct Workplace<'a> {
     pub tasks: &'a [DemoTask],
     pub ledger: &'a Ledger,
     pub seed: u64,
-    pub began: Instant,
+    pub began: Stopwatch,
 }
 
 /// What one worker did.
@@ -124,7 +125,7 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     fn now_us(&self) -> u64 {
-        self.place.began.elapsed().as_micros() as u64
+        self.place.began.elapsed_us()
     }
 
     fn until_due(&self) -> Duration {
@@ -168,7 +169,7 @@ impl<'a> Worker<'a> {
             input_tokens: decision.input_tokens,
             output_tokens: task.generated_tokens,
         };
-        let is_late = decision.start_by_at_ms.is_some_and(|start| start.as_ms() < wall_ms());
+        let is_late = decision.start_by_at_ms.is_some_and(|start| start < wall_now());
         let answer = if is_late {
             Answer {
                 status: ResultStatus::Late,
@@ -274,10 +275,4 @@ impl<'a> Worker<'a> {
         }
         Ok(())
     }
-}
-
-/// Milliseconds since the epoch by the wall clock, which `start_by` refers to.
-pub fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as i64
 }

@@ -138,9 +138,9 @@ impl KafkaErrorClass {
             | Code::NetworkException
             | Code::CoordinatorNotAvailable
             | Code::CoordinatorLoadInProgress => KafkaErrorClass::Transport,
-            Code::OperationTimedOut
-            | Code::MessageTimedOut
-            | Code::RequestTimedOut => KafkaErrorClass::TimedOut,
+            Code::OperationTimedOut | Code::MessageTimedOut | Code::RequestTimedOut => {
+                KafkaErrorClass::TimedOut
+            }
             Code::Authentication
             | Code::SaslAuthenticationFailed
             | Code::TopicAuthorizationFailed

@@ -1,6 +1,7 @@
 //! The replay of allocation events against the limits of each resource.
 
-use std::collections::{BTreeMap, HashMap};
+use indexmap::IndexMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::history::{AllocationSeen, AttemptKey};
@@ -11,7 +12,7 @@ use crate::model::resource::{Dimension, FleetFile, ResourceSpec};
 
 /// Counts `oversubscribed`, `unreleased` and `inconsistent`, and finds each limit's peak.
 pub(super) fn check(fleet: &FleetFile, allocations: &[AllocationSeen], report: &mut AuditReport) {
-    let specs: HashMap<&str, &ResourceSpec> =
+    let specs: IndexMap<&str, &ResourceSpec> =
         fleet.resources.iter().map(|resource| (resource.id.as_str(), resource)).collect();
     let mut by_resource: BTreeMap<&Arc<str>, Vec<(usize, &AllocationSeen)>> = BTreeMap::new();
     for (place, event) in allocations.iter().enumerate() {
@@ -114,7 +115,7 @@ struct Replay {
     slots_used: u64,
     slots_used_max: u64,
     windows: Vec<Window>,
-    attempts: HashMap<AttemptKey, (i64, Reserved)>,
+    attempts: IndexMap<AttemptKey, (i64, Reserved)>,
 }
 
 impl Replay {
@@ -133,7 +134,7 @@ impl Replay {
             slots_used: 0,
             slots_used_max: 0,
             windows: windows.collect(),
-            attempts: HashMap::new(),
+            attempts: IndexMap::new(),
         }
     }
 

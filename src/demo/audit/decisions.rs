@@ -1,6 +1,7 @@
 //! Each task decided or dead-lettered, each attempt once, each routed attempt with its reservation.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use indexmap::{IndexMap, IndexSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::history::{AllocationSeen, AttemptKey, DeadLetterSeen, DecisionSeen, TaskSeen};
@@ -15,8 +16,8 @@ pub(super) fn check_tasks(
     dead_letters: &[DeadLetterSeen],
     report: &mut AuditReport,
 ) {
-    let mut times: HashMap<&AttemptKey, usize> = HashMap::with_capacity(decisions.len());
-    let mut last: HashMap<&Arc<str>, &DecisionSeen> = HashMap::with_capacity(tasks.len());
+    let mut times: IndexMap<&AttemptKey, usize> = IndexMap::with_capacity(decisions.len());
+    let mut last: IndexMap<&Arc<str>, &DecisionSeen> = IndexMap::with_capacity(tasks.len());
     for decision in decisions {
         *times.entry(&decision.attempt).or_default() += 1;
         let last = last.entry(&decision.attempt.task).or_insert(decision);
@@ -46,7 +47,7 @@ pub(super) fn check_tasks(
     }
 
     let dead: BTreeSet<DeadLetterSeen> = dead_letters.iter().copied().collect();
-    let mut known: HashSet<&Arc<str>> = HashSet::with_capacity(tasks.len());
+    let mut known: IndexSet<&Arc<str>> = IndexSet::with_capacity(tasks.len());
     for record in tasks {
         known.extend(&record.task);
         let decided = record.task.as_ref().is_some_and(|task| last.contains_key(task));
@@ -76,7 +77,7 @@ pub(super) fn check_reservations(
     allocations: &[AllocationSeen],
     report: &mut AuditReport,
 ) {
-    let mut reserved: HashMap<(&AttemptKey, &Arc<str>), bool> = HashMap::new();
+    let mut reserved: IndexMap<(&AttemptKey, &Arc<str>), bool> = IndexMap::new();
     for event in allocations {
         if event.kind == AllocationKind::Reserved {
             reserved.insert((&event.attempt, &event.resource), false);

@@ -1,6 +1,6 @@
 //! What the audit knows of the records it read: little enough that a million of them fit in memory.
 
-use std::collections::HashSet;
+use indexmap::IndexSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ pub struct DeadLetterSeen {
 
 /// Keeps each name once: a task's id occurs in four topics, a resource's in thousands of records.
 #[derive(Debug, Default)]
-pub struct Names(HashSet<Arc<str>>);
+pub struct Names(IndexSet<Arc<str>>);
 
 impl Names {
     pub fn keep(&mut self, name: &str) -> Arc<str> {

@@ -1,6 +1,6 @@
 //! Reads a run's topics to their ends, for the audit: a consumer of its own, of committed records.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rdkafka::ClientConfig;
@@ -8,6 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 use super::history::{AllocationSeen, DeadLetterSeen, DecisionSeen, Names, TaskSeen};
+use crate::clock::Stopwatch;
 use crate::codec::Codec;
 use crate::demo::records::{Next, consumer, next, raw};
 use crate::demo::topics::DemoTopics;
@@ -49,18 +50,18 @@ pub fn read(client: &ClientConfig, topics: &DemoTopics, codec: &Codec) -> anyhow
     let mut history = History::default();
     let mut names = Names::default();
     let mut ends = 0;
-    let mut heard = Instant::now();
+    let mut heard = Stopwatch::start();
     while ends < of.len() {
         match next(&consumer, Duration::from_millis(100))? {
             Next::Record(message) => {
                 let topic = TOPICS.into_iter().find(|one| topics.name(*one) == message.topic());
                 let topic = topic.context("a record of a topic that was not asked for")?;
                 history.add(topic, &message, &mut names, codec)?;
-                heard = Instant::now();
+                heard = Stopwatch::start();
             }
             Next::End => {
                 ends += 1;
-                heard = Instant::now();
+                heard = Stopwatch::start();
             }
             Next::Nothing if heard.elapsed() > SILENCE_MAX => {
                 bail!("the topics cannot be read to their ends: {ends} of {} ends", of.len())
@@ -80,7 +81,7 @@ fn await_stable(client: &ClientConfig, of: &[(&str, i32)]) -> anyhow::Result<()>
         client.create().context("no consumer can be made")
     };
     let (committed, all) = (watcher("read_committed")?, watcher("read_uncommitted")?);
-    let began = Instant::now();
+    let began = Stopwatch::start();
     for (topic, partition) in of {
         loop {
             let end = |consumer: &BaseConsumer| {
