@@ -6,7 +6,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 use std::{fs, thread};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rdkafka::ClientConfig;
 
@@ -152,6 +152,7 @@ impl Stage<'_> {
             broker: self.options.brokers.clone(),
             unfinished: played.unfinished,
             kills: played.kills,
+            broke: played.broke,
         };
         let summary = Summary::new(&report, played.work, measured);
         Ok(Ended { summary, report, notes: played.notes })
@@ -181,7 +182,7 @@ impl Stage<'_> {
         tasks: &[DemoTask],
         interrupted: &AtomicBool,
     ) -> anyhow::Result<Played> {
-        let ledger = Ledger::new(tasks.len());
+        let ledger = Ledger::new(tasks.len(), fleet.resources.len());
         let decisions = self.topics.name(Topic::RouteDecisions);
         let readers: Vec<_> = (0..self.topics.lanes)
             .map(|lane| {
@@ -207,12 +208,13 @@ impl Stage<'_> {
                 .map(|(reader, answers)| scope.spawn(move || work(place, reader, answers)))
                 .collect();
             let others: Vec<ScopedJoinHandle<'_, anyhow::Result<()>>> = vec![
-                scope.spawn(|| watch(&watcher, topics, codec, &ledger)),
+                scope.spawn(|| watch(&watcher, topics, codec, fleet, &ledger)),
                 scope.spawn(|| publish_tasks(&task_producer, topics, codec, tasks, &ledger, began)),
             ];
             let mut script = Script {
                 stage: self,
                 codec,
+                fleet,
                 ledger: &ledger,
                 began,
                 outage: Outage::new(&tasks.iter().map(|one| one.after_us).collect::<Vec<_>>()),
@@ -245,12 +247,15 @@ struct Played {
     elapsed: Duration,
     unfinished: u64,
     kills: u64,
+    /// The resource of the outage.
+    broke: Option<String>,
     notes: Vec<String>,
 }
 
 struct Script<'a> {
     stage: &'a Stage<'a>,
     codec: &'a Codec,
+    fleet: &'a FleetFile,
     ledger: &'a Ledger,
     began: Stopwatch,
     outage: Outage,
@@ -272,7 +277,8 @@ impl Script<'_> {
         let mut kill_at = self.stage.options.kill_after;
         let mut over_since: Option<Stopwatch> = None;
         loop {
-            check_interrupted(interrupted)?;
+            check_interrupted(interrupted)
+                .map_err(|error| anyhow!("{error}: {}", self.ledger.missing()))?;
             if is_dead() {
                 bail!("a simulated worker ended early");
             }
@@ -287,7 +293,8 @@ impl Script<'_> {
                 router.restart()?;
                 self.played.kills += 1;
             }
-            while let Some(step) = self.outage.due(elapsed.as_micros() as u64) {
+            let at_us = self.began.elapsed_us();
+            while let Some(step) = self.outage.due(at_us, &self.ledger.in_flight()) {
                 self.take(step)?;
             }
             self.show(&bar);
@@ -317,19 +324,24 @@ impl Script<'_> {
     }
 
     fn take(&mut self, step: Step) -> anyhow::Result<()> {
-        let status = match step {
-            Step::Breaks => {
-                self.ledger.broken.store(true, Ordering::Release);
+        let (resource, status) = match step {
+            Step::Breaks(resource) => {
+                self.ledger.set_broken(Some(resource));
+                self.played.broke = self.fleet.resources.get(resource).map(|one| one.id.clone());
                 return Ok(());
             }
-            Step::Reported => HealthStatus::Unhealthy,
-            Step::Recovers => {
+            Step::Reported(resource) => (resource, HealthStatus::Unhealthy),
+            Step::Recovers(resource) => {
                 // First the resource works, then anyone hears of it.
-                self.ledger.broken.store(false, Ordering::Release);
-                HealthStatus::Healthy
+                self.ledger.set_broken(None);
+                (resource, HealthStatus::Healthy)
             }
         };
-        publish_health(&self.stage.client, &self.stage.topics, self.codec, status, wall_now())
+        let Some(resource) = self.fleet.resources.get(resource) else {
+            return Ok(());
+        };
+        let Stage { client, topics, .. } = self.stage;
+        publish_health(client, topics, self.codec, &resource.id, status, wall_now())
     }
 
     /// Adds the histogram of the router that is running now, which dies with it.
@@ -345,7 +357,7 @@ impl Script<'_> {
     fn show(&self, bar: &ProgressBar) {
         let totals = self.ledger.totals();
         bar.set_position(totals.ended);
-        let open = self.ledger.open_reservations.load(Ordering::Relaxed);
+        let open: i64 = self.ledger.in_flight().iter().sum();
         let failed_over = self.ledger.failed_over.load(Ordering::Relaxed);
         bar.set_message(format!(
             "published {}, decided {}, in flight {open}, failed over {failed_over}",

@@ -7,9 +7,6 @@ const BUNDLED: &str = include_str!("../../data/demo_fleet.toml");
 /// The speed that the amounts in the bundled fleet are meant for: the hour in 29 seconds.
 pub const SPEED_DEFAULT: f64 = 120.0;
 
-/// The resource that breaks and recovers: a large one of good quality, so that work is on it.
-pub const BREAKS: &str = "anthropic-us-claude-haiku-4.5";
-
 /// More than the largest task of the trace reserves: it must fit at any speed.
 const TASK_TOKENS_MAX: u64 = 16_384;
 
@@ -68,7 +65,6 @@ mod tests {
         let limits = || fleet.resources.iter().flat_map(|one| &one.limits);
         assert!(limits().all(|limit| limit.window_s == 10));
         assert_eq!(limits().count(), 2 * fleet.resources.len());
-        assert!(fleet.resources.iter().any(|one| one.id == BREAKS));
         assert!(fleet.tenants.iter().any(|one| one.burst.is_some()));
     }
 

@@ -1,12 +1,15 @@
 //! Where each task stands, as the demo's threads see it: what the end is recognised by.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 /// A task's state; a later decision takes a task back from `ENDED` to `ROUTED`.
 const WAITING: u8 = 0;
 const PUBLISHED: u8 = 1;
 const ROUTED: u8 = 2;
 const ENDED: u8 = 3;
+
+/// No resource has this place.
+const NOTHING: usize = usize::MAX;
 
 /// Shared by all threads of a demo. The counters are for eyes and for the end of the demo; the
 /// audit counts by itself.
@@ -15,12 +18,12 @@ pub struct Ledger {
     states: Vec<AtomicU8>,
     decided: Vec<AtomicBool>,
     published_us: Vec<AtomicU64>,
-    /// Reservations that are not given back.
-    pub open_reservations: AtomicI64,
+    /// Reservations that are not given back, by the resource's place in the fleet.
+    open_reservations: Vec<AtomicI64>,
     pub dead_lettered: AtomicU64,
     pub failed_over: AtomicU64,
-    /// The resource that breaks is broken now.
-    pub broken: AtomicBool,
+    /// The place of the resource that is broken now; `NOTHING` otherwise.
+    broken: AtomicUsize,
     /// All threads end.
     pub stop: AtomicBool,
 }
@@ -34,21 +37,42 @@ pub struct Totals {
 }
 
 impl Ledger {
-    pub fn new(tasks: usize) -> Self {
+    pub fn new(tasks: usize, resources: usize) -> Self {
         Ledger {
             states: (0..tasks).map(|_| AtomicU8::new(WAITING)).collect(),
             decided: (0..tasks).map(|_| AtomicBool::new(false)).collect(),
             published_us: (0..tasks).map(|_| AtomicU64::new(0)).collect(),
-            open_reservations: AtomicI64::new(0),
+            open_reservations: (0..resources).map(|_| AtomicI64::new(0)).collect(),
             dead_lettered: AtomicU64::new(0),
             failed_over: AtomicU64::new(0),
-            broken: AtomicBool::new(false),
+            broken: AtomicUsize::new(NOTHING),
             stop: AtomicBool::new(false),
         }
     }
 
     pub fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// This resource is broken from now on; `None`: none is.
+    pub fn set_broken(&self, resource: Option<usize>) {
+        self.broken.store(resource.unwrap_or(NOTHING), Ordering::Release);
+    }
+
+    pub fn is_broken(&self, resource: usize) -> bool {
+        self.broken.load(Ordering::Acquire) == resource
+    }
+
+    /// A resource has one reservation more, or one less.
+    pub fn reserved(&self, resource: usize, change: i64) {
+        if let Some(open) = self.open_reservations.get(resource) {
+            open.fetch_add(change, Ordering::AcqRel);
+        }
+    }
+
+    /// Reservations that are not given back, by the resource's place in the fleet.
+    pub fn in_flight(&self) -> Vec<i64> {
+        self.open_reservations.iter().map(|open| open.load(Ordering::Acquire)).collect()
     }
 
     /// A task is about to be handed to the producer, `at_us` after the beginning.
@@ -101,7 +125,7 @@ impl Ledger {
 
     /// Whether every task is accounted for and nothing is held any more.
     pub fn is_over(&self) -> bool {
-        self.totals().ended == self.tasks() && self.open_reservations.load(Ordering::Acquire) == 0
+        self.totals().ended == self.tasks() && self.in_flight().iter().all(|open| *open == 0)
     }
 
     /// What is still missing, for the message of a demo that does not end: a few tasks by number.
@@ -124,7 +148,7 @@ impl Ledger {
                 parts.push(format!("{} {what} ({named}{more})", tasks.len()));
             }
         }
-        let open = self.open_reservations.load(Ordering::Acquire);
+        let open: i64 = self.in_flight().iter().sum();
         if open != 0 {
             parts.push(format!("{open} reservations not given back"));
         }
@@ -138,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_end_is_when_all_ended_and_nothing_is_held() {
-        let ledger = Ledger::new(2);
+        let ledger = Ledger::new(2, 3);
         assert_eq!(ledger.missing(), "2 not published (t-000001, t-000002)");
         ledger.published(0, 100);
         ledger.published(1, 200);
@@ -151,11 +175,15 @@ mod tests {
         );
         ledger.ended(0);
         ledger.ended(1);
-        ledger.open_reservations.store(1, Ordering::Release);
+        ledger.reserved(2, 1);
         assert!(!ledger.is_over());
         assert_eq!(ledger.missing(), "1 reservations not given back");
-        ledger.open_reservations.store(0, Ordering::Release);
+        ledger.reserved(2, -1);
         assert!(ledger.is_over());
+        ledger.set_broken(Some(1));
+        assert_eq!([0, 1, 2].map(|place| ledger.is_broken(place)), [false, true, false]);
+        ledger.set_broken(None);
+        assert!(!ledger.is_broken(1));
         // An attempt that is decided again is not over.
         ledger.routed(0);
         assert!(!ledger.is_over());

@@ -7,7 +7,6 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::fleet;
 use super::ledger::Ledger;
 use super::tasks::DemoTask;
 use super::topics::DemoTopics;
@@ -79,17 +78,18 @@ pub fn publish_fleet(
     producer.flush(FLUSH_WAIT).context("the fleet cannot be published")
 }
 
-/// Publishes what becomes of the resource that breaks.
+/// Publishes the health of a resource.
 pub fn publish_health(
     client: &ClientConfig,
     topics: &DemoTopics,
     codec: &Codec,
+    resource: &str,
     status: HealthStatus,
     at: Timestamp,
 ) -> anyhow::Result<()> {
     let event = HealthEvent {
         scope: HealthScope::Resource,
-        id: fleet::BREAKS.to_owned(),
+        id: resource.to_owned(),
         status,
         severity: if status == HealthStatus::Healthy { 0.0 } else { 1.0 },
         reason: "scripted outage of the demo".to_owned(),

@@ -47,6 +47,8 @@ pub struct Summary {
     pub near_limit: u64,
     /// Times that the router was killed and started again.
     pub kills: u64,
+    /// The resource of the outage, where it came to one.
+    pub broke: Option<String>,
     pub workers: WorkCounts,
     /// The fullest that each limit of each resource has been.
     pub peaks: BTreeMap<String, Vec<Peak>>,
@@ -71,6 +73,7 @@ pub struct Measured {
     pub broker: String,
     pub unfinished: u64,
     pub kills: u64,
+    pub broke: Option<String>,
 }
 
 /// A limit counts as nearly reached from here.
@@ -104,6 +107,7 @@ impl Summary {
             unfinished: measured.unfinished,
             near_limit: report.peaks.values().filter(near).count() as u64,
             kills: measured.kills,
+            broke: measured.broke,
             workers: WorkCounts {
                 succeeded: work.succeeded,
                 failed: work.failed,
@@ -162,6 +166,9 @@ impl Summary {
             row(&format!("refused: {reason}"), thousands(*tasks));
         }
         row("dead letters", thousands(self.dead_lettered));
+        if let Some(resource) = &self.broke {
+            row("broke, and recovered", resource.clone());
+        }
         row("failed over", thousands(self.failed_over));
         row("leases ended", thousands(self.expired));
         row("answers: failed", thousands(self.workers.failed));

@@ -1,7 +1,8 @@
 //! Watches the router's other outputs while it works: what is reserved and not yet given back, and
 //! dead letters. Without it nobody could tell when a demo is over.
 
-use indexmap::IndexSet;
+use indexmap::IndexMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::topics::DemoTopics;
 use crate::codec::Codec;
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
+use crate::model::resource::FleetFile;
 
 const POLL: Duration = Duration::from_millis(20);
 
@@ -23,10 +25,13 @@ pub fn watch(
     consumer: &BaseConsumer,
     topics: &DemoTopics,
     codec: &Codec,
+    fleet: &FleetFile,
     ledger: &Ledger,
 ) -> anyhow::Result<()> {
-    // Bounded by the tasks of the demo.
-    let mut open: IndexSet<(String, u32, u32)> = IndexSet::new();
+    let places: BTreeMap<&str, usize> =
+        fleet.resources.iter().enumerate().map(|(place, one)| (one.id.as_str(), place)).collect();
+    // The resource of each attempt under way; bounded by the slots of the fleet.
+    let mut open: IndexMap<(String, u32, u32), usize> = IndexMap::new();
     while !ledger.stopping() {
         let Next::Record(message) = next(consumer, POLL)? else {
             continue;
@@ -43,16 +48,25 @@ pub fn watch(
         }
         let event = codec.decode_allocation_event(&raw(Topic::AllocationEvents, &message))?;
         let attempt = (event.task_id.into_owned(), event.stage, event.attempt);
-        match event.kind {
-            AllocationKind::Reserved => drop(open.insert(attempt)),
-            AllocationKind::Released | AllocationKind::Expired => drop(open.swap_remove(&attempt)),
+        let ended = match event.kind {
+            AllocationKind::Reserved => {
+                // A resource that the fleet does not have is for the audit to find.
+                if let Some(place) = places.get(event.resource.as_ref()) {
+                    ledger.reserved(*place, 1);
+                    open.insert(attempt, *place);
+                }
+                None
+            }
+            AllocationKind::Released | AllocationKind::Expired => open.swap_remove(&attempt),
             AllocationKind::FailedOver => {
                 ledger.failed_over.fetch_add(1, Ordering::Relaxed);
-                open.swap_remove(&attempt);
+                open.swap_remove(&attempt)
             }
-            AllocationKind::Adjusted | AllocationKind::Denied => (),
+            AllocationKind::Adjusted | AllocationKind::Denied => None,
+        };
+        if let Some(place) = ended {
+            ledger.reserved(place, -1);
         }
-        ledger.open_reservations.store(open.len() as i64, Ordering::Release);
     }
     Ok(())
 }

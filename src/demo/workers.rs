@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,7 +11,6 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::attempt::{Answer, Attempt, Broken, answer, broken};
-use super::fleet;
 use super::ledger::Ledger;
 use super::publish::send;
 use super::records::{Next, next, raw};
@@ -76,6 +74,8 @@ struct Running<'a> {
     attempt: Attempt,
     stage: u32,
     resource: &'a ResourceSpec,
+    /// The resource's place in the fleet.
+    number: usize,
     answer: Answer,
 }
 
@@ -85,10 +85,11 @@ pub fn work(
     consumer: &BaseConsumer,
     producer: &BaseProducer,
 ) -> anyhow::Result<Work> {
+    let resources = place.fleet.resources.iter().enumerate();
     let mut worker = Worker {
         place,
         producer,
-        resources: place.fleet.resources.iter().map(|one| (one.id.as_str(), one)).collect(),
+        resources: resources.map(|(number, one)| (one.id.as_str(), (number, one))).collect(),
         due: BinaryHeap::new(),
         running: BTreeMap::new(),
         next: 0,
@@ -114,7 +115,8 @@ pub fn work(
 struct Worker<'a> {
     place: Workplace<'a>,
     producer: &'a BaseProducer,
-    resources: BTreeMap<&'a str, &'a ResourceSpec>,
+    /// With their places in the fleet.
+    resources: BTreeMap<&'a str, (usize, &'a ResourceSpec)>,
     /// When each running attempt ends, in microseconds after the beginning.
     due: BinaryHeap<Reverse<(u64, u64)>>,
     running: BTreeMap<u64, Running<'a>>,
@@ -159,7 +161,7 @@ impl<'a> Worker<'a> {
         self.place.ledger.routed(index);
         let link = decision.primary.iter().find(|link| link.stage == decision.stage);
         let resource = link.and_then(|link| self.resources.get(link.resource.as_ref()).copied());
-        let (Some(resource), Some(task)) = (resource, self.place.tasks.get(index)) else {
+        let (Some((number, resource)), Some(task)) = (resource, self.place.tasks.get(index)) else {
             // The audit names a route to nowhere; an answer to it would go nowhere too.
             return Ok(());
         };
@@ -186,6 +188,7 @@ impl<'a> Worker<'a> {
             attempt,
             stage: decision.stage,
             resource,
+            number,
             answer,
         };
         let due_us = now_us + (running.answer.duration_ms * 1_000.0) as u64;
@@ -209,9 +212,7 @@ impl<'a> Worker<'a> {
     }
 
     fn end(&mut self, mut running: Running<'a>) -> anyhow::Result<()> {
-        let is_broken = running.resource.id == fleet::BREAKS
-            && self.place.ledger.broken.load(Ordering::Acquire);
-        if is_broken {
+        if self.place.ledger.is_broken(running.number) {
             match broken(self.place.seed, &running.attempt) {
                 Broken::Hangs => {
                     self.work.hung += 1;

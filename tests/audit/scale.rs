@@ -19,6 +19,9 @@ const ROUND_TRIP_MS: i64 = 150;
 /// Windows are kept this much longer than the limits say: `start_within`, and one sub-bucket.
 const LONGER_MS: i64 = 300;
 
+/// Breaks at 40 % and recovers at 70 % of the time.
+const BREAKS: &str = "anthropic-us-claude-haiku-4.5";
+
 struct Resource<'a> {
     spec: &'a ResourceSpec,
     slots: u32,
@@ -144,8 +147,7 @@ fn the_bundled_demo_is_a_tight_fit() {
                 eligible.iter().map(|one| (utility(one), *one)).collect();
             ranked.sort_by(|one, other| other.0.total_cmp(&one.0));
             let free = ranked.into_iter().map(|(_, one)| one).find(|one| {
-                let is_down =
-                    resources[*one].spec.id == fleet::BREAKS && broken_ms.contains(&at_ms);
+                let is_down = resources[*one].spec.id == BREAKS && broken_ms.contains(&at_ms);
                 !is_down && resources[*one].fits(at_ms, tokens)
             });
             let Some(chosen) = free else { continue };
