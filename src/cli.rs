@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod config;
+mod demo;
 pub mod exit;
 mod fleet;
 mod health;
@@ -150,6 +151,8 @@ enum Command {
     Run(run::RunArgs),
     /// Find out what is wrong before it matters; changes nothing
     Check(check::CheckArgs),
+    /// See it work: a real trace, a bundled fleet, simulated workers and an audit
+    Demo(demo::DemoArgs),
     /// Show the configuration in force, or the reference of all settings
     Config(config::ConfigArgs),
     /// Compare the topics with what is needed, and create what is missing
@@ -225,6 +228,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match command {
         Command::Run(arguments) => run::run(&global, &arguments),
         Command::Check(arguments) => check::check(&global, &arguments),
+        Command::Demo(arguments) => demo::run(&global, arguments),
         Command::Config(arguments) => config::run(&global, &arguments),
         Command::Topics(arguments) => topics::run(&global, &arguments),
         Command::Fleet(arguments) => fleet::run(&global, &arguments),

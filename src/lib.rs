@@ -26,4 +26,6 @@ pub mod telemetry;
 
 pub mod http;
 
+pub mod demo;
+
 pub mod cli;
