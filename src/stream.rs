@@ -8,6 +8,6 @@ pub mod connect;
 mod ffi;
 pub mod instance_lock;
 pub mod observe;
-pub mod registry;
 pub mod run;
+mod schemas;
 pub mod worker;

@@ -13,7 +13,7 @@ pub mod reader;
 pub mod settings;
 pub mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,12 +22,13 @@ use rdkafka::error::KafkaError;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{self, Stopwatch};
-use crate::codec::Codec;
+use crate::codec::{Codec, RawRecord};
 use crate::config::{Config, StartFrom};
 use crate::model::Topic;
+use crate::registry::Registry;
 use crate::stream::clock::Now;
 use crate::stream::observe::Observer;
-use crate::stream::registry::Registry;
+use crate::stream::schemas;
 use crate::stream::worker::event::{Command, Event, Failure};
 use crate::stream::worker::{LaneState, Worker};
 use cache::Cache;
@@ -46,6 +47,8 @@ const ASK: Duration = Duration::from_secs(5);
 
 /// Partitions are counted, queues forwarded and such, this often.
 const HOUSEKEEPING_MS: u64 = 50;
+/// What each lane holds is shown this often.
+const PROGRESS_MS: u64 = 1_000;
 /// The lag is asked for, and missing pool topics looked for, this often.
 const LAG_MS: u64 = 5_000;
 
@@ -74,13 +77,16 @@ pub struct Client<'a> {
     watch: Watch,
     producer: Option<TransactionalProducer>,
     codec: Arc<Codec>,
-    registry: Option<Registry>,
+    registry: Option<&'a Registry>,
     observer: Observer<'a>,
     clock: Stopwatch,
     /// The wall clock of the brokers, less ours.
     wall_correction_ms: i64,
     housekept_us: u64,
     lag_us: u64,
+    progress_us: u64,
+    /// The time of the newest record that was read of each lane input, milliseconds, by lane.
+    newest: BTreeMap<u32, [i64; 3]>,
     pools_missing: BTreeSet<Arc<str>>,
     stop: Option<Result<(), Failure>>,
 }
@@ -90,7 +96,7 @@ pub struct Parts<'a> {
     pub number: u32,
     pub worker: Worker,
     pub codec: Arc<Codec>,
-    pub registry: Option<Registry>,
+    pub registry: Option<&'a Registry>,
     pub observer: Observer<'a>,
     pub wall_correction_ms: i64,
 }
@@ -123,6 +129,8 @@ impl<'a> Client<'a> {
             wall_correction_ms: parts.wall_correction_ms,
             housekept_us: 0,
             lag_us: 0,
+            progress_us: 0,
+            newest: BTreeMap::new(),
             pools_missing: BTreeSet::new(),
             stop: None,
             names,
@@ -176,6 +184,7 @@ impl<'a> Client<'a> {
                     info!(worker = self.number, ?lanes, "assigned");
                     self.observer.assigned(&lanes);
                     self.cache.retain(&lanes);
+                    self.newest = lanes.iter().map(|lane| (*lane, [0; 3])).collect();
                     self.payloads.retain(&lanes)?;
                     self.tell(Event::Assigned(assigned));
                 }
@@ -216,7 +225,7 @@ impl<'a> Client<'a> {
         let is_restoring = self.journals.is_some();
         let wait_ms = if is_restoring { 0 } else { self.worker.wait_ms(now) };
         let wall_correction_ms = self.wall_correction_ms;
-        let Client { worker, cache, codec, registry, group, clock, observer, .. } = self;
+        let Client { worker, cache, codec, registry, group, clock, observer, newest, .. } = self;
         let batch = group.fetch(Duration::from_millis(wait_ms), FETCH_MAX);
         let poll_took = poll.lap();
         if batch.len() == 0 {
@@ -226,7 +235,10 @@ impl<'a> Client<'a> {
         group.hand_over(&batch, |read| {
             if let Read::Record(record) = &read {
                 if let Some(registry) = registry {
-                    registry.learn(codec, record);
+                    schemas::learn(registry, codec, record);
+                }
+                if let Some(newest) = newest_of(newest, record) {
+                    *newest = record.timestamp_ms;
                 }
                 if record.topic == Topic::Tasks
                     && let Ok(lane) = u32::try_from(record.partition)
@@ -244,8 +256,8 @@ impl<'a> Client<'a> {
         let now = self.now();
         let Client { worker, codec, registry, controls, journals, payloads, .. } = self;
         controls.read(Duration::ZERO, FETCH_MAX, |read| {
-            if let (Read::Record(record), Some(registry)) = (&read, &mut *registry) {
-                registry.learn(codec, record);
+            if let (Read::Record(record), Some(registry)) = (&read, *registry) {
+                schemas::learn(registry, codec, record);
             }
             // A control topic is compacted: where its beginning is gone, the reader goes on at the
             // earliest record there is.
@@ -278,7 +290,8 @@ impl<'a> Client<'a> {
                     let index = Topic::LANE_INPUTS.iter().position(|input| *input == topic);
                     let positions = self.worker.positions(lane);
                     if let (Some(index), Some(positions)) = (index, positions) {
-                        self.observer.lag(lane, topic, positions[index], end, clock::wall_now());
+                        let newest = self.newest.get(&lane).map(|newest| newest[index]);
+                        self.observer.lag(lane, topic, end - positions[index], newest);
                     }
                 }
                 (Question::ResultsEnd { .. } | Question::StableEnd { .. }, None) => {}
@@ -291,6 +304,12 @@ impl<'a> Client<'a> {
         if now.ms_since(self.housekept_us) >= HOUSEKEEPING_MS {
             self.housekept_us = now.monotonic_us;
             self.group.forward();
+        }
+        if now.ms_since(self.progress_us) >= PROGRESS_MS {
+            self.progress_us = now.monotonic_us;
+            for lane in self.worker.lanes() {
+                self.observer.progress(lane);
+            }
         }
         if now.ms_since(self.lag_us) >= LAG_MS {
             self.lag_us = now.monotonic_us;
@@ -367,7 +386,7 @@ impl<'a> Client<'a> {
             }
             Command::Pause { lane } => {
                 warn!(lane, "outputs have no leader: the lane rests");
-                self.observer.lane_paused(lane);
+                self.observer.lane_paused(lane, "a partition that it writes to has no leader");
                 self.group.pause(lane, true)?;
             }
             Command::Resume { lane } => {
@@ -381,6 +400,10 @@ impl<'a> Client<'a> {
             Command::LaneRuns { lane } => {
                 info!(lane, "runs");
                 self.observer.lane_runs(lane);
+            }
+            Command::LaneAwaitsFleet { lane } => {
+                warn!(lane, "there is no resource in the fleet yet");
+                self.observer.lane_paused(lane, "there is no resource in the fleet");
             }
             Command::LanePanicked { lane, culprit } => {
                 error!(lane, ?culprit, "the core panicked; the lane is recovered");
@@ -457,6 +480,7 @@ impl<'a> Client<'a> {
             | Command::ReadAgain { .. }
             | Command::FindResultsEnd { .. }
             | Command::LaneRuns { .. }
+            | Command::LaneAwaitsFleet { .. }
             | Command::LanePanicked { .. }
             | Command::LaneStopped { .. }
             | Command::Stop(_) => Ok(()),
@@ -527,6 +551,14 @@ fn journal_event<'a>(read: &Read<'a>) -> Option<Event<'a>> {
     }
 }
 
+fn newest_of<'n>(
+    newest: &'n mut BTreeMap<u32, [i64; 3]>,
+    record: &RawRecord<'_>,
+) -> Option<&'n mut i64> {
+    let index = Topic::LANE_INPUTS.iter().position(|topic| *topic == record.topic)?;
+    newest.get_mut(&u32::try_from(record.partition).ok()?)?.get_mut(index)
+}
+
 fn lanes_of(assigned: &[(Topic, i32)]) -> Vec<u32> {
     let tasks = assigned.iter().filter(|(topic, _)| *topic == Topic::Tasks);
     tasks.filter_map(|(_, partition)| u32::try_from(*partition).ok()).collect()
@@ -553,6 +585,7 @@ fn step_name(command: &Command) -> &'static str {
         | Command::ReadAgain { .. }
         | Command::FindResultsEnd { .. }
         | Command::LaneRuns { .. }
+        | Command::LaneAwaitsFleet { .. }
         | Command::LanePanicked { .. }
         | Command::LaneStopped { .. }
         | Command::Stop(_) => "none",

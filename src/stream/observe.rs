@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::worker::event::{Command, Failure};
 use crate::clock;
+use crate::lane::Lane;
 use crate::lane::prepared::Prepared;
 use crate::model::Topic;
 use crate::model::time::Timestamp;
 use crate::telemetry::{
-    BatchPhase, KafkaErrorClass, LaneState, RebalanceKind, Telemetry, TransactionResult,
+    BatchPhase, KafkaErrorClass, LaneState, RebalanceKind, ResourceView, Telemetry,
+    TransactionResult, Usage, WindowView,
 };
 
 /// Where a worker's time went, since its start.
@@ -114,6 +116,7 @@ impl<'a> Observer<'a> {
             | Command::ReadAgain { .. }
             | Command::FindResultsEnd { .. }
             | Command::LaneRuns { .. }
+            | Command::LaneAwaitsFleet { .. }
             | Command::LanePanicked { .. }
             | Command::LaneStopped { .. }
             | Command::Stop(_) => {}
@@ -163,18 +166,58 @@ impl<'a> Observer<'a> {
         self.telemetry.lane_state(lane, LaneState::Running, None);
     }
 
-    pub fn lane_paused(&self, lane: u32) {
-        let reason = "a partition that it writes to has no leader".to_owned();
-        self.telemetry.lane_state(lane, LaneState::Paused, Some(reason));
+    pub fn lane_paused(&self, lane: u32, reason: &str) {
+        self.telemetry.lane_state(lane, LaneState::Paused, Some(reason.to_owned()));
     }
 
     pub fn lane_stopped(&self, lane: u32, reason: String) {
         self.telemetry.lane_state(lane, LaneState::Stopped, Some(reason));
     }
 
-    /// `next` is the next offset to read, `end` the log-stable one.
-    pub fn lag(&self, lane: u32, input: Topic, next: i64, end: i64, _now: Timestamp) {
-        let records = u64::try_from(end.saturating_sub(next)).unwrap_or(0);
-        self.telemetry.lane_lag(lane, input, records, 0.0);
+    /// How many records of an input are still to be read, and the time of the last one that was.
+    pub fn lag(&self, lane: u32, input: Topic, records: i64, newest_ms: Option<i64>) {
+        let records = u64::try_from(records).unwrap_or(0);
+        let behind_ms = match newest_ms {
+            Some(newest_ms) if records > 0 && newest_ms > 0 => {
+                clock::wall_now().ms_since(Timestamp::from_ms(newest_ms))
+            }
+            Some(_) | None => 0,
+        };
+        self.telemetry.lane_lag(lane, input, records, behind_ms as f64 / 1e3);
+    }
+
+    /// What a lane holds and uses.
+    pub fn progress(&self, lane: &Lane) {
+        let state = lane.state();
+        let backlog = state.backlog.len() as u64;
+        self.telemetry.lane_progress(
+            lane.number(),
+            lane.seq(),
+            lane.batch_time(),
+            state.in_flight,
+            backlog,
+        );
+        let resources = state.fleet.iter().map(|(_, resource)| {
+            let windows = resource.rates.iter().map(|rate| WindowView {
+                dimension: rate.limit.dimension.name(),
+                window_s: rate.limit.window_s,
+                usage: Usage {
+                    limit: rate.limit.amount,
+                    granted: rate.units,
+                    reserved: rate.window.used(),
+                },
+            });
+            ResourceView {
+                id: Arc::clone(&resource.id),
+                health: resource.health.name(),
+                slots: Usage {
+                    limit: u64::from(resource.spec.slots),
+                    granted: u64::from(resource.slots_units),
+                    reserved: u64::from(resource.slots_in_use),
+                },
+                windows: windows.collect(),
+            }
+        });
+        self.telemetry.lane_resources(lane.number(), resources.collect());
     }
 }

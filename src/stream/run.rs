@@ -15,14 +15,14 @@ use super::client::{Client, Parts, WorkerError, settings};
 use super::clock_check::{self, ClockCheckError, ClockDifference};
 use super::instance_lock::{self, LockError};
 use super::observe::{Observer, WorkerStats};
-use super::registry::{Registry, RegistryError};
 use super::worker::event::Failure;
 use super::worker::{Worker, WorkerSettings};
 use crate::clock::Stopwatch;
-use crate::codec::{Codec, CodecError, RegisteredSchemas};
+use crate::codec::{Codec, CodecError, REGISTERED_TOPICS, RegisteredSchemas};
 use crate::config::Config;
 use crate::lane::LaneSettings;
 use crate::model::Topic;
+use crate::registry::{Registry, RegistryError};
 use crate::telemetry::{KafkaErrorClass, LaneState, Telemetry};
 
 /// Kafka must answer within this time at the start.
@@ -164,9 +164,12 @@ pub fn run_observed(
 ) -> Result<(), RunError> {
     let _lock = instance_lock::take(&config.kafka.data_directory, &config.kafka.instance_id)?;
     reach(config)?;
-    let registry = config.output.schema_registry.as_ref().map(Registry::new);
+    let registry = config.output.schema_registry.as_ref().map(Registry::new).transpose()?;
     let registered = match &registry {
-        Some(registry) => registry.register(config)?,
+        Some(registry) => {
+            let topics = REGISTERED_TOPICS.map(|topic| (topic, config.topics.name(topic)));
+            registry.register_topics(topics)?
+        }
         None => RegisteredSchemas::default(),
     };
     let codec = Arc::new(Codec::new(config.output.format, registered)?);
@@ -181,7 +184,7 @@ pub fn run_observed(
                 number,
                 worker: Worker::new(worker_settings(config, &codec, difference)),
                 codec: Arc::clone(&codec),
-                registry: registry.clone(),
+                registry: registry.as_ref(),
                 observer: Observer::new(telemetry, number, Arc::clone(stats)),
                 wall_correction_ms: -difference.difference_ms,
             };

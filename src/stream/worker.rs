@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use crate::codec::RawRecord;
 use crate::config::StartFrom;
-use crate::lane::LaneSettings;
 use crate::lane::prepared::Prepared;
+use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::stream::clock::Now;
 use crate::stream::committed::CommitPoint;
@@ -81,7 +81,7 @@ enum Phase {
         target: Option<CommitPoint>,
         ended_us: Option<u64>,
     },
-    /// The control topics are read to their ends, and a fleet is awaited.
+    /// The control topics are read to their ends.
     CatchingUp {
         fleet: bool,
         health_events: bool,
@@ -95,6 +95,7 @@ enum Phase {
 pub enum LaneState {
     Restoring,
     Running,
+    /// Without a leader to write to, or without a fleet: goes on by itself.
     Paused,
     Stopped(LaneError),
 }
@@ -154,6 +155,11 @@ impl Worker {
     /// The state of every lane that is assigned.
     pub fn lane_states(&self) -> Vec<(u32, LaneState)> {
         self.slots.iter().map(|(number, slot)| (*number, slot.state())).collect()
+    }
+
+    /// The lanes that are held, to be looked at.
+    pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.slots.values().filter_map(|slot| slot.held.as_ref()).map(|held| &held.lane)
     }
 
     /// The next offsets to read of a running lane, in the order of [`Topic::LANE_INPUTS`].
@@ -307,7 +313,7 @@ impl Worker {
 
     fn stop_lane(&mut self, number: u32, error: LaneError) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
-        let was_running = matches!(slot.phase, Phase::Running);
+        let was_running = matches!(slot.phase, Phase::Running | Phase::Asked { runs: true, .. });
         if matches!(slot.phase, Phase::Folding { .. }) {
             self.commands.push_back(Command::StopJournal { lane: number });
         }
@@ -322,9 +328,10 @@ impl Worker {
     fn read_inputs(&mut self) {
         let mut inputs = Vec::new();
         for (number, slot) in &mut self.slots {
-            let reads = matches!(slot.phase, Phase::Running | Phase::Asked { runs: true, .. });
+            let runs = matches!(slot.phase, Phase::Running | Phase::Asked { runs: true, .. });
             if let Some(held) = &mut slot.held
-                && reads
+                && runs
+                && held.reads
             {
                 held.forget_inputs_read_ahead();
                 for (topic, offset) in Topic::LANE_INPUTS.into_iter().zip(held.input_positions()) {
@@ -367,7 +374,9 @@ impl Slot {
             | Phase::Starting
             | Phase::Folding { .. }
             | Phase::CatchingUp { .. } => LaneState::Restoring,
-            Phase::Running if self.held.as_ref().is_some_and(|held| held.is_paused()) => {
+            Phase::Running
+                if self.held.as_ref().is_some_and(|held| held.is_paused() || !held.reads) =>
+            {
                 LaneState::Paused
             }
             Phase::Running => LaneState::Running,

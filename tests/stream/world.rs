@@ -1,8 +1,8 @@
 //! Topics, configuration and clients of one test.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Once};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -198,10 +198,7 @@ fn start_log() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
         let filter = std::env::var("POINTSMAN_TEST_LOG").unwrap_or_else(|_| "info".to_owned());
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_test_writer()
-            .init();
+        tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
     });
 }
 

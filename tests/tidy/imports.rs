@@ -60,7 +60,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "stream",
-        ours: &["clock", "codec", "config", "lane", "model", "telemetry"],
+        ours: &["clock", "codec", "config", "lane", "model", "registry", "telemetry"],
         pure_crates: None,
     },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },

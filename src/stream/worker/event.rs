@@ -132,6 +132,11 @@ pub enum Command {
     LaneRuns {
         lane: u32,
     },
+    /// For the log and the metrics: the lane has read the control topics, and no resource is in
+    /// them. Until one is, only control records are decided.
+    LaneAwaitsFleet {
+        lane: u32,
+    },
     /// For the log: the core panicked; `culprit` is known once it happened record by record.
     LanePanicked {
         lane: u32,

@@ -30,6 +30,8 @@ pub(super) struct Held {
     /// The batch after that, where it is decided and not known to be committed.
     pub pending: Option<Arc<Prepared>>,
     pub careful: Option<Careful>,
+    /// Whether its inputs are read: not before a fleet exists.
+    pub reads: bool,
     /// Since when there is something to decide.
     queued_since_us: Option<u64>,
     timer_us: u64,
@@ -67,6 +69,7 @@ impl Held {
             committed,
             pending: None,
             careful: None,
+            reads: false,
             queued_since_us: None,
             timer_us: 0,
             wanted_us: 0,
@@ -85,6 +88,7 @@ impl Held {
         // Nothing was promised before the first batch: its clock may be right at once.
         let uncertainty_ms = if self.lane.seq() == 0 { 0 } else { settings.clock_uncertainty_ms };
         self.clock = LaneClock::acquire(self.lane.batch_time(), now, uncertainty_ms);
+        self.reads = false;
         self.results = Results::default();
         self.rereading.clear();
         self.timeouts = 0;
@@ -139,10 +143,19 @@ impl Held {
             }
             return self.tell_results(now);
         }
-        if let Some(record) = careful.waiting.pop_front() {
+        while let Some(careful) = &mut self.careful
+            && let Some(record) = careful.waiting.pop_front()
+        {
             careful.suspect = Some((record.topic, record.offset));
-            careful.left -= 1;
             record.with_raw(|raw| self.offer_now(now, raw))?;
+            if self.lane.queued() > 0 {
+                if let Some(careful) = &mut self.careful {
+                    careful.left -= 1;
+                }
+                break;
+            }
+            // It was known already: nothing can be blamed on it.
+            self.settle_careful();
         }
         Ok(())
     }

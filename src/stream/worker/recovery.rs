@@ -59,7 +59,7 @@ impl Worker {
                 self.stop_lane(*number, error);
             }
         }
-        if numbers.is_empty() {
+        if self.asked_lanes(|_, _| true).is_empty() {
             return;
         }
         match self.producer {
@@ -320,18 +320,27 @@ impl Worker {
         }
     }
 
-    /// Lanes that have read the control topics to their ends, and know a resource, run.
+    /// Lanes that have read the control topics to their ends run. Their inputs are read once they
+    /// know a resource; a control record that cannot be used must not wait for that.
     pub(super) fn run_caught_up(&mut self, now: Now) {
         let mut any = false;
         for (number, slot) in &mut self.slots {
-            if let Phase::CatchingUp { fleet: true, health_events: true } = slot.phase
-                && let Some(held) = &mut slot.held
-                && held.knows_fleet()
-            {
+            let lane = *number;
+            let Some(held) = &mut slot.held else { continue };
+            let is_new =
+                matches!(slot.phase, Phase::CatchingUp { fleet: true, health_events: true });
+            if is_new {
                 held.acquire(&self.settings, now);
                 slot.phase = Phase::Running;
-                self.commands.push_back(Command::LaneRuns { lane: *number });
-                any = true;
+            }
+            if matches!(slot.phase, Phase::Running) && !held.reads {
+                if held.knows_fleet() {
+                    held.reads = true;
+                    self.commands.push_back(Command::LaneRuns { lane });
+                    any = true;
+                } else if is_new {
+                    self.commands.push_back(Command::LaneAwaitsFleet { lane });
+                }
             }
         }
         if any {

@@ -1,7 +1,305 @@
-pub(super) mod fault {
-    use crate::codec::RawRecord;
-    use crate::lane::Lane;
+//! Scripted events and the exact commands that follow; a command that nobody expected fails too.
 
-    pub fn offered(_record: &RawRecord<'_>) {}
-    pub fn prepares(_lane: &Lane) {}
+mod failures;
+pub(super) mod fault;
+mod life;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::event::{Command, Event, Failure};
+use super::{LaneState, Worker, WorkerSettings};
+use crate::codec::{Codec, OutputFormat, RawRecord, RegisteredSchemas};
+use crate::config::StartFrom;
+use crate::lane::LaneSettings;
+use crate::lane::prepared::Prepared;
+use crate::model::Topic;
+use crate::model::policy::Policy;
+use crate::stream::clock::Now;
+use crate::stream::committed::{CommittedOffset, LaneCommit};
+
+/// A worker, and what a broker would hold.
+pub(super) struct Bench {
+    pub worker: Worker,
+    now_ms: u64,
+    /// The number of the last question about committed offsets.
+    ask: u64,
+    /// What was produced and not committed.
+    open: Vec<Arc<Prepared>>,
+    pub produced: Vec<Arc<Prepared>>,
+    /// Committed batches by lane.
+    pub journals: BTreeMap<u32, Vec<Arc<Prepared>>>,
+}
+
+fn settings() -> WorkerSettings {
+    let codec = Codec::new(OutputFormat::Json, RegisteredSchemas::default()).unwrap();
+    WorkerSettings {
+        lane: LaneSettings {
+            codec: Arc::new(codec),
+            // Nothing happens by itself in these tests.
+            policy: Policy { load_snapshot_ms: 1_000_000_000, ..Policy::default() },
+            batch_records_max: 100,
+            source: "pointsman/test".to_owned(),
+            group: "test".to_owned(),
+            topic_names: BTreeMap::new(),
+            decisions_by_pool: false,
+        },
+        start_from: StartFrom::Earliest,
+        batch_wait_ms: 5,
+        queued_records_max: 200,
+        queued_bytes_max: 1 << 20,
+        clock_uncertainty_ms: 10,
+        journal_wait_ms: 10_000,
+        leaderless_pause_ms: 4_000,
+    }
+}
+
+impl Bench {
+    /// A worker that knows the partitions of a broker with this many lanes.
+    pub fn new(lanes: i32) -> Self {
+        let mut bench = Bench {
+            worker: Worker::new(settings()),
+            now_ms: 0,
+            ask: 0,
+            open: Vec::new(),
+            produced: Vec::new(),
+            journals: BTreeMap::new(),
+        };
+        bench.tell(Event::Partitions(Topic::ALL.iter().map(|topic| (*topic, lanes)).collect()));
+        bench.expect(&[]);
+        bench
+    }
+
+    pub fn now(&self) -> Now {
+        Now { wall_ms: 1_000_000 + self.now_ms as i64, monotonic_us: self.now_ms * 1_000 }
+    }
+
+    pub fn pass_ms(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.tell(Event::Tick);
+    }
+
+    pub fn tell(&mut self, event: Event<'_>) {
+        let now = self.now();
+        self.worker.handle(now, event);
+    }
+
+    /// The commands since the last time, as text.
+    pub fn commands(&mut self) -> Vec<String> {
+        let mut shown = Vec::new();
+        while let Some(command) = self.worker.next_command() {
+            if let Command::FetchCommitted { ask, .. } = &command {
+                self.ask = *ask;
+            }
+            if let Command::Produce(batch) = &command {
+                self.open.push(Arc::clone(batch));
+                self.produced.push(Arc::clone(batch));
+            }
+            if matches!(command, Command::Abort | Command::Reopen) {
+                self.open.clear();
+            }
+            shown.push(show(&command));
+        }
+        shown
+    }
+
+    #[track_caller]
+    pub fn expect(&mut self, expected: &[&str]) {
+        let commands = self.commands();
+        assert_eq!(commands, expected, "at {} ms", self.now_ms);
+    }
+
+    pub fn assign(&mut self, lanes: &[u32]) {
+        let inputs = lanes.iter().flat_map(|lane| {
+            Topic::LANE_INPUTS.map(|topic| (topic, i32::try_from(*lane).unwrap()))
+        });
+        self.tell(Event::Assigned(inputs.collect()));
+    }
+
+    /// Answers the last question with what is committed here.
+    pub fn answer_committed(&mut self, lanes: &[u32]) {
+        let commits = lanes.iter().map(|lane| (*lane, self.commit_of(*lane))).collect();
+        self.answer(commits);
+    }
+
+    pub fn answer(&mut self, lanes: Vec<(u32, LaneCommit)>) {
+        let ask = self.ask;
+        self.tell(Event::Committed { ask, lanes });
+    }
+
+    pub fn commit_of(&self, lane: u32) -> LaneCommit {
+        match self.journals.get(&lane).and_then(|journal| journal.last()) {
+            Some(batch) => offsets_of(batch),
+            None => LaneCommit::default(),
+        }
+    }
+
+    /// Hands over a lane's journal from the beginning, to its end.
+    pub fn read_journal(&mut self, lane: u32) {
+        for batch in self.journals.get(&lane).cloned().unwrap_or_default() {
+            let record = batch.records.last().unwrap();
+            let value = batch.slice(record.value.as_ref().unwrap());
+            self.tell(Event::JournalRecord { lane, value });
+        }
+        self.tell(Event::JournalEnd { lane });
+    }
+
+    pub fn record(&mut self, topic: Topic, partition: i32, offset: i64, key: &str, value: &Value) {
+        let value = value.to_string();
+        let timestamp_ms = self.now().wall_ms;
+        self.tell(Event::Record(RawRecord {
+            topic,
+            partition,
+            offset,
+            timestamp_ms,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            headers: &[],
+        }));
+    }
+
+    pub fn task(&mut self, lane: i32, offset: i64) {
+        let task = json!({"task_id": format!("t-{lane}-{offset}"), "input_tokens": 10});
+        self.record(Topic::Tasks, lane, offset, "acme", &task);
+    }
+
+    /// The control topics: one resource, no health.
+    pub fn controls(&mut self) {
+        let resource = json!({"resource": {
+            "id": "gpt", "model": "gpt", "provider": "p", "region": "eu",
+            "context_window": 128_000, "max_output_tokens": 16_384, "slots": 1_000,
+            "quality": {"default": 0.5},
+        }});
+        self.record(Topic::Fleet, 0, 0, "gpt", &resource);
+        self.tell(Event::End { topic: Topic::Fleet, partition: 0, offset: 1 });
+        self.tell(Event::End { topic: Topic::HealthEvents, partition: 0, offset: 0 });
+    }
+
+    /// Does every step of a transaction, expects nothing else, and keeps what was committed.
+    #[track_caller]
+    pub fn transact(&mut self, produces: &[&str]) {
+        let mut expected = vec!["begin".to_owned()];
+        for produce in produces {
+            self.expect_one(&expected.pop().unwrap());
+            self.tell(Event::Done);
+            expected.push((*produce).to_owned());
+        }
+        self.expect_one(&expected.pop().unwrap());
+        for step in ["flush", "send offsets", "commit"] {
+            self.tell(Event::Done);
+            self.expect(&[step]);
+        }
+        self.commit();
+        self.tell(Event::Done);
+    }
+
+    #[track_caller]
+    fn expect_one(&mut self, expected: &str) {
+        self.expect(&[expected]);
+    }
+
+    /// What is open becomes committed, whether or not the worker hears of it.
+    pub fn commit(&mut self) {
+        for batch in std::mem::take(&mut self.open) {
+            self.journals.entry(batch.lane).or_default().push(batch);
+        }
+    }
+
+    /// Steps a transaction up to the one with this name, which is then out.
+    #[track_caller]
+    pub fn step_to(&mut self, name: &str) {
+        for _ in 0..20 {
+            let commands = self.commands();
+            let last = commands.last().unwrap_or_else(|| panic!("nothing on the way to {name}"));
+            if last.starts_with(name) {
+                return;
+            }
+            self.tell(Event::Done);
+        }
+        panic!("{name} is never reached");
+    }
+
+    /// Lanes that have just committed their first batch, the fleet.
+    pub fn running(lanes: &[u32]) -> Self {
+        let mut bench = Bench::new(4);
+        bench.assign(lanes);
+        bench.step_to("reopen");
+        bench.tell(Event::Done);
+        bench.step_to("fetch committed");
+        bench.answer_committed(lanes);
+        for lane in lanes {
+            bench.read_journal(*lane);
+            bench.tell(Event::Start { lane: *lane, offsets: [0, 0, 0] });
+        }
+        bench.controls();
+        bench.commands();
+        bench.pass_ms(5);
+        bench.step_to("commit");
+        bench.commit();
+        bench.tell(Event::Done);
+        bench.expect(&[]);
+        for (lane, state) in bench.worker.lane_states() {
+            assert_eq!(state, LaneState::Running, "lane {lane}");
+        }
+        bench.produced.clear();
+        bench
+    }
+
+    pub fn state(&self, lane: u32) -> Option<LaneState> {
+        let states = self.worker.lane_states();
+        states.into_iter().find(|(number, _)| *number == lane).map(|(_, state)| state)
+    }
+}
+
+pub(super) fn offsets_of(batch: &Prepared) -> LaneCommit {
+    Topic::LANE_INPUTS.map(|topic| {
+        let offset = batch.offsets.iter().find(|(of, _)| *of == topic).unwrap().1;
+        Some(CommittedOffset { offset, metadata: batch.metadata.clone() })
+    })
+}
+
+pub(super) fn abort() -> Failure {
+    Failure::Abort("why".to_owned())
+}
+
+pub(super) fn unknown() -> Failure {
+    Failure::Unknown("why".to_owned())
+}
+
+fn show(command: &Command) -> String {
+    match command {
+        Command::FetchCommitted { lanes, .. } => format!("fetch committed {lanes:?}"),
+        Command::FindStart { lane, from } => format!("find start {lane} {from:?}"),
+        Command::ReadJournal { lane } => format!("read journal {lane}"),
+        Command::StopJournal { lane } => format!("stop journal {lane}"),
+        Command::ReadInputs(inputs) => {
+            let mut shown = "read inputs".to_owned();
+            for (topic, partition, offset) in inputs {
+                shown.push_str(&format!(" {}[{partition}]@{offset}", topic.default_name()));
+            }
+            shown
+        }
+        Command::ReadControls { fleet, health_events } => {
+            format!("read controls {fleet} {health_events}")
+        }
+        Command::Pause { lane } => format!("pause {lane}"),
+        Command::Resume { lane } => format!("resume {lane}"),
+        Command::Begin => "begin".to_owned(),
+        Command::Produce(batch) => format!("produce {} seq {}", batch.lane, batch.seq),
+        Command::Flush => "flush".to_owned(),
+        Command::SendOffsets(_) => "send offsets".to_owned(),
+        Command::Commit => "commit".to_owned(),
+        Command::Abort => "abort".to_owned(),
+        Command::Reopen => "reopen".to_owned(),
+        Command::Rejoin => "rejoin".to_owned(),
+        Command::ReadAgain { lane, offsets } => format!("read again {lane} {offsets:?}"),
+        Command::FindResultsEnd { lane } => format!("find results end {lane}"),
+        Command::LaneRuns { lane } => format!("runs {lane}"),
+        Command::LaneAwaitsFleet { lane } => format!("awaits a fleet {lane}"),
+        Command::LanePanicked { lane, culprit } => format!("panicked {lane} {culprit:?}"),
+        Command::LaneStopped { error, .. } => format!("stopped: {error}"),
+        Command::Stop(failure) => format!("stop {failure:?}"),
+    }
 }
