@@ -231,12 +231,12 @@ impl Registry {
         let url = || self.url.clone();
         let bytes =
             answer.into_body().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(
-                |error| match error {
-                    ureq::Error::BodyExceedsLimit(_) => {
+                |error| {
+                    if matches!(error, ureq::Error::BodyExceedsLimit(_)) {
                         let problem = format!("more than {ANSWER_BYTES_MAX} bytes");
-                        RegistryError::Answer { url: url(), problem }
+                        return RegistryError::Answer { url: url(), problem };
                     }
-                    error => self.unreachable(&error),
+                    self.unreachable(&error)
                 },
             )?;
         match status {

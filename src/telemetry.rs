@@ -51,6 +51,7 @@ pub struct Telemetry {
     selections_known: AtomicU64,
     batch_duration: Family<[Label; 1], Histogram>,
     batch_records: Histogram,
+    decide_duration: Histogram,
     task_to_commit: Histogram,
     transactions: Family<[Label; 1], Counter>,
     transaction_begins: Arc<TransactionBegins>,
@@ -104,6 +105,7 @@ impl Telemetry {
             selections_known: AtomicU64::new(0),
             batch_duration: Family::new_with_constructor(|| Histogram::new(&PHASE_SECONDS)),
             batch_records: Histogram::new(&RECORDS),
+            decide_duration: Histogram::new(&DECIDE_SECONDS),
             task_to_commit: Histogram::new(&TASK_SECONDS),
             transactions: Family::default(),
             transaction_begins: Arc::new(begins),
@@ -138,6 +140,11 @@ impl Telemetry {
             self.batch_duration.clone(),
         );
         own.register("batch_records", "Records of a batch", self.batch_records.clone());
+        own.register(
+            "decide_duration_seconds",
+            "Deciding, rendering and journaling one record: a transaction's time by its records",
+            self.decide_duration.clone(),
+        );
         own.register(
             "task_to_commit_seconds",
             "From a task's record timestamp to the commit of its first decision",
@@ -230,6 +237,12 @@ impl Telemetry {
             let labels = [("topic", topic.default_name()), ("outcome", outcome)];
             self.input_records.get_or_create(&labels).inc_by(count);
         }
+    }
+
+    /// The batches of a transaction took this long to decide, for so many tasks and results.
+    pub fn decided(&self, took: Duration, tasks: u64, results: u64) {
+        let each = took.as_secs_f64() / (tasks + results).max(1) as f64;
+        self.decide_duration.observe_many(each, tasks);
     }
 
     /// A batch spent this long in a phase.
@@ -358,6 +371,10 @@ impl std::fmt::Debug for Telemetry {
 /// A batch takes milliseconds; a commit that waits for a broker takes seconds.
 const PHASE_SECONDS: [f64; 14] =
     [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// From a microsecond to ten milliseconds.
+const DECIDE_SECONDS: [f64; 14] =
+    [5e-7, 1e-6, 2e-6, 3e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2];
 
 /// Around the objective (1 s), 1 ms to 60 s.
 const TASK_SECONDS: [f64; 15] =

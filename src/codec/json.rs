@@ -81,12 +81,12 @@ const OBJECTIVES_ALLOWED: &str = "not understood; allowed: cheapest, fastest, be
      an object of the numbers quality, usd and second";
 
 pub(super) fn read_task(bytes: &[u8]) -> Result<Task, DecodeError> {
-    let mut task: Task = read(bytes).map_err(|error| match error {
+    let mut task: Task = read(bytes).map_err(|error| {
         // serde's text says which of our types did not fit, not what would.
-        DecodeError::Json(text) if text.starts_with("objective: ") => {
-            DecodeError::Json(format!("objective: {OBJECTIVES_ALLOWED}"))
+        if matches!(&error, DecodeError::Json(text) if text.starts_with("objective: ")) {
+            return DecodeError::Json(format!("objective: {OBJECTIVES_ALLOWED}"));
         }
-        error => error,
+        error
     })?;
     task.payload = read_payload(bytes)?;
     Ok(task)

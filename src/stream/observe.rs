@@ -1,5 +1,6 @@
 //! What a worker tells the metrics, and its own sums of where the time goes.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Observer<'a> {
     stats: Arc<Mutex<WorkerStats>>,
     worker: u32,
     batches: Vec<Arc<Prepared>>,
+    /// What the batches of the open transaction took to decide.
+    deciding: Cell<Duration>,
 }
 
 fn us(took: Duration) -> u64 {
@@ -45,7 +48,8 @@ fn us(took: Duration) -> u64 {
 
 impl<'a> Observer<'a> {
     pub fn new(telemetry: &'a Telemetry, worker: u32, stats: Arc<Mutex<WorkerStats>>) -> Self {
-        Observer { telemetry, stats, worker, batches: Vec::new() }
+        let deciding = Cell::new(Duration::ZERO);
+        Observer { telemetry, stats, worker, batches: Vec::new(), deciding }
     }
 
     fn add(&self, add: impl FnOnce(&mut WorkerStats)) {
@@ -64,6 +68,7 @@ impl<'a> Observer<'a> {
 
     pub fn decided(&self, took: Duration) {
         self.add(|stats| stats.decide_us += us(took));
+        self.deciding.set(took);
         // A tick that decided nothing takes microseconds, and would hide those that did.
         if took >= Duration::from_micros(50) {
             self.telemetry.batch_phase(BatchPhase::Decide, took);
@@ -126,6 +131,9 @@ impl<'a> Observer<'a> {
     fn committed(&mut self) {
         self.telemetry.transaction_ended(self.worker, TransactionResult::Committed);
         let now = clock::wall_now();
+        let sum = |count: fn(&Prepared) -> u64| self.batches.iter().map(|batch| count(batch)).sum();
+        let (tasks, results) = (sum(|batch| batch.counts.tasks), sum(|batch| batch.counts.results));
+        self.telemetry.decided(self.deciding.get(), tasks, results);
         for batch in std::mem::take(&mut self.batches) {
             let at = batch.records.last().map_or(now.as_ms(), |record| record.timestamp_ms);
             let after = now.ms_since(Timestamp::from_ms(at));

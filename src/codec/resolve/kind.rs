@@ -56,10 +56,9 @@ impl Kind<'_> {
         match self {
             Kind::Null | Kind::Fixed(0) => true,
             // A record of records of nothing: not worth the search.
-            Kind::Record(record) => record.fields.iter().all(|field| match &field.schema {
-                Schema::Null | Schema::Record(_) | Schema::Ref { .. } => true,
-                Schema::Fixed(fixed) => fixed.size == 0,
-                _ => false,
+            Kind::Record(record) => record.fields.iter().all(|field| {
+                matches!(&field.schema, Schema::Null | Schema::Record(_) | Schema::Ref { .. })
+                    || matches!(&field.schema, Schema::Fixed(fixed) if fixed.size == 0)
             }),
             Kind::Boolean
             | Kind::Int
