@@ -9,7 +9,7 @@ use std::time::Duration;
 use pointsman::config::Config;
 use pointsman::model::Topic;
 use pointsman::stream::run::{RunError, Stats, run_observed};
-use pointsman::telemetry::Telemetry;
+use pointsman::telemetry::{LaneState, Telemetry};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -182,8 +182,10 @@ impl Running {
         self.thread.take().unwrap().join().unwrap()
     }
 
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    /// Whether so many lanes run here.
+    pub fn runs(&self, lanes: usize) -> bool {
+        let view = self.telemetry.view();
+        view.lanes.values().filter(|lane| lane.state == LaneState::Running).count() == lanes
     }
 }
 

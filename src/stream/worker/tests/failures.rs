@@ -286,6 +286,7 @@ fn a_panic_without_a_record_to_blame_stops_the_lane() {
     bench.expect(&[
         "panicked 0 Some((Tasks, 0))",
         "stopped: lane 0: the core panics at seq 2 without any input to blame",
+        "read inputs tasks[1]@0 task-results[1]@0 lane-inbox[1]@0",
     ]);
     assert_eq!(bench.state(1), Some(LaneState::Running));
 }
