@@ -33,42 +33,44 @@ Examples:
   pointsman demo --brokers localhost:9092 --tasks 1000 --json | jq .end_to_end_ms")]
 pub struct DemoArgs {
     /// Brokers to begin with, comma separated
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, env = "POINTSMAN_DEMO_BROKERS", value_name = "HOST:PORT")]
     pub brokers: String,
     /// Seconds of the trace in one second
-    #[arg(long, value_name = "N", default_value_t = fleet::SPEED_DEFAULT, value_parser = speed)]
+    #[arg(long, env = "POINTSMAN_DEMO_SPEED", value_name = "N", default_value_t = fleet::SPEED_DEFAULT, value_parser = speed)]
     pub speed: f64,
     /// Only the first N tasks of the trace
     #[arg(
         long,
+        env = "POINTSMAN_DEMO_TASKS",
         value_name = "N",
         default_value_t = 8_819,
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub tasks: u64,
     /// Fixes tenants, priorities, classes, deadlines and what the models answer
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, env = "POINTSMAN_DEMO_SEED", value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// Print the summary as one JSON object, and nothing else, on stdout
-    #[arg(long)]
+    #[arg(long, env = "POINTSMAN_DEMO_JSON")]
     pub json: bool,
     /// Keep the topics, the router's configuration and its log
-    #[arg(long)]
+    #[arg(long, env = "POINTSMAN_DEMO_KEEP")]
     pub keep: bool,
     /// Kill the router (SIGKILL) this long after the first task, and start it again
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "POINTSMAN_DEMO_KILL_AFTER", value_name = "SECONDS", value_parser = seconds)]
     pub kill_after: Option<Duration>,
     /// Lanes, each with a thread of the router and a simulated worker; a lane holds its part of
     /// every limit
     #[arg(
         long,
+        env = "POINTSMAN_DEMO_WORKERS",
         value_name = "N",
         default_value_t = 1,
         value_parser = clap::value_parser!(i32).range(1..=64)
     )]
     pub workers: i32,
     /// A librdkafka property for all clients, such as security.protocol=ssl; can be repeated
-    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property)]
+    #[arg(long = "property", env = "POINTSMAN_DEMO_PROPERTY", value_name = "NAME=VALUE", value_parser = property)]
     pub properties: Vec<(String, String)>,
 }
 
