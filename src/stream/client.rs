@@ -5,6 +5,7 @@
 //! one. Transactional calls block, so each worker has an OS thread of its own.
 
 mod cache;
+mod execute;
 pub mod group;
 pub mod names;
 pub mod payload;
@@ -19,17 +20,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
 
 use crate::clock::{self, Stopwatch};
 use crate::codec::{Codec, RawRecord};
-use crate::config::{Config, StartFrom};
+use crate::config::Config;
 use crate::model::Topic;
 use crate::registry::Registry;
 use crate::stream::clock::Now;
 use crate::stream::observe::Observer;
 use crate::stream::schemas;
-use crate::stream::worker::event::{Command, Event, Failure};
+use crate::stream::worker::event::{Event, Failure};
 use crate::stream::worker::{LaneState, Worker};
 use cache::Cache;
 use group::{Group, GroupEvent};
@@ -340,181 +341,6 @@ impl<'a> Client<'a> {
             self.tell(Event::PoolAppeared(pool));
         }
     }
-
-    /// Does what the worker asks for, until it asks for nothing more.
-    fn execute(&mut self) -> Result<(), WorkerError> {
-        while let Some(command) = self.worker.next_command() {
-            self.execute_one(command)?;
-        }
-        Ok(())
-    }
-
-    fn execute_one(&mut self, command: Command) -> Result<(), WorkerError> {
-        match command {
-            Command::FetchCommitted { ask, lanes } => {
-                let event = match self.group.committed(&lanes, ASK) {
-                    Ok(lanes) => Event::Committed { ask, lanes },
-                    Err(error) => {
-                        warn!(%error, ?lanes, "committed offsets are not known yet");
-                        Event::CommittedUnknown { ask }
-                    }
-                };
-                self.tell(event);
-            }
-            Command::FindStart { lane, from } => {
-                let offsets = self.find_start(lane, from)?;
-                self.tell(Event::Start { lane, offsets });
-            }
-            Command::ReadJournal { lane } => {
-                let mut reader = match self.journals.take() {
-                    Some(reader) => reader,
-                    None => Reader::new(&settings::reader(self.config), &self.names)?,
-                };
-                reader.add(Topic::Journal, i32::try_from(lane).unwrap_or(-1), 0)?;
-                self.journals = Some(reader);
-            }
-            Command::StopJournal { lane } => {
-                if let Some(reader) = &mut self.journals {
-                    reader.remove(Topic::Journal, i32::try_from(lane).unwrap_or(-1))?;
-                }
-                self.journals = self.journals.take().filter(|reader| !reader.is_idle());
-            }
-            Command::ReadInputs(inputs) => self.group.read_from(&inputs)?,
-            Command::ReadControls { fleet, health_events } => {
-                self.controls.add(Topic::Fleet, 0, fleet)?;
-                self.controls.add(Topic::HealthEvents, 0, health_events)?;
-            }
-            Command::Pause { lane } => {
-                warn!(lane, "outputs have no leader: the lane rests");
-                self.observer.lane_paused(lane, "a partition that it writes to has no leader");
-                self.group.pause(lane, true)?;
-            }
-            Command::Resume { lane } => {
-                self.observer.lane_runs(lane);
-                self.group.pause(lane, false)?;
-            }
-            Command::ReadAgain { lane, offsets } => self.read_again(lane, &offsets)?,
-            Command::FindResultsEnd { lane } => {
-                self.watch.ask(Question::ResultsEnd { lane });
-            }
-            Command::LaneRuns { lane } => {
-                info!(lane, "runs");
-                self.observer.lane_runs(lane);
-            }
-            Command::LaneAwaitsFleet { lane } => {
-                warn!(lane, "there is no resource in the fleet yet");
-                self.observer.lane_paused(lane, "there is no resource in the fleet");
-            }
-            Command::LanePanicked { lane, culprit } => {
-                error!(lane, ?culprit, "the core panicked; the lane is recovered");
-            }
-            Command::LaneStopped { lane, error } => {
-                error!(lane, %error, "the lane is stopped");
-                self.observer.lane_stopped(lane, error.to_string());
-            }
-            Command::Rejoin => {
-                // The worker has parked its lanes; this member is the same one, by its instance id.
-                self.group = Group::join(&settings::group(self.config, self.number), &self.names)?;
-            }
-            Command::Stop(failure) => self.stop = Some(failure.map_or(Ok(()), Err)),
-            Command::Begin
-            | Command::Produce(_)
-            | Command::Flush
-            | Command::SendOffsets(_)
-            | Command::Commit
-            | Command::Abort
-            | Command::Reopen => self.step(&command),
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, command: &Command) {
-        let done = self.step_result(command);
-        if let Err(failure) = &done {
-            warn!(worker = self.number, step = step_name(command), %failure, "transaction");
-            self.observer.failed(failure);
-            if let Failure::PoolMissing(pool) = failure {
-                self.pools_missing.insert(Arc::clone(pool));
-            }
-        }
-        self.tell(done.map_or_else(Event::Failed, |()| Event::Done));
-    }
-
-    fn step_result(&mut self, command: &Command) -> Result<(), Failure> {
-        if matches!(command, Command::Reopen) {
-            // The predecessor's queue is purged before its successor asks to be let in.
-            self.producer = None;
-            let timeout = Duration::from_millis(self.config.worker.transaction_timeout_ms);
-            let config = settings::producer(self.config, self.number);
-            let opened = TransactionalProducer::open(&config, &self.config.topics, timeout)?;
-            self.producer = Some(opened);
-            return Ok(());
-        }
-        let Some(producer) = &mut self.producer else {
-            return Err(Failure::Unknown("there is no producer".to_owned()));
-        };
-        let took = Stopwatch::start();
-        let done = match command {
-            Command::Begin => {
-                self.observer.begun();
-                producer.begin()
-            }
-            Command::Produce(batch) => producer.produce(batch),
-            Command::Flush => producer.flush(),
-            Command::SendOffsets(batches) => match self.group.metadata() {
-                Some(metadata) => producer.send_offsets(batches, &metadata),
-                None => Err(Failure::Membership("no member of the group".to_owned())),
-            },
-            Command::Commit => producer.commit(),
-            Command::Abort => producer.abort(),
-            Command::Reopen
-            | Command::FetchCommitted { .. }
-            | Command::FindStart { .. }
-            | Command::ReadJournal { .. }
-            | Command::StopJournal { .. }
-            | Command::ReadInputs(_)
-            | Command::ReadControls { .. }
-            | Command::Pause { .. }
-            | Command::Resume { .. }
-            | Command::Rejoin
-            | Command::ReadAgain { .. }
-            | Command::FindResultsEnd { .. }
-            | Command::LaneRuns { .. }
-            | Command::LaneAwaitsFleet { .. }
-            | Command::LanePanicked { .. }
-            | Command::LaneStopped { .. }
-            | Command::Stop(_) => Ok(()),
-        };
-        self.observer.step(command, took.elapsed(), done.is_ok());
-        done
-    }
-
-    fn find_start(&self, lane: u32, from: StartFrom) -> Result<[i64; 3], KafkaError> {
-        let mut offsets = [0; 3];
-        for (offset, topic) in offsets.iter_mut().zip(Topic::LANE_INPUTS) {
-            let (first, end) = self.group.bounds(topic, lane, ASK)?;
-            // Other lanes may have sent something before this one first ran.
-            let is_earliest = from == StartFrom::Earliest || topic == Topic::LaneInbox;
-            *offset = if is_earliest { first } else { end };
-        }
-        Ok(offsets)
-    }
-
-    fn read_again(&mut self, lane: u32, offsets: &[i64]) -> Result<(), WorkerError> {
-        let now = self.now();
-        let Client { worker, cache, payloads, .. } = self;
-        let mut missing = Vec::new();
-        for offset in offsets {
-            let kept = cache.with(lane, *offset, |record| {
-                let record = Some(*record);
-                worker.handle(now, Event::Reread { lane, offset: *offset, record });
-            });
-            if kept.is_none() {
-                missing.push(*offset);
-            }
-        }
-        Ok(payloads.want(lane, &missing)?)
-    }
 }
 
 fn read_clocks(clock: &Stopwatch, wall_correction_ms: i64) -> Now {
@@ -562,32 +388,4 @@ fn newest_of<'n>(
 fn lanes_of(assigned: &[(Topic, i32)]) -> Vec<u32> {
     let tasks = assigned.iter().filter(|(topic, _)| *topic == Topic::Tasks);
     tasks.filter_map(|(_, partition)| u32::try_from(*partition).ok()).collect()
-}
-
-fn step_name(command: &Command) -> &'static str {
-    match command {
-        Command::Begin => "begin",
-        Command::Produce(_) => "produce",
-        Command::Flush => "flush",
-        Command::SendOffsets(_) => "send offsets",
-        Command::Commit => "commit",
-        Command::Abort => "abort",
-        Command::Reopen => "open",
-        Command::FetchCommitted { .. }
-        | Command::FindStart { .. }
-        | Command::ReadJournal { .. }
-        | Command::StopJournal { .. }
-        | Command::ReadInputs(_)
-        | Command::ReadControls { .. }
-        | Command::Pause { .. }
-        | Command::Resume { .. }
-        | Command::Rejoin
-        | Command::ReadAgain { .. }
-        | Command::FindResultsEnd { .. }
-        | Command::LaneRuns { .. }
-        | Command::LaneAwaitsFleet { .. }
-        | Command::LanePanicked { .. }
-        | Command::LaneStopped { .. }
-        | Command::Stop(_) => "none",
-    }
 }

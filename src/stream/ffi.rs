@@ -162,29 +162,31 @@ unsafe fn lend(
         }
     };
     let (partition, offset) = (message.partition, message.offset);
-    let kind = match message.err {
-        code::RD_KAFKA_RESP_ERR_NO_ERROR => {
-            let mut timestamp_type =
-                rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-            // SAFETY: a valid message and a valid place for the type.
-            let timestamp_ms =
-                unsafe { rd::rd_kafka_message_timestamp(pointer, &raw mut timestamp_type) };
-            // SAFETY: librdkafka's lengths belong to its pointers.
-            let (key, value) = unsafe {
-                (bytes(message.key, message.key_len), bytes(message.payload, message.len))
-            };
-            let mut inline = [Header { name: "", value: None }; HEADERS_INLINE];
-            let mut more = Vec::new();
-            // SAFETY: the headers live as long as the message.
-            let headers = unsafe { headers(pointer, &mut inline, &mut more) };
-            let kind = FetchedKind::Message { timestamp_ms, key, value, headers };
-            return take(Fetched { topic, partition, offset, kind });
-        }
-        code::RD_KAFKA_RESP_ERR__PARTITION_EOF => FetchedKind::End,
-        code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
-        | code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => FetchedKind::OutOfRange,
-        error => FetchedKind::Error(error.into()),
-    };
+    if message.err != code::RD_KAFKA_RESP_ERR_NO_ERROR {
+        const OUT_OF_RANGE: [code; 2] = [
+            code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET,
+            code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE,
+        ];
+        let kind = if message.err == code::RD_KAFKA_RESP_ERR__PARTITION_EOF {
+            FetchedKind::End
+        } else if OUT_OF_RANGE.contains(&message.err) {
+            FetchedKind::OutOfRange
+        } else {
+            FetchedKind::Error(message.err.into())
+        };
+        return take(Fetched { topic, partition, offset, kind });
+    }
+    let mut timestamp_type = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    // SAFETY: a valid message and a valid place for the type.
+    let timestamp_ms = unsafe { rd::rd_kafka_message_timestamp(pointer, &raw mut timestamp_type) };
+    // SAFETY: librdkafka's lengths belong to its pointers.
+    let (key, value) =
+        unsafe { (bytes(message.key, message.key_len), bytes(message.payload, message.len)) };
+    let mut inline = [Header { name: "", value: None }; HEADERS_INLINE];
+    let mut more = Vec::new();
+    // SAFETY: the headers live as long as the message.
+    let headers = unsafe { headers(pointer, &mut inline, &mut more) };
+    let kind = FetchedKind::Message { timestamp_ms, key, value, headers };
     take(Fetched { topic, partition, offset, kind });
 }
 

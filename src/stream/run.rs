@@ -93,11 +93,12 @@ impl RunError {
             | RunError::Clock { .. } => RunErrorKind::Config,
             RunError::AllStopped { .. } => RunErrorKind::State,
             RunError::Worker { source, .. } => match source {
-                WorkerError::Kafka(error) => match kind_of(error) {
+                WorkerError::Kafka(error) => {
+                    let kind = kind_of(error);
                     // It has been reached before: it will be again.
-                    RunErrorKind::Unreachable => RunErrorKind::Transient,
-                    kind => kind,
-                },
+                    let is_passing = kind == RunErrorKind::Unreachable;
+                    if is_passing { RunErrorKind::Transient } else { kind }
+                }
                 WorkerError::Failure(Failure::Denied(_)) => RunErrorKind::Denied,
                 WorkerError::Failure(
                     Failure::Abort(_)

@@ -79,7 +79,7 @@ impl World {
 
     /// The configuration of an instance; `changes` are environment variables without their prefix.
     pub fn config(&self, instance: &str, changes: &[(&str, &str)]) -> Config {
-        let mut settings = BTreeMap::from([
+        let settings = BTreeMap::from([
             ("KAFKA__BROKERS", KafkaCluster::shared().bootstrap().to_owned()),
             ("KAFKA__GROUP_ID", self.prefix.clone()),
             ("KAFKA__INSTANCE_ID", instance.to_owned()),
@@ -98,10 +98,13 @@ impl World {
                 (format!("TOPICS__{key}"), named(&self.prefix, *topic))
             })
             .collect();
-        settings.extend(changes.iter().map(|(key, value)| (*key, (*value).to_owned())));
-        let settings = settings.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let mut settings: BTreeMap<String, String> =
+            settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        settings.extend(topics);
+        settings
+            .extend(changes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         let settings =
-            settings.chain(topics).map(|(key, value)| (format!("POINTSMAN__{key}"), value));
+            settings.into_iter().map(|(key, value)| (format!("POINTSMAN__{key}"), value));
         Config::load(None, settings).unwrap_or_else(|errors| panic!("{errors}"))
     }
 

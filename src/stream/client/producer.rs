@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -13,11 +13,13 @@ use rdkafka::producer::{
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
 
+use crate::clock::Stopwatch;
 use crate::config::TopicNames;
 use crate::lane::prepared::{OutputRecord, OutputTopic, Prepared};
 use crate::model::Topic;
 use crate::stream::ffi::{self, CallError, Output, OutputTopicHandle};
 use crate::stream::worker::event::Failure;
+use crate::telemetry::KafkaErrorClass;
 
 /// Pools whose topic is kept at hand; more of them are a misuse of pools.
 const POOLS_MAX: usize = 1_000;
@@ -111,7 +113,7 @@ impl TransactionalProducer {
             OutputTopic::Pool(_) => record.partition % out.partitions.max(1),
         };
         let headers = batch.headers_of(record);
-        let deadline = Instant::now() + self.timeout;
+        let mut full_since = None;
         loop {
             let output = Output {
                 partition,
@@ -127,7 +129,8 @@ impl TransactionalProducer {
             match out.handle.produce(output) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.code == RDKafkaErrorCode::QueueFull => {
-                    if Instant::now() >= deadline {
+                    let full_since = *full_since.get_or_insert_with(Stopwatch::start);
+                    if full_since.remaining(self.timeout).is_zero() {
                         let reason = "the producer's queue stays full".to_owned();
                         return Err(Failure::Undelivered { lanes: vec![batch.lane], reason });
                     }
@@ -220,9 +223,9 @@ impl TransactionalProducer {
                 element.set_metadata(batch.metadata.as_str());
             }
         }
-        let deadline = Instant::now() + self.timeout;
+        let waited = Stopwatch::start();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = waited.remaining(self.timeout);
             match self.producer.send_offsets_to_transaction(&list, group, left) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && !left.is_zero() => {}
@@ -232,9 +235,9 @@ impl TransactionalProducer {
     }
 
     pub fn commit(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.timeout + Duration::from_secs(1);
+        let waited = Stopwatch::start();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = waited.remaining(self.timeout + Duration::from_secs(1));
             match ffi::commit_transaction(&self.producer, left) {
                 Ok(()) => return Ok(()),
                 // The same call goes on where the one before timed out.
@@ -258,19 +261,17 @@ impl TransactionalProducer {
 }
 
 fn classify(error: &KafkaError) -> Failure {
-    match error {
-        KafkaError::Transaction(error) => failure(&CallError {
+    if let KafkaError::Transaction(error) = error {
+        return failure(&CallError {
             code: error.code(),
             reason: error.string(),
             is_fatal: error.is_fatal(),
             is_retriable: error.is_retriable(),
             requires_abort: error.txn_requires_abort(),
-        }),
-        error => {
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-            by_code(code, error.to_string(), false).unwrap_or(Failure::Abort(error.to_string()))
-        }
+        });
     }
+    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+    by_code(code, error.to_string(), false).unwrap_or(Failure::Abort(error.to_string()))
 }
 
 fn failure(error: &CallError) -> Failure {
@@ -285,20 +286,23 @@ fn failure(error: &CallError) -> Failure {
 
 /// Failures that the code alone decides.
 fn by_code(code: RDKafkaErrorCode, reason: String, is_fatal: bool) -> Option<Failure> {
-    use RDKafkaErrorCode as Code;
-    match code {
-        Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId => {
-            Some(Failure::Membership(reason))
-        }
-        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch if is_fatal => {
-            Some(Failure::Fenced(reason))
-        }
-        Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed => Some(Failure::Denied(reason)),
-        _ => None,
+    const MEMBERSHIP: [RDKafkaErrorCode; 3] = [
+        RDKafkaErrorCode::IllegalGeneration,
+        RDKafkaErrorCode::UnknownMemberId,
+        RDKafkaErrorCode::FencedInstanceId,
+    ];
+    const FENCED: [RDKafkaErrorCode; 3] = [
+        RDKafkaErrorCode::Fenced,
+        RDKafkaErrorCode::ProducerFenced,
+        RDKafkaErrorCode::InvalidProducerEpoch,
+    ];
+    if MEMBERSHIP.contains(&code) {
+        return Some(Failure::Membership(reason));
     }
+    if is_fatal && FENCED.contains(&code) {
+        return Some(Failure::Fenced(reason));
+    }
+    (KafkaErrorClass::of(code) == KafkaErrorClass::Denied).then_some(Failure::Denied(reason))
 }
 
 #[cfg(test)]

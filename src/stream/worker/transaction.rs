@@ -180,12 +180,11 @@ impl Worker {
                 if let Some(held) = &mut slot.held {
                     held.settled(now);
                     let at = held.lane.positions();
-                    slot.condemned.retain(|(topic, offset)| match topic {
-                        Topic::Fleet => *offset >= at.fleet,
-                        Topic::HealthEvents => *offset >= at.health_events,
-                        topic => {
-                            batch.offsets.iter().any(|(of, next)| of == topic && offset >= next)
-                        }
+                    let controls =
+                        [(Topic::Fleet, at.fleet), (Topic::HealthEvents, at.health_events)];
+                    slot.condemned.retain(|(topic, offset)| {
+                        let mut read = batch.offsets.iter().chain(&controls);
+                        read.any(|(of, next)| of == topic && offset >= next)
                     });
                 }
             } else if let Some(parked) = self.parked.get_mut(&number) {
