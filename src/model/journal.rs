@@ -35,7 +35,6 @@ pub struct JournalRecord {
     pub fact_count: u32,
     /// Facts in postcard's encoding, in order; see `routing::fact`. They carry control records by
     /// value, because those topics are compacted.
-    #[serde(with = "serde_bytes")]
     pub facts: Vec<u8>,
     /// Totals after the batch.
     pub in_flight: u64,

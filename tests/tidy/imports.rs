@@ -20,7 +20,6 @@ const PLAIN: &[&str] = &[
     "libm",
     "postcard",
     "serde",
-    "serde_bytes",
     "serde_json",
     "serde_path_to_error",
     "smallvec",
@@ -48,6 +47,7 @@ const RULES: &[Rule] = &[
         ours: &["model"],
         pure_crates: Some(&["apache_avro", "xxhash_rust", "csv"]),
     },
+    Rule { module: "registry", ours: &["codec", "config", "model"], pure_crates: None },
     Rule {
         module: "routing",
         ours: &["model"],
@@ -71,7 +71,18 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "cli",
-        ours: &["clock", "codec", "config", "demo", "http", "lane", "model", "stream", "telemetry"],
+        ours: &[
+            "clock",
+            "codec",
+            "config",
+            "demo",
+            "http",
+            "lane",
+            "model",
+            "registry",
+            "stream",
+            "telemetry",
+        ],
         pure_crates: None,
     },
 ];
