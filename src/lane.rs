@@ -36,7 +36,7 @@ use batch::{Batch, Closed, Read};
 use intake::{Body, Death, Entry, OwnedRecord, Queue};
 use journal::ChainHash;
 pub use journal::FoldError;
-use outputs::Origin;
+use outputs::{Origin, Room};
 use prepared::Prepared;
 use ready::{LastRecord, READY_TASKS_MAX, Ready, ReadyTask};
 use render::Source;
@@ -88,7 +88,7 @@ const WAITING_TRIED_MAX: usize = READY_TASKS_MAX;
 
 #[derive(Debug)]
 pub struct Lane {
-    settings: LaneSettings,
+    settings: Arc<LaneSettings>,
     state: State,
     memo: Memo,
     epoch: u32,
@@ -105,13 +105,15 @@ pub struct Lane {
     ready: Ready,
     condemned: BTreeSet<(Topic, i64)>,
     results_caught_up_at: Timestamp,
+    /// About as much as the last batch took.
+    room: Room,
 }
 
 impl Lane {
     /// A lane that has never run, of a `tasks` topic with `lanes` partitions.
     pub fn genesis(lane: u32, lanes: u32, epoch: u32, settings: LaneSettings) -> Self {
         Lane {
-            settings,
+            settings: Arc::new(settings),
             state: State::genesis(lane, lanes),
             memo: Memo::default(),
             epoch,
@@ -126,6 +128,7 @@ impl Lane {
             ready: Ready::default(),
             condemned: BTreeSet::new(),
             results_caught_up_at: Timestamp::EPOCH,
+            room: Room::default(),
         }
     }
 
@@ -361,7 +364,7 @@ impl Lane {
 
     /// The policy changed (a pool topic appeared): journaled with the next batch.
     pub fn set_policy(&mut self, policy: Policy) {
-        self.settings.policy = policy;
+        Arc::make_mut(&mut self.settings).policy = policy;
     }
 
     /// Whether the control records read so far contain a resource.
@@ -389,9 +392,9 @@ impl Lane {
     pub fn prepare(&mut self, now: Timestamp) -> Option<Prepared> {
         let at = now.max(self.state.batch_time);
         let from = self.decided();
-        let settings = self.settings.clone();
+        let settings = Arc::clone(&self.settings);
         let origin = Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
-        let mut batch = Batch::new(&settings, origin);
+        let mut batch = Batch::new(&settings, origin, self.room);
         let opened = Fact::BatchOpened { at, results_caught_up_at: self.results_caught_up_at };
         batch.apply(&mut self.state, opened, Source::default());
         self.step(&mut batch);
@@ -400,9 +403,10 @@ impl Lane {
             return None;
         }
         let read = self.read_since(&from);
-        let Closed { prepared, hash } = batch.close(&self.state, self.hash, read);
+        let Closed { prepared, hash, room } = batch.close(&self.state, self.hash, read);
         self.seq += 1;
         self.hash = hash;
+        self.room = room;
         Some(prepared)
     }
 

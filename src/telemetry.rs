@@ -221,6 +221,10 @@ impl Telemetry {
                 self.decisions.get_or_create(&[("outcome", outcome)]).inc_by(count);
             }
         }
+        for (resource, first, later) in &counts.selections {
+            self.selections(resource, Rank::Primary, *first);
+            self.selections(resource, Rank::Fallback, *later);
+        }
         self.failovers.inc_by(counts.failed_over);
         self.lease_expirations.inc_by(counts.leases_expired);
         self.facts.inc_by(counts.facts);
@@ -251,7 +255,10 @@ impl Telemetry {
     }
 
     /// Decisions named this resource so many times.
-    pub fn selections(&self, resource: &str, rank: Rank, count: u64) {
+    fn selections(&self, resource: &str, rank: Rank, count: u64) {
+        if count == 0 {
+            return;
+        }
         let mut labels =
             [("resource", Cow::Owned(resource.to_owned())), ("rank", rank.name().into())];
         if self.selections.get(&labels).is_none() {

@@ -4,7 +4,7 @@ use crate::model::Topic;
 use crate::model::allocation::AllocationEvent;
 use crate::model::decision::RouteDecision;
 use crate::model::event::{BalanceEvent, InboxMessage, LoadSnapshot, OperatorAction};
-use crate::model::health::HealthEvent;
+use crate::model::health::{HealthEvent, HealthStatus};
 use crate::model::journal::JournalRecord;
 use crate::model::resource::{FleetEntry, ResourceSpec, TENANT_KEY_PREFIX, TenantSpec};
 use crate::model::result::TaskResult;
@@ -142,7 +142,12 @@ impl Codec {
         Ok(message)
     }
 
+    /// A record of `health-events`. One without a value takes back what its key, `scope:id`, was
+    /// said about: it is healthy.
     pub fn decode_health_event(&self, record: &RawRecord<'_>) -> Result<HealthEvent, DecodeError> {
+        if record.value.is_none() {
+            return healthy_again(record);
+        }
         let event =
             self.parse(Topic::HealthEvents, record, inputs::read_health_event, json::read)?;
         event.validate().map_err(DecodeError::invalid)?;
@@ -285,6 +290,28 @@ impl Codec {
         }
         json::shown(&out)
     }
+}
+
+fn healthy_again(record: &RawRecord<'_>) -> Result<HealthEvent, DecodeError> {
+    let key = record.key.and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+    let mut scopes = inputs::HEALTH_SCOPES.iter();
+    let named = scopes.find_map(|scope| {
+        let id = key.strip_prefix(scope.name())?.strip_prefix(':')?;
+        Some((*scope, id.to_owned()))
+    });
+    let Some((scope, id)) = named else {
+        return Err(DecodeError::Key(format!("`{key}` is not allowed; allowed: scope:id")));
+    };
+    let event = HealthEvent {
+        scope,
+        id,
+        status: HealthStatus::Healthy,
+        severity: 0.0,
+        reason: String::new(),
+        at_ms: None,
+    };
+    event.validate().map_err(DecodeError::invalid)?;
+    Ok(event)
 }
 
 fn fleet_record_key<'a>(record: &RawRecord<'a>) -> Result<&'a str, DecodeError> {

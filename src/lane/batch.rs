@@ -1,16 +1,21 @@
 //! One batch in the making: facts are applied and recorded, outputs rendered, inputs counted.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
 use crate::model::{Topic, task::Task};
-use crate::routing::fact::{AttemptEnd, ENGINE_VERSION, FACT_LEVEL, Fact, InputTopic};
+use crate::routing::fact::{
+    AttemptEnd, ENGINE_VERSION, FACT_LEVEL, Fact, InputTopic, ResourceIndex,
+};
 use crate::routing::state::State;
 
 use super::LaneSettings;
 use super::intake::{Death, OwnedRecord};
 use super::journal::{ChainHash, chain};
-use super::outputs::{Origin, Outputs};
+use super::outputs::{Origin, Outputs, Room};
 use super::prepared::{BatchCounts, OutputTopic, Prepared};
 use super::render::{Renderer, Source};
 
@@ -30,6 +35,8 @@ pub struct Batch<'a> {
     inputs: Vec<u8>,
     reread: Vec<i64>,
     counts: BatchCounts,
+    /// By resource: first attempts, later ones.
+    selections: BTreeMap<ResourceIndex, (u64, u64)>,
 }
 
 /// What a batch read of its inputs.
@@ -39,17 +46,18 @@ pub struct Read {
 }
 
 impl<'a> Batch<'a> {
-    pub fn new(settings: &'a LaneSettings, origin: Origin) -> Self {
-        let outputs = Outputs::new(origin.clone(), &settings.source, &settings.codec);
+    pub fn new(settings: &'a LaneSettings, origin: Origin, room: Room) -> Self {
+        let outputs = Outputs::new(origin.clone(), &settings.source, &settings.codec, room);
         Batch {
             settings,
             origin,
             outputs,
-            facts: Vec::with_capacity(4 << 10),
+            facts: Vec::with_capacity(room.facts),
             fact_count: 0,
             inputs: Vec::new(),
             reread: Vec::new(),
             counts: BatchCounts::default(),
+            selections: BTreeMap::new(),
         }
     }
 
@@ -148,7 +156,11 @@ impl<'a> Batch<'a> {
     fn count(&mut self, fact: &Fact) {
         let counts = &mut self.counts;
         match fact {
-            Fact::Routed { .. } => counts.routed += 1,
+            Fact::Routed { attempt, reservation, .. } => {
+                counts.routed += 1;
+                let (first, later) = self.selections.entry(reservation.resource).or_default();
+                *(if *attempt == 1 { first } else { later }) += 1;
+            }
             Fact::Queued { .. } => counts.queued += 1,
             Fact::Duplicate { .. } => counts.duplicates += 1,
             Fact::Refused { reason, .. } => count_reason(&mut counts.refused, *reason),
@@ -198,6 +210,11 @@ impl<'a> Batch<'a> {
         let hash = chain(previous, &journal, &self.inputs, &self.facts, &self.outputs.bytes);
         self.counts.facts = u64::from(self.fact_count);
         self.counts.fact_bytes = self.facts.len() as u64;
+        self.counts.selections = self
+            .selections
+            .iter()
+            .map(|(index, (first, later))| (Arc::clone(&state.fleet.at(*index).id), *first, *later))
+            .collect();
         journal.facts = std::mem::take(&mut self.facts);
         journal.hash = hash.to_hex();
         let codec = &self.settings.codec;
@@ -221,13 +238,21 @@ impl<'a> Batch<'a> {
             bytes: self.outputs.bytes,
             counts: self.counts,
         };
-        Closed { prepared, hash }
+        let room = Room {
+            bytes: prepared.bytes.len(),
+            records: prepared.records.len(),
+            headers: prepared.headers.len(),
+            facts: prepared.counts.fact_bytes as usize,
+        };
+        Closed { prepared, hash, room: room.with_reserve() }
     }
 }
 
 pub struct Closed {
     pub prepared: Prepared,
     pub hash: ChainHash,
+    /// For the next batch.
+    pub room: Room,
 }
 
 /// What is committed with the offsets; no snapshot exists yet, so its two fields are zero.

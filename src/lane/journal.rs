@@ -1,5 +1,7 @@
 //! The journal record of a batch, its hash, and folding it again.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -140,5 +142,8 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => return,
     };
-    task.shape = memo.candidates_of(state, &task.shape).shape.clone();
+    // A fact that was just decoded is not shared yet.
+    if let Some(task) = Arc::get_mut(task) {
+        task.shape = memo.candidates_of(state, &task.shape).shape.clone();
+    }
 }

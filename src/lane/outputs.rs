@@ -1,7 +1,6 @@
 //! The outputs of a batch as they are rendered: one arena of bytes, and ranges into it.
 
 use std::borrow::Cow;
-use std::io::Write;
 use std::ops::Range;
 
 use super::intake::{Death, OwnedRecord};
@@ -22,12 +21,36 @@ pub struct Origin {
     pub at: Timestamp,
 }
 
+/// How much room a batch took, or may take.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Room {
+    pub bytes: usize,
+    pub records: usize,
+    pub headers: usize,
+    pub facts: usize,
+}
+
+impl Room {
+    /// A quarter more: batches under one load are much alike.
+    pub fn with_reserve(self) -> Self {
+        let more = |count: usize| count + count / 4;
+        Room {
+            bytes: more(self.bytes),
+            records: more(self.records),
+            headers: more(self.headers),
+            facts: more(self.facts),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Outputs {
     pub records: Vec<OutputRecord>,
     pub headers: Vec<OutputHeader>,
     pub bytes: Vec<u8>,
     origin: Origin,
+    /// `lane-epoch-seq-`, with which every id of the batch begins.
+    id_prefix: String,
     /// Values that every output shares, written once.
     specversion: Range<u32>,
     source: Range<u32>,
@@ -45,8 +68,9 @@ const EVENT_TOPICS: [Topic; 6] = [
 ];
 
 impl Outputs {
-    pub fn new(origin: Origin, source: &str, codec: &Codec) -> Self {
-        let mut bytes = Vec::with_capacity(1 << 16);
+    /// Room is made for about as much as the batch before took: growing copies it all.
+    pub fn new(origin: Origin, source: &str, codec: &Codec, room: Room) -> Self {
+        let mut bytes = Vec::with_capacity(room.bytes);
         let specversion = append(&mut bytes, CE_SPECVERSION.1);
         let source = append(&mut bytes, source.as_bytes());
         let types = EVENT_TOPICS
@@ -58,9 +82,10 @@ impl Outputs {
             })
             .collect();
         Outputs {
-            records: Vec::new(),
-            headers: Vec::new(),
+            records: Vec::with_capacity(room.records),
+            headers: Vec::with_capacity(room.headers),
             bytes,
+            id_prefix: format!("{}-{}-{}-", origin.lane, origin.epoch, origin.seq),
             origin,
             specversion,
             source,
@@ -70,8 +95,12 @@ impl Outputs {
 
     /// The id of the next output: `lane-epoch-seq-index`.
     pub fn next_id(&self) -> String {
-        let Origin { lane, epoch, seq, .. } = self.origin;
-        format!("{lane}-{epoch}-{seq}-{}", self.records.len())
+        let mut index = itoa::Buffer::new();
+        let index = index.format(self.records.len());
+        let mut id = String::with_capacity(self.id_prefix.len() + index.len());
+        id.push_str(&self.id_prefix);
+        id.push_str(index);
+        id
     }
 
     /// Adds an event; `write` appends its value.
@@ -85,10 +114,9 @@ impl Outputs {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let start = self.bytes.len() as u32;
-        let Origin { lane, epoch, seq, .. } = self.origin;
-        // Writing to a vector cannot fail.
-        let written = write!(self.bytes, "{lane}-{epoch}-{seq}-{}", self.records.len());
-        debug_assert!(written.is_ok());
+        self.bytes.extend_from_slice(self.id_prefix.as_bytes());
+        let mut index = itoa::Buffer::new();
+        self.bytes.extend_from_slice(index.format(self.records.len()).as_bytes());
         let id = start..self.bytes.len() as u32;
         let key = append(&mut self.bytes, key.as_bytes());
         let start = self.bytes.len() as u32;

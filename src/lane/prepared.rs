@@ -76,6 +76,8 @@ pub struct BatchCounts {
     pub refused: Vec<(crate::model::reason::RefusalReason, u64)>,
     /// By input topic, stage (`decode`, `validate`, `core`) and reason.
     pub dead_letters: Vec<(Topic, &'static str, &'static str)>,
+    /// Resources that were chosen: for a task's first attempt, and for later ones.
+    pub selections: Vec<(Arc<str>, u64, u64)>,
     pub facts: u64,
     pub fact_bytes: u64,
     /// Time of each task's record to the batch time, milliseconds.

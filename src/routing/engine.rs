@@ -80,12 +80,13 @@ fn choose(state: &State, memo: &mut Memo, ask: &Ask<'_>) -> Verdict {
     let mut best: Option<(f64, u32, &Candidate)> = None;
     let mut waits = false;
     memo.scored.clear();
-    let was_tried = |resource| ask.tried.iter().any(|tried| tried.resource == resource);
+    let was_tried =
+        |candidate: &Candidate| ask.tried.iter().any(|tried| tried.resource == candidate.resource);
     // A resource that failed this task comes again only where there is no other.
-    let others = ask.tried.is_empty()
-        || ask.candidates.list.iter().any(|candidate| !was_tried(candidate.resource));
+    let skips_tried =
+        !ask.tried.is_empty() && ask.candidates.list.iter().any(|candidate| !was_tried(candidate));
     for candidate in &ask.candidates.list {
-        if others && !ask.tried.is_empty() && was_tried(candidate.resource) {
+        if skips_tried && was_tried(candidate) {
             continue;
         }
         let terms = state.fleet.terms(candidate.resource);
@@ -97,16 +98,16 @@ fn choose(state: &State, memo: &mut Memo, ask: &Ask<'_>) -> Verdict {
         }
         let utility = candidate.utility(ask.input_tokens, output);
         memo.scored.push((utility, candidate.resource));
-        let room = state.fleet.room(candidate.resource);
         waits |= tokens <= terms.tokens_max;
-        if room.fits(tokens) {
-            // Of equals, the one with more free slots.
-            let better = best.is_none_or(|(best, slots, _)| {
-                utility > best || (utility == best && room.slots > slots)
-            });
-            if better {
-                best = Some((utility, room.slots, candidate));
-            }
+        if best.is_some_and(|(best, ..)| utility < best) {
+            continue;
+        }
+        let room = state.fleet.room(candidate.resource);
+        // Of equals, the one with more free slots.
+        let better = room.fits(tokens)
+            && best.is_none_or(|(best, slots, _)| utility > best || room.slots > slots);
+        if better {
+            best = Some((utility, room.slots, candidate));
         }
     }
     let preferred = ask.preferred.iter().flatten().find_map(|resource| {
@@ -262,7 +263,7 @@ pub fn decide_task(
     };
     let verdict = choose(state, memo, &ask);
     let new_task = || {
-        Box::new(NewTask {
+        Arc::new(NewTask {
             task_id: task.task_id.as_str().into(),
             shape: Arc::clone(&candidates.shape),
             offset,
@@ -344,7 +345,7 @@ fn ask_of<'a>(candidates: &'a Candidates, live: &'a LiveTask) -> Ask<'a> {
 fn routed(
     state: &State,
     key: TaskKey,
-    task: Option<Box<NewTask>>,
+    task: Option<Arc<NewTask>>,
     attempt: u32,
     choice: Choice,
 ) -> Fact {

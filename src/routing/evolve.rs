@@ -3,6 +3,8 @@
 //! Facts carry results, so this assigns, adds and removes. It must give the same state for the
 //! same facts for ever; golden journals check that.
 
+use std::sync::Arc;
+
 use super::TaskKey;
 use super::fact::{AttemptEnd, ControlTopic, Fact, NewTask, Reservation, ResourceIndex, Then};
 use super::fleet::Release;
@@ -43,12 +45,12 @@ impl State {
             },
             Fact::Routed { key, task, attempt, reservation, fallbacks, lease_until, .. } => {
                 if let Some(task) = task {
-                    self.admit(*key, task.clone());
+                    self.admit(*key, Arc::clone(task));
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
             }
             Fact::Queued { key, task, blocked_by, until } => {
-                self.admit(*key, task.clone());
+                self.admit(*key, Arc::clone(task));
                 self.wait(*key, *blocked_by, *until);
             }
             Fact::Refused { key, known, .. } => {
@@ -134,7 +136,7 @@ impl State {
         }
     }
 
-    fn admit(&mut self, key: TaskKey, task: Box<NewTask>) {
+    fn admit(&mut self, key: TaskKey, task: Arc<NewTask>) {
         self.recent.insert(self.batch_time, key);
         let live = LiveTask {
             task,

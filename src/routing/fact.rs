@@ -4,6 +4,8 @@
 //! journal is postcard's; a change of this file that alters the encoding needs a new
 //! [`FACT_LEVEL`] (from version 0.1.0 on).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
@@ -146,7 +148,7 @@ pub enum Fact {
     /// A task got its resource. `task` is set where the lane did not know it before.
     Routed {
         key: TaskKey,
-        task: Option<Box<NewTask>>,
+        task: Option<Arc<NewTask>>,
         attempt: u32,
         reservation: Reservation,
         fallbacks: Vec<ResourceIndex>,
@@ -157,7 +159,7 @@ pub enum Fact {
     /// Nothing is free: the task waits in the backlog.
     Queued {
         key: TaskKey,
-        task: Box<NewTask>,
+        task: Arc<NewTask>,
         blocked_by: RefusalReason,
         until: Timestamp,
     },

@@ -1,6 +1,7 @@
 //! Everything a lane knows. Read by `decide`, changed by [`super::evolve`] alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
@@ -45,7 +46,7 @@ pub enum Phase {
 /// A task that waits or is in flight.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LiveTask {
-    pub task: Box<NewTask>,
+    pub task: Arc<NewTask>,
     /// The number of the last attempt; 0 before the first.
     pub attempt: u32,
     /// Attempts that failed or whose lease ended.

@@ -39,7 +39,6 @@ fn busy() -> Telemetry {
     telemetry.transaction_ended(1, TransactionResult::Unknown);
     telemetry.kafka_error(KafkaErrorClass::TimedOut);
     telemetry.clock_difference_ms(-12);
-    telemetry.selections("gpt", Rank::Primary, 2);
     telemetry.http_request("/metrics", 200);
     telemetry.revoked(RebalanceKind::Lost, &[]);
     let counts = BatchCounts {
@@ -52,6 +51,7 @@ fn busy() -> Telemetry {
         leases_expired: 4,
         refused: vec![(RefusalReason::Quality, 1)],
         dead_letters: vec![(Topic::Fleet, "validate", "invalid")],
+        selections: vec![("gpt".into(), 2, 0)],
         facts: 9,
         fact_bytes: 900,
         wait_ms: vec![1, 20, 70_000],

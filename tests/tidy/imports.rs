@@ -17,6 +17,7 @@ const PLAIN: &[&str] = &[
     "base64",
     "hashbrown",
     "indexmap",
+    "itoa",
     "libm",
     "postcard",
     "serde",

@@ -8,6 +8,7 @@ use super::round_trip::codec;
 use super::samples::{self, decision_example, record, resource_example, task_example};
 use crate::codec::{Codec, DecodeError, Header, OutputFormat, RawRecord};
 use crate::model::Topic;
+use crate::model::health::{HealthScope, HealthStatus};
 use crate::model::resource::FleetEntry;
 use crate::model::task::{Objective, Stage, Task, Weights};
 
@@ -395,5 +396,20 @@ proptest! {
             foreign.extend_from_slice(&value[10..]);
             FOREIGN.with(|codec| decode_all(codec, &foreign));
         }
+    }
+}
+
+#[test]
+fn a_health_event_without_a_value_takes_the_last_one_back() {
+    let healthy = |key: &str| {
+        avro().decode_health_event(&record(Topic::HealthEvents, Some(key.as_bytes()), None))
+    };
+    let event = healthy("failure_domain:openai/eu").unwrap();
+    assert_eq!(
+        (event.scope, event.id.as_str(), event.status),
+        (HealthScope::FailureDomain, "openai/eu", HealthStatus::Healthy)
+    );
+    for key in ["", "openai", "planet:earth", "resource:"] {
+        assert_eq!(healthy(key).map_err(|error| error.stage()), Err("validate"), "{key}");
     }
 }
