@@ -1,0 +1,560 @@
+//! [io] Executes on a real Kafka what a [`Worker`] asks for, and tells it what happened. It decides
+//! nothing: retries inside one call aside, every choice is the worker's.
+//!
+//! The loop is synchronous, so no transaction is open while it polls, and a rebalance never meets
+//! one. Transactional calls block, so each worker has an OS thread of its own.
+
+mod cache;
+pub mod group;
+pub mod names;
+pub mod payload;
+pub mod producer;
+pub mod reader;
+pub mod settings;
+pub mod watch;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use tracing::{debug, error, info, warn};
+
+use crate::clock::{self, Stopwatch};
+use crate::codec::Codec;
+use crate::config::{Config, StartFrom};
+use crate::model::Topic;
+use crate::stream::clock::Now;
+use crate::stream::observe::Observer;
+use crate::stream::registry::Registry;
+use crate::stream::worker::event::{Command, Event, Failure};
+use crate::stream::worker::{LaneState, Worker};
+use cache::Cache;
+use group::{Group, GroupEvent};
+use names::InputNames;
+use payload::Payloads;
+use producer::TransactionalProducer;
+use reader::{Read, Reader};
+use watch::{Question, Watch};
+
+/// Messages that are taken over from librdkafka at a time.
+const FETCH_MAX: usize = 2_048;
+
+/// A question to a broker other than a transaction's may take this long.
+const ASK: Duration = Duration::from_secs(5);
+
+/// Partitions are counted, queues forwarded and such, this often.
+const HOUSEKEEPING_MS: u64 = 50;
+/// The lag is asked for, and missing pool topics looked for, this often.
+const LAG_MS: u64 = 5_000;
+
+/// Why a worker ended without having been asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("the Kafka client failed")]
+    Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    #[error("a topic's name cannot be used")]
+    Names,
+}
+
+pub struct Client<'a> {
+    config: &'a Config,
+    number: u32,
+    worker: Worker,
+    names: InputNames,
+    group: Group,
+    controls: Reader,
+    /// While a journal is read.
+    journals: Option<Reader>,
+    payloads: Payloads,
+    cache: Cache,
+    watch: Watch,
+    producer: Option<TransactionalProducer>,
+    codec: Arc<Codec>,
+    registry: Option<Registry>,
+    observer: Observer<'a>,
+    clock: Stopwatch,
+    /// The wall clock of the brokers, less ours.
+    wall_correction_ms: i64,
+    housekept_us: u64,
+    lag_us: u64,
+    pools_missing: BTreeSet<Arc<str>>,
+    stop: Option<Result<(), Failure>>,
+}
+
+/// What a client needs besides the configuration.
+pub struct Parts<'a> {
+    pub number: u32,
+    pub worker: Worker,
+    pub codec: Arc<Codec>,
+    pub registry: Option<Registry>,
+    pub observer: Observer<'a>,
+    pub wall_correction_ms: i64,
+}
+
+impl<'a> Client<'a> {
+    pub fn new(config: &'a Config, parts: Parts<'a>) -> Result<Self, WorkerError> {
+        let names = InputNames::new(&config.topics).ok_or(WorkerError::Names)?;
+        let cache_bytes = config.worker.payload_cache_bytes / u64::from(config.worker.workers.max(1));
+        let watch = Watch::start(
+            &settings::watcher(config, "read_uncommitted"),
+            &settings::watcher(config, "read_committed"),
+            &names,
+        )?;
+        Ok(Client {
+            config,
+            number: parts.number,
+            worker: parts.worker,
+            group: Group::join(&settings::group(config, parts.number), &names)?,
+            controls: Reader::new(&settings::reader(config), &names)?,
+            journals: None,
+            payloads: Payloads::new(settings::reader(config), names.clone()),
+            cache: Cache::new(usize::try_from(cache_bytes).unwrap_or(usize::MAX)),
+            watch,
+            producer: None,
+            codec: parts.codec,
+            registry: parts.registry,
+            observer: parts.observer,
+            clock: Stopwatch::start(),
+            wall_correction_ms: parts.wall_correction_ms,
+            housekept_us: 0,
+            lag_us: 0,
+            pools_missing: BTreeSet::new(),
+            stop: None,
+            names,
+        })
+    }
+
+    /// Runs until `shutdown` is set and the open transaction is ended, or until it cannot go on.
+    ///
+    /// # Errors
+    /// What kept it from going on.
+    pub fn run(mut self, shutdown: &AtomicBool) -> Result<(), WorkerError> {
+        let mut told = false;
+        loop {
+            self.execute()?;
+            if let Some(stop) = self.stop.take() {
+                return Ok(stop?);
+            }
+            if shutdown.load(Ordering::Relaxed) && !told {
+                told = true;
+                self.tell(Event::Shutdown);
+                continue;
+            }
+            self.serve_group()?;
+            self.execute()?;
+            self.read_inputs();
+            self.read_beside()?;
+            self.answer_questions();
+            self.housekeep();
+            let decide = Stopwatch::start();
+            self.tell(Event::Tick);
+            self.observer.decided(decide.elapsed());
+        }
+    }
+
+    fn now(&self) -> Now {
+        read_clocks(&self.clock, self.wall_correction_ms)
+    }
+
+    fn tell(&mut self, event: Event<'_>) {
+        let now = self.now();
+        self.worker.handle(now, event);
+    }
+
+    /// Rebalances happen here and nowhere else.
+    fn serve_group(&mut self) -> Result<(), WorkerError> {
+        for event in self.group.poll()? {
+            match event {
+                GroupEvent::Assigned(assigned) => {
+                    self.tell_partitions()?;
+                    let lanes = lanes_of(&assigned);
+                    info!(worker = self.number, ?lanes, "assigned");
+                    self.observer.assigned(&lanes);
+                    self.cache.retain(&lanes);
+                    self.payloads.retain(&lanes)?;
+                    self.tell(Event::Assigned(assigned));
+                }
+                GroupEvent::Revoked { lost } => {
+                    info!(worker = self.number, lost, "revoked");
+                    let lanes: Vec<u32> =
+                        self.worker.lane_states().iter().map(|(lane, _)| *lane).collect();
+                    self.observer.revoked(lost, &lanes);
+                    self.payloads.retain(&[])?;
+                    self.tell(Event::Revoked);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_partitions(&mut self) -> Result<(), WorkerError> {
+        let mut partitions = Vec::new();
+        for topic in Topic::ALL {
+            if topic == Topic::RouteDecisions && self.config.topics.decisions_by_pool() {
+                continue;
+            }
+            let count = self.group.partitions(self.config.topics.name(topic), ASK)?;
+            partitions.push((topic, count));
+        }
+        self.tell(Event::Partitions(partitions));
+        Ok(())
+    }
+
+    fn read_inputs(&mut self) {
+        let mut poll = Stopwatch::start();
+        if !self.worker.takes_records() {
+            // A transaction is on its way, or a lane rests: what is fetched ahead stays in librdkafka.
+            std::thread::sleep(Duration::from_millis(1));
+            return;
+        }
+        let now = self.now();
+        let is_restoring = self.journals.is_some();
+        let wait_ms = if is_restoring { 0 } else { self.worker.wait_ms(now) };
+        let wall_correction_ms = self.wall_correction_ms;
+        let Client { worker, cache, codec, registry, group, clock, observer, .. } = self;
+        let batch = group.fetch(Duration::from_millis(wait_ms), FETCH_MAX);
+        let poll_took = poll.lap();
+        if batch.len() == 0 {
+            return;
+        }
+        let now = read_clocks(clock, wall_correction_ms);
+        group.hand_over(&batch, |read| {
+            if let Read::Record(record) = &read {
+                if let Some(registry) = registry {
+                    registry.learn(codec, record);
+                }
+                if record.topic == Topic::Tasks
+                    && let Ok(lane) = u32::try_from(record.partition)
+                {
+                    cache.keep(lane, record);
+                }
+            }
+            worker.handle(now, event_of(read));
+        });
+        observer.polled(poll_took, poll.elapsed());
+    }
+
+    /// Control topics, journals and single records.
+    fn read_beside(&mut self) -> Result<(), WorkerError> {
+        let now = self.now();
+        let Client { worker, codec, registry, controls, journals, payloads, .. } = self;
+        controls.read(Duration::ZERO, FETCH_MAX, |read| {
+            if let (Read::Record(record), Some(registry)) = (&read, &mut *registry) {
+                registry.learn(codec, record);
+            }
+            // A control topic is compacted: where its beginning is gone, the reader goes on at the
+            // earliest record there is.
+            if !matches!(read, Read::OutOfRange { .. }) {
+                worker.handle(now, event_of(read));
+            }
+        });
+        if let Some(reader) = journals {
+            // While a lane is restored there is little else to do.
+            reader.read(Duration::from_millis(5), FETCH_MAX, |read| {
+                if let Some(event) = journal_event(&read) {
+                    worker.handle(now, event);
+                }
+            });
+        }
+        payloads.poll(|lane, offset, record| {
+            let record = record.copied();
+            worker.handle(now, Event::Reread { lane, offset, record });
+        })?;
+        Ok(())
+    }
+
+    fn answer_questions(&mut self) {
+        while let Some(answer) = self.watch.next_answer() {
+            match (answer.question, answer.end) {
+                (Question::ResultsEnd { lane }, Some(end)) => {
+                    self.tell(Event::ResultsEnd { lane, end });
+                }
+                (Question::StableEnd { topic, lane }, Some(end)) => {
+                    let index = Topic::LANE_INPUTS.iter().position(|input| *input == topic);
+                    let positions = self.worker.positions(lane);
+                    if let (Some(index), Some(positions)) = (index, positions) {
+                        self.observer.lag(lane, topic, positions[index], end, clock::wall_now());
+                    }
+                }
+                (Question::ResultsEnd { .. } | Question::StableEnd { .. }, None) => {}
+            }
+        }
+    }
+
+    fn housekeep(&mut self) {
+        let now = self.now();
+        if now.ms_since(self.housekept_us) >= HOUSEKEEPING_MS {
+            self.housekept_us = now.monotonic_us;
+            self.group.forward();
+        }
+        if now.ms_since(self.lag_us) >= LAG_MS {
+            self.lag_us = now.monotonic_us;
+            for (lane, state) in self.worker.lane_states() {
+                if state == LaneState::Running {
+                    for topic in Topic::LANE_INPUTS {
+                        self.watch.ask(Question::StableEnd { topic, lane });
+                    }
+                }
+            }
+            self.look_for_pools();
+        }
+    }
+
+    fn look_for_pools(&mut self) {
+        let found: Vec<Arc<str>> = self
+            .pools_missing
+            .iter()
+            .filter(|pool| {
+                let name = self.config.topics.decisions_of(pool);
+                self.group.partitions(&name, ASK).is_ok_and(|count| count > 0)
+            })
+            .cloned()
+            .collect();
+        for pool in found {
+            self.pools_missing.remove(&pool);
+            info!(%pool, "the pool's decision topic exists now");
+            self.tell(Event::PoolAppeared(pool));
+        }
+    }
+
+    /// Does what the worker asks for, until it asks for nothing more.
+    fn execute(&mut self) -> Result<(), WorkerError> {
+        while let Some(command) = self.worker.next_command() {
+            self.execute_one(command)?;
+        }
+        Ok(())
+    }
+
+    fn execute_one(&mut self, command: Command) -> Result<(), WorkerError> {
+        match command {
+            Command::FetchCommitted { ask, lanes } => {
+                let event = match self.group.committed(&lanes, ASK) {
+                    Ok(lanes) => Event::Committed { ask, lanes },
+                    Err(error) => {
+                        warn!(%error, ?lanes, "committed offsets are not known yet");
+                        Event::CommittedUnknown { ask }
+                    }
+                };
+                self.tell(event);
+            }
+            Command::FindStart { lane, from } => {
+                let offsets = self.find_start(lane, from)?;
+                self.tell(Event::Start { lane, offsets });
+            }
+            Command::ReadJournal { lane } => {
+                let mut reader = match self.journals.take() {
+                    Some(reader) => reader,
+                    None => Reader::new(&settings::reader(self.config), &self.names)?,
+                };
+                reader.add(Topic::Journal, i32::try_from(lane).unwrap_or(-1), 0)?;
+                self.journals = Some(reader);
+            }
+            Command::StopJournal { lane } => {
+                if let Some(reader) = &mut self.journals {
+                    reader.remove(Topic::Journal, i32::try_from(lane).unwrap_or(-1))?;
+                }
+                self.journals = self.journals.take().filter(|reader| !reader.is_idle());
+            }
+            Command::ReadInputs(inputs) => self.group.read_from(&inputs)?,
+            Command::ReadControls { fleet, health_events } => {
+                self.controls.add(Topic::Fleet, 0, fleet)?;
+                self.controls.add(Topic::HealthEvents, 0, health_events)?;
+            }
+            Command::Pause { lane } => {
+                warn!(lane, "outputs have no leader: the lane rests");
+                self.observer.lane_paused(lane);
+                self.group.pause(lane, true)?;
+            }
+            Command::Resume { lane } => {
+                self.observer.lane_runs(lane);
+                self.group.pause(lane, false)?;
+            }
+            Command::ReadAgain { lane, offsets } => self.read_again(lane, &offsets)?,
+            Command::FindResultsEnd { lane } => {
+                self.watch.ask(Question::ResultsEnd { lane });
+            }
+            Command::LaneRuns { lane } => {
+                info!(lane, "runs");
+                self.observer.lane_runs(lane);
+            }
+            Command::LanePanicked { lane, culprit } => {
+                error!(lane, ?culprit, "the core panicked; the lane is recovered");
+            }
+            Command::LaneStopped { lane, error } => {
+                error!(lane, %error, "the lane is stopped");
+                self.observer.lane_stopped(lane, error.to_string());
+            }
+            Command::Rejoin => {
+                // The worker has parked its lanes; this member is the same one, by its instance id.
+                self.group = Group::join(&settings::group(self.config, self.number), &self.names)?;
+            }
+            Command::Stop(failure) => self.stop = Some(failure.map_or(Ok(()), Err)),
+            Command::Begin
+            | Command::Produce(_)
+            | Command::Flush
+            | Command::SendOffsets(_)
+            | Command::Commit
+            | Command::Abort
+            | Command::Reopen => self.step(&command),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, command: &Command) {
+        let done = self.step_result(command);
+        if let Err(failure) = &done {
+            warn!(worker = self.number, step = step_name(command), %failure, "transaction");
+            self.observer.failed(failure);
+            if let Failure::PoolMissing(pool) = failure {
+                self.pools_missing.insert(Arc::clone(pool));
+            }
+        }
+        self.tell(done.map_or_else(Event::Failed, |()| Event::Done));
+    }
+
+    fn step_result(&mut self, command: &Command) -> Result<(), Failure> {
+        if matches!(command, Command::Reopen) {
+            // The predecessor's queue is purged before its successor asks to be let in.
+            self.producer = None;
+            let timeout = Duration::from_millis(self.config.worker.transaction_timeout_ms);
+            let config = settings::producer(self.config, self.number);
+            let opened = TransactionalProducer::open(&config, &self.config.topics, timeout)?;
+            self.producer = Some(opened);
+            return Ok(());
+        }
+        let Some(producer) = &mut self.producer else {
+            return Err(Failure::Unknown("there is no producer".to_owned()));
+        };
+        let took = Stopwatch::start();
+        let done = match command {
+            Command::Begin => {
+                self.observer.begun();
+                producer.begin()
+            }
+            Command::Produce(batch) => producer.produce(batch),
+            Command::Flush => producer.flush(),
+            Command::SendOffsets(batches) => match self.group.metadata() {
+                Some(metadata) => producer.send_offsets(batches, &metadata),
+                None => Err(Failure::Membership("no member of the group".to_owned())),
+            },
+            Command::Commit => producer.commit(),
+            Command::Abort => producer.abort(),
+            Command::Reopen
+            | Command::FetchCommitted { .. }
+            | Command::FindStart { .. }
+            | Command::ReadJournal { .. }
+            | Command::StopJournal { .. }
+            | Command::ReadInputs(_)
+            | Command::ReadControls { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
+            | Command::Rejoin
+            | Command::ReadAgain { .. }
+            | Command::FindResultsEnd { .. }
+            | Command::LaneRuns { .. }
+            | Command::LanePanicked { .. }
+            | Command::LaneStopped { .. }
+            | Command::Stop(_) => Ok(()),
+        };
+        self.observer.step(command, took.elapsed(), done.is_ok());
+        done
+    }
+
+    fn find_start(&self, lane: u32, from: StartFrom) -> Result<[i64; 3], KafkaError> {
+        let mut offsets = [0; 3];
+        for (offset, topic) in offsets.iter_mut().zip(Topic::LANE_INPUTS) {
+            let (first, end) = self.group.bounds(topic, lane, ASK)?;
+            // Other lanes may have sent something before this one first ran.
+            let is_earliest = from == StartFrom::Earliest || topic == Topic::LaneInbox;
+            *offset = if is_earliest { first } else { end };
+        }
+        Ok(offsets)
+    }
+
+    fn read_again(&mut self, lane: u32, offsets: &[i64]) -> Result<(), WorkerError> {
+        let now = self.now();
+        let Client { worker, cache, payloads, .. } = self;
+        let mut missing = Vec::new();
+        for offset in offsets {
+            let kept = cache.with(lane, *offset, |record| {
+                let record = Some(*record);
+                worker.handle(now, Event::Reread { lane, offset: *offset, record });
+            });
+            if kept.is_none() {
+                missing.push(*offset);
+            }
+        }
+        Ok(payloads.want(lane, &missing)?)
+    }
+}
+
+fn read_clocks(clock: &Stopwatch, wall_correction_ms: i64) -> Now {
+    Now {
+        wall_ms: clock::wall_now().as_ms().saturating_add(wall_correction_ms),
+        monotonic_us: clock.elapsed_us(),
+    }
+}
+
+fn event_of(read: Read<'_>) -> Event<'_> {
+    match read {
+        Read::Record(record) => Event::Record(record),
+        Read::End { topic, partition, offset } => Event::End { topic, partition, offset },
+        Read::OutOfRange { topic, partition, offset } => {
+            Event::Deleted { topic, partition, offset }
+        }
+    }
+}
+
+fn journal_event<'a>(read: &Read<'a>) -> Option<Event<'a>> {
+    match read {
+        Read::Record(record) => {
+            let lane = u32::try_from(record.partition).ok()?;
+            Some(Event::JournalRecord { lane, value: record.value.unwrap_or_default() })
+        }
+        Read::End { partition, .. } => {
+            Some(Event::JournalEnd { lane: u32::try_from(*partition).ok()? })
+        }
+        // The beginning of the journal is deleted: the first record that is left does not follow.
+        Read::OutOfRange { topic, partition, offset } => {
+            debug!(topic = topic.default_name(), partition, offset, "begins later");
+            None
+        }
+    }
+}
+
+fn lanes_of(assigned: &[(Topic, i32)]) -> Vec<u32> {
+    let tasks = assigned.iter().filter(|(topic, _)| *topic == Topic::Tasks);
+    tasks.filter_map(|(_, partition)| u32::try_from(*partition).ok()).collect()
+}
+
+fn step_name(command: &Command) -> &'static str {
+    match command {
+        Command::Begin => "begin",
+        Command::Produce(_) => "produce",
+        Command::Flush => "flush",
+        Command::SendOffsets(_) => "send offsets",
+        Command::Commit => "commit",
+        Command::Abort => "abort",
+        Command::Reopen => "open",
+        Command::FetchCommitted { .. }
+        | Command::FindStart { .. }
+        | Command::ReadJournal { .. }
+        | Command::StopJournal { .. }
+        | Command::ReadInputs(_)
+        | Command::ReadControls { .. }
+        | Command::Pause { .. }
+        | Command::Resume { .. }
+        | Command::Rejoin
+        | Command::ReadAgain { .. }
+        | Command::FindResultsEnd { .. }
+        | Command::LaneRuns { .. }
+        | Command::LanePanicked { .. }
+        | Command::LaneStopped { .. }
+        | Command::Stop(_) => "none",
+    }
+}
+

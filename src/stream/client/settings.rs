@@ -1,0 +1,96 @@
+//! The librdkafka settings of each client of a worker. What the configuration passes through comes
+//! first; what correctness rests on is set here and wins.
+
+use rdkafka::ClientConfig;
+
+use crate::config::Config;
+use crate::stream::connect::client_config;
+
+/// What all consumers of the process together may hold of what they fetched ahead: the process is
+/// to stay below 100 MB, and a second's input of a busy topic fits.
+const FETCHED_KBYTES_MAX: u64 = 24 * 1024;
+
+/// What one producer holds of outputs that are not acknowledged; a transaction waits for room.
+const PRODUCED_KBYTES_MAX: u64 = 32 * 1024;
+
+fn consumer(config: &Config) -> ClientConfig {
+    let mut client = client_config(&config.kafka);
+    client
+        .set("group.id", &config.kafka.group_id)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("allow.auto.create.topics", "false")
+        .set("retry.backoff.ms", "10")
+        // The default of 1 s starves a queue that was full for a moment.
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.max.bytes", "8388608");
+    client
+}
+
+/// The consumer that is a member of the group.
+pub fn group(config: &Config, worker: u32) -> ClientConfig {
+    let mut client = consumer(config);
+    let share = FETCHED_KBYTES_MAX / u64::from(config.worker.workers.max(1));
+    client
+        .set("group.instance.id", member(config, worker))
+        // Equal partition counts then mean equal lanes of all three inputs.
+        .set("partition.assignment.strategy", "range")
+        .set("session.timeout.ms", config.worker.session_timeout_ms.to_string())
+        .set("heartbeat.interval.ms", (config.worker.session_timeout_ms / 6).max(1).to_string())
+        // A position is never guessed: a lane without one stops.
+        .set("auto.offset.reset", "error")
+        .set("queued.max.messages.kbytes", share.max(2_048).to_string());
+    client
+}
+
+/// A consumer of partitions that it is told, beside the group: control topics, journals, single
+/// records.
+pub fn reader(config: &Config) -> ClientConfig {
+    let mut client = consumer(config);
+    client.set("auto.offset.reset", "earliest").set("queued.max.messages.kbytes", "4096");
+    client
+}
+
+/// Asks where partitions end, with open transactions or without.
+pub fn watcher(config: &Config, isolation: &str) -> ClientConfig {
+    let mut client = consumer(config);
+    client.set("isolation.level", isolation);
+    client
+}
+
+/// The transactional producer.
+pub fn producer(config: &Config, worker: u32) -> ClientConfig {
+    let mut client = client_config(&config.kafka);
+    let timeout_ms = config.worker.transaction_timeout_ms.to_string();
+    client
+        .set("transactional.id", transactional_id(config, worker))
+        .set("transaction.timeout.ms", &timeout_ms)
+        .set("message.timeout.ms", &timeout_ms)
+        .set("socket.timeout.ms", &timeout_ms)
+        .set("enable.idempotence", "true")
+        .set("delivery.report.only.error", "true")
+        .set("linger.ms", config.worker.linger_ms.to_string())
+        .set("compression.type", "lz4")
+        .set("batch.size", "1000000")
+        .set("retry.backoff.ms", "5")
+        .set("queue.buffering.max.kbytes", PRODUCED_KBYTES_MAX.to_string());
+    client
+}
+
+/// The producer that compares clocks.
+pub fn clock_producer(config: &Config) -> ClientConfig {
+    let mut client = client_config(&config.kafka);
+    client.set("enable.idempotence", "true").set("linger.ms", "0").set("message.timeout.ms", "10000");
+    client
+}
+
+/// `<instance>-<worker>`: the same after a restart, so that lanes do not move for it.
+fn member(config: &Config, worker: u32) -> String {
+    format!("{}-{worker}", config.kafka.instance_id)
+}
+
+pub fn transactional_id(config: &Config, worker: u32) -> String {
+    format!("{}-{}", config.kafka.group_id, member(config, worker))
+}

@@ -1,0 +1,373 @@
+//! The worker: what happens around a transaction, as a state machine without I/O or clock.
+//!
+//! It owns lanes, is told [`Event`]s and asks for [`Command`]s. `client` executes those on a real
+//! Kafka; a simulator may on a modelled one. A lane passes these phases:
+//!
+//! assigned → *asked* what is committed → (*starting*, where nothing is) or *folding* its journal up
+//! to that batch → *catching up* with the control topics → *running*; or *stopped*, where anything
+//! does not fit. After a transaction whose outcome is not known to be ours, its lanes are *asked*
+//! again: what is committed is the verdict, and a lane that comes back after a rebalance takes the
+//! same way.
+
+mod careful;
+pub mod event;
+mod held;
+mod recovery;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::codec::RawRecord;
+use crate::config::StartFrom;
+use crate::lane::prepared::Prepared;
+use crate::lane::LaneSettings;
+use crate::model::Topic;
+use crate::stream::clock::Now;
+use crate::stream::committed::CommitPoint;
+use event::{Command, Event, LaneError};
+use held::Held;
+use transaction::{Failures, Producer};
+
+/// A lane that was revoked is kept this long: longer than any rebalance, and short enough that a
+/// lane that has gone to another instance does not hold memory here.
+const PARKED_MS_MAX: u64 = 120_000;
+
+/// A question that could not be answered is asked again after this long.
+const ASK_AGAIN_MS: u64 = 500;
+
+/// `task-results` is asked for its end at most this often, for each lane.
+const RESULTS_END_MS: u64 = 200;
+
+/// Timers of a lane are looked at this often: a batch for each of them would be mostly overhead.
+const TIMER_MS: u64 = 100;
+
+/// Waiting tasks that are read again at a time, for each lane.
+const REREADS_MAX: usize = 256;
+
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    pub lane: LaneSettings,
+    pub start_from: StartFrom,
+    /// A batch begins this long after its first record, or when it is full.
+    pub batch_wait_ms: u64,
+    /// Records and bytes that may be queued over all lanes before the client is to stop reading.
+    pub queued_records_max: usize,
+    pub queued_bytes_max: usize,
+    /// How far this machine's wall clock may be ahead of a lane's last owner's.
+    pub clock_uncertainty_ms: u64,
+    /// The journal must show the committed batch within this time: markers may be on their way.
+    pub journal_wait_ms: u64,
+    /// A lane whose outputs have no leader rests this long.
+    pub leaderless_pause_ms: u64,
+}
+
+/// What one lane is doing.
+#[derive(Debug)]
+enum Phase {
+    /// `FetchCommitted` is out, or waits to be sent again.
+    Asked { ask: u64, again_us: Option<u64>, runs: bool },
+    /// `FindStart` is out: the lane has never run.
+    Starting,
+    /// Its journal is read up to `target`; to its end where that is `None`.
+    Folding { target: Option<CommitPoint>, ended_us: Option<u64> },
+    /// The control topics are read to their ends, and a fleet is awaited.
+    CatchingUp { fleet: bool, health_events: bool },
+    Running,
+    Stopped(LaneError),
+}
+
+/// The phase of a lane, for those who watch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LaneState {
+    Restoring,
+    Running,
+    Paused,
+    Stopped(LaneError),
+}
+
+#[derive(Debug)]
+struct Slot {
+    phase: Phase,
+    held: Option<Box<Held>>,
+    /// After a panic: this many records are taken one by one, and these are not decided at all.
+    careful_records: usize,
+    condemned: Vec<(Topic, i64)>,
+}
+
+#[derive(Debug)]
+struct Parked {
+    held: Box<Held>,
+    condemned: Vec<(Topic, i64)>,
+    since_us: u64,
+}
+
+#[derive(Debug)]
+pub struct Worker {
+    settings: WorkerSettings,
+    partitions: BTreeMap<Topic, i32>,
+    slots: BTreeMap<u32, Slot>,
+    parked: BTreeMap<u32, Parked>,
+    producer: Producer,
+    failures: Failures,
+    /// The batches of the open transaction.
+    batches: Vec<Arc<Prepared>>,
+    asks: u64,
+    ending: bool,
+    commands: VecDeque<Command>,
+}
+
+impl Worker {
+    pub fn new(settings: WorkerSettings) -> Self {
+        Worker {
+            settings,
+            partitions: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            producer: Producer::Closed,
+            failures: Failures::default(),
+            batches: Vec::new(),
+            asks: 0,
+            ending: false,
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// What to do next; to be asked until there is nothing left.
+    pub fn next_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// The state of every lane that is assigned.
+    pub fn lane_states(&self) -> Vec<(u32, LaneState)> {
+        self.slots.iter().map(|(number, slot)| (*number, slot.state())).collect()
+    }
+
+    /// The next offsets to read of a running lane, in the order of [`Topic::LANE_INPUTS`].
+    pub fn positions(&self, lane: u32) -> Option<[i64; 3]> {
+        let held = self.slots.get(&lane)?.held.as_ref()?;
+        Some(held.input_positions())
+    }
+
+    /// Whether the client may hand over more records now.
+    pub fn takes_records(&self) -> bool {
+        let mut records = 0;
+        let mut bytes = 0;
+        for held in self.slots.values().filter_map(|slot| slot.held.as_ref()) {
+            records += held.queued();
+            bytes += held.queued_bytes();
+        }
+        records < self.settings.queued_records_max && bytes < self.settings.queued_bytes_max
+    }
+
+    /// How long the client may wait for records before the next `Tick`, in milliseconds.
+    pub fn wait_ms(&self, now: Now) -> u64 {
+        if !self.producer.is_idle() {
+            return IDLE_WAIT_MS;
+        }
+        let waits = self.slots.values().filter_map(|slot| match (&slot.phase, &slot.held) {
+            (Phase::Running, Some(held)) => held.due_in_ms(&self.settings, now),
+            (
+                Phase::Asked { .. }
+                | Phase::Starting
+                | Phase::Folding { .. }
+                | Phase::CatchingUp { .. }
+                | Phase::Running
+                | Phase::Stopped(_),
+                _,
+            ) => None,
+        });
+        waits.min().unwrap_or(IDLE_WAIT_MS).min(IDLE_WAIT_MS)
+    }
+
+    /// Takes one event at the time `now`.
+    pub fn handle(&mut self, now: Now, event: Event<'_>) {
+        match event {
+            Event::Record(record) => self.record(now, &record),
+            Event::End { topic, partition, offset } => self.end(now, topic, partition, offset),
+            Event::Partitions(partitions) => self.partitions = partitions.into_iter().collect(),
+            Event::Assigned(assigned) => self.assigned(now, &assigned),
+            Event::Revoked => self.revoked(now),
+            Event::Committed { ask, lanes } => self.committed(now, ask, &lanes),
+            Event::CommittedUnknown { ask } => self.committed_unknown(now, ask),
+            Event::Start { lane, offsets } => self.start(lane, offsets),
+            Event::JournalRecord { lane, value } => self.journal_record(lane, value),
+            Event::JournalEnd { lane } => self.journal_end(now, lane),
+            Event::Deleted { topic, partition, offset } => self.deleted(topic, partition, offset),
+            Event::ResultsEnd { lane, end } => self.results_end(now, lane, end),
+            Event::Reread { lane, offset, record } => {
+                self.reread(now, lane, offset, record.as_ref());
+            }
+            Event::Done => self.step_done(now),
+            Event::Failed(failure) => self.step_failed(now, failure),
+            Event::PoolAppeared(pool) => self.pool_appeared(&pool),
+            Event::Tick => self.tick(now),
+            Event::Shutdown => {
+                self.ending = true;
+                self.tick(now);
+            }
+        }
+    }
+
+    fn record(&mut self, now: Now, record: &RawRecord<'_>) {
+        if !Topic::CONTROLS.contains(&record.topic) {
+            if let Some(number) = lane_of(record.partition) {
+                self.offer(now, number, record);
+            }
+            return;
+        }
+        let numbers: Vec<u32> = self.slots.keys().copied().collect();
+        for number in numbers {
+            self.offer(now, number, record);
+        }
+        self.run_caught_up(now);
+    }
+
+    fn offer(&mut self, now: Now, number: u32, record: &RawRecord<'_>) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        if slot.takes(record.topic)
+            && let Some(held) = &mut slot.held
+            && held.offer(now, record).is_err()
+        {
+            self.panicked(number);
+        }
+    }
+
+    fn end(&mut self, now: Now, topic: Topic, partition: i32, offset: i64) {
+        if Topic::CONTROLS.contains(&topic) {
+            for slot in self.slots.values_mut() {
+                if let Phase::CatchingUp { fleet, health_events } = &mut slot.phase {
+                    *(if topic == Topic::Fleet { fleet } else { health_events }) = true;
+                }
+            }
+            self.run_caught_up(now);
+        } else if topic == Topic::TaskResults
+            && let Some(number) = lane_of(partition)
+            && let Some(slot) = self.slots.get_mut(&number)
+            && let Some(held) = &mut slot.held
+            && held.results_read_to(now, offset).is_err()
+        {
+            self.panicked(number);
+        }
+    }
+
+    fn results_end(&mut self, now: Now, number: u32, end: i64) {
+        let held = self.slots.get_mut(&number).and_then(|slot| slot.held.as_mut());
+        if held.is_some_and(|held| held.results_end(now, end).is_err()) {
+            self.panicked(number);
+        }
+    }
+
+    fn reread(&mut self, now: Now, number: u32, offset: i64, record: Option<&RawRecord<'_>>) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        if let Some(held) = &mut slot.held
+            && held.reread(now, offset, record).is_err()
+        {
+            self.panicked(number);
+        }
+    }
+
+    fn pool_appeared(&mut self, pool: &str) {
+        self.settings.lane.policy.pools_missing.retain(|missing| missing != pool);
+        for held in self.slots.values_mut().filter_map(|slot| slot.held.as_mut()) {
+            held.lane.set_policy(self.settings.lane.policy.clone());
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        self.parked.retain(|_, parked| now.ms_since(parked.since_us) < PARKED_MS_MAX);
+        self.ask_again(now);
+        self.journal_waits(now);
+        if !self.ending {
+            for (number, slot) in &mut self.slots {
+                if !matches!(slot.phase, Phase::Running) {
+                    continue;
+                }
+                if let Some(held) = &mut slot.held {
+                    held.tick(now, *number, &mut self.commands);
+                }
+            }
+        }
+        self.feed_careful(now);
+        self.producer_tick(now);
+    }
+
+    fn stop_lane(&mut self, number: u32, error: LaneError) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        let was_running = matches!(slot.phase, Phase::Running);
+        if matches!(slot.phase, Phase::Folding { .. }) {
+            self.commands.push_back(Command::StopJournal { lane: number });
+        }
+        slot.held = None;
+        slot.phase = Phase::Stopped(error.clone());
+        self.commands.push_back(Command::LaneStopped { lane: number, error });
+        if was_running {
+            self.read_inputs();
+        }
+    }
+
+    fn read_inputs(&mut self) {
+        let mut inputs = Vec::new();
+        for (number, slot) in &mut self.slots {
+            let reads = matches!(slot.phase, Phase::Running | Phase::Asked { runs: true, .. });
+            if let Some(held) = &mut slot.held
+                && reads
+            {
+                held.forget_inputs_read_ahead();
+                for (topic, offset) in Topic::LANE_INPUTS.into_iter().zip(held.input_positions()) {
+                    inputs.push((topic, *number as i32, offset));
+                }
+            }
+        }
+        self.commands.push_back(Command::ReadInputs(inputs));
+    }
+}
+
+/// How long to wait for records where nothing is due.
+const IDLE_WAIT_MS: u64 = 10;
+
+fn lane_of(partition: i32) -> Option<u32> {
+    u32::try_from(partition).ok()
+}
+
+impl Slot {
+    fn new(phase: Phase, held: Option<Box<Held>>) -> Self {
+        Slot { phase, held, careful_records: 0, condemned: Vec::new() }
+    }
+
+    /// Whether records of this topic are meant for the lane in its phase. A lane of which it is
+    /// asked what is committed may turn out to be right, so it goes on queueing.
+    fn takes(&self, topic: Topic) -> bool {
+        match self.phase {
+            Phase::Running | Phase::Asked { runs: true, .. } => true,
+            Phase::CatchingUp { .. } => Topic::CONTROLS.contains(&topic),
+            Phase::Asked { runs: false, .. }
+            | Phase::Starting
+            | Phase::Folding { .. }
+            | Phase::Stopped(_) => false,
+        }
+    }
+
+    fn state(&self) -> LaneState {
+        match &self.phase {
+            Phase::Asked { .. }
+            | Phase::Starting
+            | Phase::Folding { .. }
+            | Phase::CatchingUp { .. } => LaneState::Restoring,
+            Phase::Running if self.held.as_ref().is_some_and(|held| held.is_paused()) => {
+                LaneState::Paused
+            }
+            Phase::Running => LaneState::Running,
+            Phase::Stopped(error) => LaneState::Stopped(error.clone()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Held").field("committed", &self.committed).finish_non_exhaustive()
+    }
+}

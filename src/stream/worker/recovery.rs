@@ -1,0 +1,388 @@
+//! How a lane comes to run: from what is committed, by its journal, to the ends of the control topics.
+
+use super::event::{Command, LaneError};
+use super::held::{Held, guarded};
+use super::transaction::{After, Producer};
+use super::{ASK_AGAIN_MS, Parked, Phase, Slot, Worker};
+use crate::lane::{FoldError, Lane};
+use crate::model::Topic;
+use crate::stream::clock::Now;
+use crate::stream::committed::{self, CommitPoint, LaneCommit};
+
+/// Topics with one partition for each lane, besides `tasks`. A pool's decision topic may have fewer.
+const PER_LANE: [Topic; 6] = [
+    Topic::TaskResults,
+    Topic::LaneInbox,
+    Topic::AllocationEvents,
+    Topic::BalanceEvents,
+    Topic::LoadSnapshots,
+    Topic::Journal,
+];
+
+/// The epoch of a lane that has never run.
+const FIRST_EPOCH: u32 = 1;
+
+/// What the committed offsets say about a lane that is held.
+enum Verdict {
+    /// The pending batch is committed.
+    Committed,
+    /// Nothing has happened since: what is held holds, and a pending batch is produced again.
+    Unchanged,
+    /// Another instance has gone on, and what is held is a true beginning of that.
+    Behind,
+    Other,
+}
+
+impl Worker {
+    pub(super) fn assigned(&mut self, now: Now, assigned: &[(Topic, i32)]) {
+        self.revoked(now);
+        let numbers: Vec<u32> = assigned
+            .iter()
+            .filter(|(topic, _)| *topic == Topic::Tasks)
+            .filter(|(_, partition)| {
+                Topic::LANE_INPUTS.iter().all(|topic| assigned.contains(&(*topic, *partition)))
+            })
+            .filter_map(|(_, partition)| u32::try_from(*partition).ok())
+            .collect();
+        for number in &numbers {
+            let phase = Phase::Asked { ask: 0, again_us: None, runs: false };
+            let slot = match self.parked.remove(number) {
+                Some(parked) => {
+                    let mut slot = Slot::new(phase, Some(parked.held));
+                    slot.condemned = parked.condemned;
+                    slot
+                }
+                None => Slot::new(phase, None),
+            };
+            self.slots.insert(*number, slot);
+            if let Some(error) = self.wrong_partitions(*number) {
+                self.stop_lane(*number, error);
+            }
+        }
+        if numbers.is_empty() {
+            return;
+        }
+        match self.producer {
+            Producer::Closed => self.open(After::Verdict),
+            Producer::Idle => self.ask_unsent(),
+            // Asked when the producer is ready again.
+            Producer::Opening(_)
+            | Producer::OpenAgain { .. }
+            | Producer::Step(_)
+            | Producer::Aborting(_)
+            | Producer::Ended => {}
+        }
+    }
+
+    fn wrong_partitions(&self, lane: u32) -> Option<LaneError> {
+        let tasks = self.partitions.get(&Topic::Tasks).copied().unwrap_or(0);
+        PER_LANE.iter().find_map(|topic| {
+            let found = self.partitions.get(topic).copied().unwrap_or(0);
+            let topic = topic.default_name();
+            (found != tasks).then_some(LaneError::Partitions { lane, topic, found, tasks })
+        })
+    }
+
+    /// Parks what is held: the lanes may come back in a moment, or never.
+    pub(super) fn revoked(&mut self, now: Now) {
+        for (number, slot) in std::mem::take(&mut self.slots) {
+            if matches!(slot.phase, Phase::Folding { .. }) {
+                self.commands.push_back(Command::StopJournal { lane: number });
+                continue;
+            }
+            if let Some(held) = slot.held {
+                let condemned = slot.condemned;
+                let parked = Parked { held, condemned, since_us: now.monotonic_us };
+                self.parked.insert(number, parked);
+            }
+        }
+    }
+
+    /// Asks what is committed of these lanes; `runs` where a lane goes on queueing meanwhile.
+    pub(super) fn ask(&mut self, lanes: Vec<(u32, bool)>) {
+        self.asks += 1;
+        let mut asked = Vec::new();
+        for (number, runs) in lanes {
+            if let Some(slot) = self.slots.get_mut(&number) {
+                slot.phase = Phase::Asked { ask: self.asks, again_us: None, runs };
+                asked.push(number);
+            }
+        }
+        if !asked.is_empty() {
+            self.commands.push_back(Command::FetchCommitted { ask: self.asks, lanes: asked });
+        }
+    }
+
+    /// Asks for the lanes that were assigned while the producer was not ready.
+    pub(super) fn ask_unsent(&mut self) {
+        let unsent = self.asked_lanes(|ask, _| ask == 0);
+        self.ask(unsent);
+    }
+
+    pub(super) fn ask_again(&mut self, now: Now) {
+        let due =
+            self.asked_lanes(|_, again_us| again_us.is_some_and(|at| at <= now.monotonic_us));
+        self.ask(due);
+    }
+
+    fn asked_lanes(&self, wanted: impl Fn(u64, Option<u64>) -> bool) -> Vec<(u32, bool)> {
+        let asked = self.slots.iter().filter_map(|(number, slot)| match slot.phase {
+            Phase::Asked { ask, again_us, runs } if wanted(ask, again_us) => Some((*number, runs)),
+            Phase::Asked { .. }
+            | Phase::Starting
+            | Phase::Folding { .. }
+            | Phase::CatchingUp { .. }
+            | Phase::Running
+            | Phase::Stopped(_) => None,
+        });
+        asked.collect()
+    }
+
+    pub(super) fn committed_unknown(&mut self, now: Now, answered: u64) {
+        for slot in self.slots.values_mut() {
+            if let Phase::Asked { ask, again_us, .. } = &mut slot.phase
+                && *ask == answered
+            {
+                *again_us = Some(now.monotonic_us + ASK_AGAIN_MS * 1_000);
+            }
+        }
+    }
+
+    pub(super) fn committed(&mut self, now: Now, answered: u64, lanes: &[(u32, LaneCommit)]) {
+        for (number, commit) in lanes {
+            let Some(slot) = self.slots.get_mut(number) else { continue };
+            let Phase::Asked { ask, runs, .. } = slot.phase else { continue };
+            if ask != answered {
+                continue;
+            }
+            match committed::read(*number, commit) {
+                Ok(point) => self.resolve(now, *number, point, runs),
+                Err(error) => self.stop_lane(*number, error.into()),
+            }
+        }
+    }
+
+    fn resolve(&mut self, now: Now, number: u32, point: Option<CommitPoint>, runs: bool) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        let Some(held) = &mut slot.held else { return self.recover(now, number, point) };
+        match verdict(held, point.as_ref()) {
+            Verdict::Committed | Verdict::Unchanged if runs => {
+                if verdict(held, point.as_ref()).is_committed() {
+                    held.settled(now);
+                }
+                slot.phase = Phase::Running;
+            }
+            Verdict::Committed => {
+                held.settled(now);
+                self.catch_up(number);
+            }
+            Verdict::Unchanged => self.catch_up(number),
+            Verdict::Behind => {
+                slot.phase = Phase::Folding { target: point, ended_us: None };
+                self.commands.push_back(Command::ReadJournal { lane: number });
+                if runs {
+                    self.read_inputs();
+                }
+            }
+            Verdict::Other => {
+                slot.held = None;
+                self.recover(now, number, point);
+                if runs {
+                    self.read_inputs();
+                }
+            }
+        }
+    }
+
+    /// Makes the lane anew, from its journal.
+    fn recover(&mut self, now: Now, number: u32, point: Option<CommitPoint>) {
+        let lanes = self.partitions.get(&Topic::Tasks).copied().unwrap_or(0);
+        let lanes = u32::try_from(lanes).unwrap_or(0);
+        let epoch = point.as_ref().map_or(FIRST_EPOCH, |point| point.epoch);
+        let lane = Lane::genesis(number, lanes, epoch, self.settings.lane.clone());
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        slot.held = Some(Box::new(Held::new(lane, None, now)));
+        slot.phase = Phase::Folding { target: point, ended_us: None };
+        self.commands.push_back(Command::ReadJournal { lane: number });
+    }
+
+    pub(super) fn journal_record(&mut self, number: u32, value: &[u8]) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        let Phase::Folding { target, ended_us } = &mut slot.phase else { return };
+        let Some(held) = &mut slot.held else { return };
+        *ended_us = None;
+        let Some(target) = target.clone() else {
+            return self.stop_lane(number, LaneError::JournalWithoutOffsets { lane: number });
+        };
+        let lane = &mut held.lane;
+        match guarded(|| lane.fold(value)) {
+            Ok(Ok(())) => {}
+            // The lane was parked: it knows the beginning of its journal.
+            Ok(Err(FoldError::Gap { last, found, .. })) if found <= last => {}
+            Ok(Err(error)) => return self.stop_lane(number, error.into()),
+            Err(_) => {
+                let seq = held.lane.seq() + 1;
+                return self.stop_lane(number, LaneError::Panics { lane: number, seq });
+            }
+        }
+        if held.lane.seq() >= target.seq {
+            match check_folded(number, held, &target) {
+                Some(error) => self.stop_lane(number, error),
+                None => {
+                    let [tasks, task_results, lane_inbox] = target.offsets;
+                    held.lane.start_at(tasks, task_results, lane_inbox);
+                    held.committed = Some(target);
+                    self.commands.push_back(Command::StopJournal { lane: number });
+                    self.catch_up(number);
+                }
+            }
+        }
+    }
+
+    pub(super) fn journal_end(&mut self, now: Now, number: u32) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        let Phase::Folding { target, ended_us } = &mut slot.phase else { return };
+        if target.is_some() {
+            ended_us.get_or_insert(now.monotonic_us);
+            return;
+        }
+        slot.phase = Phase::Starting;
+        self.commands.push_back(Command::StopJournal { lane: number });
+        let from = self.settings.start_from;
+        self.commands.push_back(Command::FindStart { lane: number, from });
+    }
+
+    /// The committed batch is not in the journal. A marker may be on its way, but not for ever.
+    pub(super) fn journal_waits(&mut self, now: Now) {
+        let mut missing = Vec::new();
+        for (number, slot) in &self.slots {
+            if let Phase::Folding { target: Some(target), ended_us: Some(ended_us) } = &slot.phase
+                && now.ms_since(*ended_us) >= self.settings.journal_wait_ms
+            {
+                let found = slot.held.as_ref().map_or(0, |held| held.lane.seq());
+                let expected = target.seq;
+                missing.push((*number, LaneError::JournalEnds { lane: *number, found, expected }));
+            }
+        }
+        for (number, error) in missing {
+            self.stop_lane(number, error);
+        }
+    }
+
+    pub(super) fn start(&mut self, number: u32, offsets: [i64; 3]) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        if let (Phase::Starting, Some(held)) = (&slot.phase, &mut slot.held) {
+            let [tasks, task_results, lane_inbox] = offsets;
+            held.lane.start_at(tasks, task_results, lane_inbox);
+            self.catch_up(number);
+        }
+    }
+
+    /// The lane is at its committed batch; what is left are the control topics.
+    fn catch_up(&mut self, number: u32) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        slot.phase = Phase::CatchingUp { fleet: false, health_events: false };
+        let careful = slot.condemn();
+        if let Some(held) = &mut slot.held {
+            // A batch that waits to be produced again is decided already; the next one will know.
+            held.lane.set_policy(self.settings.lane.policy.clone());
+            if careful.is_some() {
+                held.careful = careful;
+            }
+        }
+        self.read_controls();
+    }
+
+    fn read_controls(&mut self) {
+        let mut from: Option<(i64, i64)> = None;
+        for slot in self.slots.values_mut() {
+            if !slot.takes(Topic::Fleet) {
+                continue;
+            }
+            if let Phase::CatchingUp { fleet, health_events } = &mut slot.phase {
+                (*fleet, *health_events) = (false, false);
+            }
+            if let Some(held) = &mut slot.held {
+                held.forget_controls_read_ahead();
+                let at = held.lane.positions();
+                let (fleet, health_events) = from.unwrap_or((at.fleet, at.health_events));
+                from = Some((fleet.min(at.fleet), health_events.min(at.health_events)));
+            }
+        }
+        if let Some((fleet, health_events)) = from {
+            // Several lanes in a row need one reading.
+            if matches!(self.commands.back(), Some(Command::ReadControls { .. })) {
+                self.commands.pop_back();
+            }
+            self.commands.push_back(Command::ReadControls { fleet, health_events });
+        }
+    }
+
+    /// Lanes that have read the control topics to their ends, and know a resource, run.
+    pub(super) fn run_caught_up(&mut self, now: Now) {
+        let mut any = false;
+        for (number, slot) in &mut self.slots {
+            if let Phase::CatchingUp { fleet: true, health_events: true } = slot.phase
+                && let Some(held) = &mut slot.held
+                && held.knows_fleet()
+            {
+                held.acquire(&self.settings, now);
+                slot.phase = Phase::Running;
+                self.commands.push_back(Command::LaneRuns { lane: *number });
+                any = true;
+            }
+        }
+        if any {
+            self.read_inputs();
+        }
+    }
+
+    pub(super) fn deleted(&mut self, topic: Topic, partition: i32, offset: i64) {
+        if let Ok(lane) = u32::try_from(partition) {
+            let topic = topic.default_name();
+            self.stop_lane(lane, LaneError::Deleted { lane, topic, offset });
+        }
+    }
+}
+
+impl Verdict {
+    fn is_committed(&self) -> bool {
+        matches!(self, Verdict::Committed)
+    }
+}
+
+fn verdict(held: &Held, point: Option<&CommitPoint>) -> Verdict {
+    let unchanged = match (&held.committed, point) {
+        (None, None) => true,
+        (Some(ours), Some(point)) => ours.is_same_batch(point),
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    if unchanged {
+        return Verdict::Unchanged;
+    }
+    match (&held.pending, point) {
+        (Some(batch), Some(point)) if CommitPoint::of(batch).is_same_batch(point) => {
+            Verdict::Committed
+        }
+        // What is queued here would be read twice: it is part of the batches that are missed.
+        (None, Some(point))
+            if point.seq > held.lane.seq() && held.queued() == 0 && held.committed.is_some() =>
+        {
+            Verdict::Behind
+        }
+        (Some(_) | None, Some(_) | None) => Verdict::Other,
+    }
+}
+
+fn check_folded(lane: u32, held: &Held, target: &CommitPoint) -> Option<LaneError> {
+    if held.lane.seq() != target.seq || held.lane.hash() != target.hash {
+        return Some(LaneError::Hash { lane, seq: target.seq });
+    }
+    let positions = held.lane.positions();
+    let positions = [positions.tasks, positions.task_results, positions.lane_inbox];
+    let names = Topic::LANE_INPUTS.map(Topic::default_name);
+    positions.iter().zip(target.offsets).zip(names).find_map(|((journal, committed), topic)| {
+        let journal = (*journal)?;
+        (journal != committed).then_some(LaneError::Position { lane, topic, journal, committed })
+    })
+}
