@@ -83,7 +83,6 @@ struct Passing<'a> {
     config: &'a Config,
     samples: &'a Samples,
     codec: Codec,
-    names: InputNames,
     number: u32,
     group: Group,
     producer: Option<TransactionalProducer>,
@@ -102,7 +101,6 @@ impl<'a> Passing<'a> {
             number,
             group: Group::join(&settings::group(config, number), &names)?,
             producer: None,
-            names,
             lanes: BTreeMap::new(),
             forwarded: Stopwatch::start(),
             report: Report::default(),
@@ -195,7 +193,7 @@ impl<'a> Passing<'a> {
     }
 
     fn transact(&mut self) -> anyhow::Result<()> {
-        let Passing { producer, lanes, group, samples, codec: _, report, names: _, .. } = self;
+        let Passing { producer, lanes, group, samples, report, .. } = self;
         let producer = producer.as_mut().context("there is no producer")?;
         let batches: Vec<Arc<Prepared>> =
             lanes.values_mut().filter_map(|lane| lane.close(samples)).map(Arc::new).collect();

@@ -201,7 +201,9 @@ pub fn publish_fleet(
     let mut value = Vec::new();
     for entry in fleet {
         value.clear();
-        codec.encode_fleet_entry(entry, &mut value);
+        if !codec.encode_fleet_entry(entry, &mut value) {
+            bail!("a removal is no fleet");
+        }
         publish(&publisher, topic, 0, &fleet_key(entry), &value)?;
     }
     flush(&publisher)

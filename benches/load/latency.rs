@@ -140,7 +140,7 @@ pub fn measure(
             let Ok(took) = pacer.join() else { bail!("the pacer panicked") };
             Ok((took?, cpu?.since(begun_cpu)))
         })?;
-    drop(child.stop()?);
+    child.stop()?;
     latencies_us.sort_unstable();
     let quantile_ms = |quantile: f64| {
         let at = (latencies_us.len() as f64 * quantile) as usize;

@@ -69,7 +69,7 @@ pub fn measure(
     if binary.is_some() {
         child.kill()?;
     } else {
-        drop(child.stop()?);
+        child.stop()?;
     }
     run.remove()?;
     let grown = further.resident as f64 - loaded.resident as f64;

@@ -111,7 +111,7 @@ fn whole_lane(codec: &Codec, fleet: &[FleetEntry]) -> anyhow::Result<(Timer, Pre
     lane.start_at(0, 0, 0);
     for (offset, entry) in (0..).zip(fleet) {
         let mut value = Vec::new();
-        codec.encode_fleet_entry(entry, &mut value);
+        anyhow::ensure!(codec.encode_fleet_entry(entry, &mut value), "a removal is no fleet");
         let key = fleet_key(entry);
         lane.offer(&raw(Topic::Fleet, offset, key.as_bytes(), &value));
     }
