@@ -5,9 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pointsman::model::resource::{
-    Dimension, FleetEntry, Limit, ResourceSpec, Speed, TokenPrices,
-};
+use pointsman::model::resource::{Dimension, FleetEntry, Limit, ResourceSpec, Speed, TokenPrices};
 use pointsman::model::task::Task;
 use pointsman::model::time::Timestamp;
 use pointsman::routing::eligibility::Memo;

@@ -1,13 +1,21 @@
 //! argv → command → exit code. One file per command.
 
+mod check;
 mod completions;
 mod config;
+mod demo;
 pub mod exit;
+mod fleet;
+mod health;
+pub mod kafka;
 pub mod print;
+mod registry;
 mod run;
-mod stream_seam;
+mod submit;
+mod tap;
 #[cfg(test)]
 mod tests;
+pub mod topics;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,6 +25,7 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::codec::{Codec, OutputFormat, RegisteredSchemas};
 use crate::config::{Config, ConfigErrors, Loaded};
 use exit::Exit;
 use print::{Format, Printer};
@@ -140,8 +149,24 @@ impl Global {
 enum Command {
     /// Route tasks, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
+    /// Find out what is wrong before it matters; changes nothing
+    Check(check::CheckArgs),
+    /// See it work: a real trace, a bundled fleet, simulated workers and an audit
+    Demo(demo::DemoArgs),
     /// Show the configuration in force, or the reference of all settings
     Config(config::ConfigArgs),
+    /// Compare the topics with what is needed, and create what is missing
+    Topics(topics::TopicsArgs),
+    /// Describe which resources and tenants there are
+    Fleet(fleet::FleetArgs),
+    /// Publish tasks
+    Submit(submit::SubmitArgs),
+    /// Print the records of a topic as JSON lines, as they come
+    Tap(tap::TapArgs),
+    /// Give a resource, provider, region or failure domain no new work
+    Drain(health::DrainArgs),
+    /// Undo `drain`
+    Undrain(health::UndrainArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -202,9 +227,27 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { global, command } = cli;
     match command {
         Command::Run(arguments) => run::run(&global, &arguments),
+        Command::Check(arguments) => check::check(&global, &arguments),
+        Command::Demo(arguments) => demo::run(&global, arguments),
         Command::Config(arguments) => config::run(&global, &arguments),
+        Command::Topics(arguments) => topics::run(&global, &arguments),
+        Command::Fleet(arguments) => fleet::run(&global, &arguments),
+        Command::Submit(arguments) => submit::submit(&global, &arguments),
+        Command::Tap(arguments) => tap::tap(&global, &arguments),
+        Command::Drain(arguments) => health::drain(&global, &arguments),
+        Command::Undrain(arguments) => health::undrain(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
+}
+
+/// The codec of the commands. What they write needs no registered schema: inputs are recognised by
+/// their first bytes, whatever the output format.
+pub(crate) fn tool_codec(config: &Config) -> anyhow::Result<Codec> {
+    let format = match config.output.format {
+        OutputFormat::Json => OutputFormat::Json,
+        OutputFormat::Avro | OutputFormat::Confluent => OutputFormat::Avro,
+    };
+    Ok(Codec::new(format, RegisteredSchemas::default())?)
 }
 
 /// The variables of this process; one that is not Unicode cannot be a setting.

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use crate::model::Topic;
 
-pub use error::{CodecError, DecodeError, LearnError};
+pub use error::{CodecError, DecodeError, LearnError, WriterId};
 use writers::Writers;
 
 /// A record as a client hands it over; it borrows from the client's buffers.
@@ -115,7 +115,7 @@ impl Codec {
         self.output
     }
 
-    /// Adds a writer's schema. At most [`WRITERS_MAX`](writers::WRITERS_MAX) are known at once.
+    /// Adds a writer's schema, for records that name it by this id or by its fingerprint. At most [`WRITERS_MAX`](writers::WRITERS_MAX) are known at once.
     ///
     /// # Errors
     /// The text is no Avro schema, or no topic's records can be read with it.

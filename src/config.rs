@@ -114,7 +114,8 @@ fn host_name() -> Option<String> {
 
 /// The same from whatever directory the process is started, so that two of them find one lock.
 fn data_directory(environment: &BTreeMap<String, String>) -> PathBuf {
-    let given = |name: &str| environment.get(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+    let given =
+        |name: &str| environment.get(name).filter(|text| !text.is_empty()).map(PathBuf::from);
     given("STATE_DIRECTORY")
         .or_else(|| given("XDG_STATE_HOME").map(|state| state.join("pointsman")))
         .or_else(|| given("HOME").map(|home| home.join(".local/state/pointsman")))

@@ -1,4 +1,10 @@
 //! Pointsman sets the track for AI tasks. The modules stand in the order in which data passes.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic discards a lane: say what went wrong in the type instead"
+)]
 
 pub mod config;
 
@@ -7,6 +13,8 @@ pub mod clock;
 pub mod model;
 
 pub mod codec;
+
+pub mod registry;
 
 pub mod routing;
 
@@ -17,5 +25,7 @@ pub mod stream;
 pub mod telemetry;
 
 pub mod http;
+
+pub mod demo;
 
 pub mod cli;

@@ -1,9 +1,9 @@
 //! The worker: a sans-io state machine, and the thin Kafka client that executes what it asks for.
 
+pub mod client;
 pub mod clock;
 pub mod clock_check;
 pub mod committed;
-pub mod client;
 pub mod connect;
 mod ffi;
 pub mod instance_lock;

@@ -16,7 +16,7 @@ mod view;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,11 +25,10 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use histogram::Histogram;
-pub use label::{
-    BatchPhase, KafkaErrorClass, LaneState, Rank, RebalanceKind, TransactionResult,
-};
+pub use label::{BatchPhase, KafkaErrorClass, LaneState, Rank, RebalanceKind, TransactionResult};
 pub use view::{InputLag, LaneView, Readiness, ResourceView, Usage, View, WindowView};
 
+use crate::clock::Stopwatch;
 use crate::lane::prepared::BatchCounts;
 use crate::model::Topic;
 use crate::model::time::Timestamp;
@@ -68,13 +67,13 @@ pub struct Telemetry {
 /// When each worker's open transaction began: milliseconds after `since`, plus 1; 0: none is open.
 #[derive(Debug)]
 struct TransactionBegins {
-    since: Instant,
+    since: Stopwatch,
     workers: Vec<AtomicU64>,
 }
 
 impl TransactionBegins {
     fn now(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+        self.since.elapsed_ms() + 1
     }
 
     /// Age of the oldest open transaction, seconds.
@@ -91,7 +90,7 @@ impl Telemetry {
     pub fn new(workers: u32) -> Self {
         let (view, _) = watch::channel(View::new(workers));
         let begins = TransactionBegins {
-            since: Instant::now(),
+            since: Stopwatch::start(),
             workers: (0..workers).map(|_| AtomicU64::new(0)).collect(),
         };
         let mut telemetry = Telemetry {
@@ -200,8 +199,7 @@ impl Telemetry {
         self.count_input(Topic::TaskResults, "accepted", counts.results);
         for (topic, stage, reason) in &counts.dead_letters {
             self.count_input(*topic, "dead_lettered", 1);
-            let labels =
-                [("topic", topic.default_name()), ("stage", *stage), ("reason", *reason)];
+            let labels = [("topic", topic.default_name()), ("stage", *stage), ("reason", *reason)];
             self.dead_letters.get_or_create(&labels).inc();
         }
         let mut refused = 0;

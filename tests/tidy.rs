@@ -1,5 +1,4 @@
 //! The rules of the project that no compiler knows, each with the proof that it can fail.
-#![expect(clippy::unwrap_used, reason = "a file that cannot be read must fail the test")]
 
 #[path = "tidy/imports.rs"]
 mod imports;
@@ -27,8 +26,12 @@ fn assert_none(found: &[String]) {
 
 #[test]
 fn modules_use_only_what_the_design_allows() {
-    let manifest = include_str!("../Cargo.toml");
+    let manifest = &manifest();
     assert_none(&imports::forbidden(&text::files(), &dependencies(manifest)));
+}
+
+fn manifest() -> String {
+    std::fs::read_to_string(text::root().join("Cargo.toml")).unwrap()
 }
 
 /// The crates that the manifest names, as they are written in code.
@@ -51,6 +54,33 @@ fn dependencies_are_read_from_the_manifest() {
                     [dev-dependencies]\ninsta = { version = \"1\" }\n[profile.dev]\ndebug = 1\n";
     let expected = BTreeSet::from(["insta", "serde", "serde_bytes"].map(str::to_owned));
     assert_eq!(dependencies(manifest), expected);
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let manifest = &manifest();
+    assert_none(&unused(&text::files(), &dependencies(manifest)));
+}
+
+/// Dependencies that no file names. A crate costs build time and trust, also when nobody calls it.
+fn unused(files: &[File], dependencies: &BTreeSet<String>) -> Vec<String> {
+    let code: Vec<String> = files
+        .iter()
+        .filter(|file| file.is(&["rs"]) && !file.path.starts_with("tests/support/"))
+        .map(|file| code_only(&file.text))
+        .collect();
+    let named = |name: &str| code.iter().any(|text| word_positions(text, name).next().is_some());
+    dependencies.iter().filter(|name| !named(name)).cloned().collect()
+}
+
+#[test]
+fn unused_dependencies_are_found() {
+    let files = [
+        File::new("src/a.rs", "use serde::Serialize; // csv"),
+        File::new("tests/support/src/lib.rs", "use tempfile::tempdir;"),
+    ];
+    let dependencies = BTreeSet::from(["csv", "serde", "tempfile"].map(str::to_owned));
+    assert_eq!(unused(&files, &dependencies), ["csv", "tempfile"]);
 }
 
 #[test]
@@ -206,7 +236,7 @@ fn misplaced_unsafe_and_sleep_are_found() {
 
 #[test]
 fn links_lead_somewhere() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = text::root();
     assert_none(&broken_links(&text::files(), |path| root.join(path).exists()));
 }
 

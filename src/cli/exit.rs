@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use rdkafka::error::KafkaError;
 
 use crate::config::ConfigErrors;
+use crate::registry::RegistryError;
 use crate::telemetry::KafkaErrorClass;
 
 /// How a command ended.
@@ -57,11 +58,25 @@ pub fn of(error: &anyhow::Error) -> Exit {
         if cause.is::<ConfigErrors>() {
             return Exit::Config;
         }
+        if let Some(registry) = cause.downcast_ref::<RegistryError>() {
+            return of_registry(registry);
+        }
         if let Some(kafka) = cause.downcast_ref::<KafkaError>() {
             return of_kafka(kafka);
         }
     }
     Exit::Failed
+}
+
+fn of_registry(error: &RegistryError) -> Exit {
+    match error {
+        RegistryError::Unreachable { .. } => Exit::Unreachable,
+        RegistryError::Unauthorized { .. } => Exit::Denied,
+        RegistryError::Url { .. } => Exit::Config,
+        RegistryError::Refused { .. }
+        | RegistryError::Answer { .. }
+        | RegistryError::NotAvro { .. } => Exit::Failed,
+    }
 }
 
 fn of_kafka(error: &KafkaError) -> Exit {

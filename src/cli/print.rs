@@ -138,9 +138,10 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-fn text_of(table: &Table) -> String {
-    let lines: Vec<String> =
-        table.lines().map(|line| line.trim_end().trim_start_matches(' ').to_owned()).collect();
+/// The lines of a table, without the white space around it.
+pub fn text_of(table: &Table) -> String {
+    let trimmed = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
+    let lines: Vec<String> = table.lines().map(trimmed).collect();
     lines.join("\n")
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -11,8 +11,10 @@ use tokio::sync::watch;
 
 use super::Global;
 use super::exit::{Exit, coded};
+use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::http::Server;
+use crate::stream::run::RunErrorKind;
 use crate::telemetry::{Telemetry, logs};
 
 #[derive(Debug, Args)]
@@ -26,11 +28,6 @@ Examples:
   pointsman run --config pointsman.toml
   POINTSMAN__KAFKA__BROKERS=kafka:9092 pointsman run")]
 pub struct RunArgs {}
-
-/// The workers of this process: returns when `shutdown` is set, or when it cannot go on.
-type Workers = fn(Config, Arc<Telemetry>, Arc<AtomicBool>) -> anyhow::Result<()>;
-
-const WORKERS: Workers = super::stream_seam::run;
 
 pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
     let RunArgs {} = arguments;
@@ -58,7 +55,7 @@ pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
         .context("the HTTP thread cannot be started")?;
     watch_shutdown(&config, Arc::clone(&shutdown), Arc::clone(&telemetry))?;
 
-    let result = WORKERS(config, Arc::clone(&telemetry), Arc::clone(&shutdown));
+    let result = stream(&config, &telemetry, &shutdown);
 
     telemetry.stopping();
     stop_http.send_replace(true);
@@ -73,6 +70,20 @@ pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
     }
     tracing::info!("stopped");
     Ok(Exit::Ok)
+}
+
+/// Runs the workers: returns when `shutdown` is set, or when they cannot go on.
+fn stream(config: &Config, telemetry: &Telemetry, shutdown: &AtomicBool) -> anyhow::Result<()> {
+    crate::stream::run::run(config, telemetry, shutdown).map_err(|error| {
+        let exit = match error.kind() {
+            RunErrorKind::Unreachable => Exit::Unreachable,
+            RunErrorKind::State => Exit::StateRefused,
+            RunErrorKind::Transient => Exit::Transient,
+            RunErrorKind::Denied => Exit::Denied,
+            RunErrorKind::Config => Exit::Config,
+        };
+        coded(exit, format!("{:#}", anyhow::Error::new(error)))
+    })
 }
 
 /// A flag that the first SIGTERM or SIGINT sets; the second one ends the process at once.
@@ -108,7 +119,7 @@ fn watch_shutdown(
             }
             telemetry.stopping();
             tracing::info!("stopping");
-            let begun = Instant::now();
+            let begun = Stopwatch::start();
             // The process ends under this thread where all goes well.
             while begun.elapsed() < limit {
                 std::thread::sleep(LOOK_EVERY);

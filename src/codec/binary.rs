@@ -101,6 +101,15 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(super) fn long(&mut self, field: &'static str) -> Result<i64, DecodeError> {
+        // Most numbers of a record are lengths, branches and symbols below 64.
+        if let [byte @ 0..0x80, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(i64::from(byte >> 1) ^ -i64::from(byte & 1));
+        }
+        self.long_of_many(field)
+    }
+
+    fn long_of_many(&mut self, field: &'static str) -> Result<i64, DecodeError> {
         let mut value = 0_u64;
         for (at, byte) in self.rest.iter().take(10).enumerate() {
             // The tenth byte holds the 64th bit only.

@@ -14,7 +14,7 @@ use crate::model::time::Timestamp;
 use super::binary::Reader;
 use super::encode::{SINGLE_OBJECT, fleet_key};
 use super::headers::CONTENT_TYPE;
-use super::{Codec, DecodeError, Header, RawRecord, inputs, json, outputs, schema};
+use super::{Codec, DecodeError, Header, RawRecord, WriterId, inputs, json, outputs, schema};
 
 /// Bound of an input record's value: twice the largest payload, so that everything else fits
 /// beside it, and what decoding allocates stays within a few times of this.
@@ -64,6 +64,7 @@ fn says_json(headers: &[Header<'_>]) -> bool {
 }
 
 /// An Avro datum, all of it.
+#[inline]
 fn whole<T>(
     body: &[u8],
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,
@@ -76,6 +77,7 @@ fn whole<T>(
 
 impl Codec {
     /// Decodes a value without checking it.
+    #[inline]
     fn parse<T>(
         &self,
         topic: Topic,
@@ -94,16 +96,26 @@ impl Codec {
             Framing::SingleObject { fingerprint, body } if Some(fingerprint) == own => {
                 whole(body, avro)
             }
-            Framing::SingleObject { fingerprint, .. } => {
-                Err(DecodeError::UnknownFingerprint(fingerprint))
+            Framing::SingleObject { fingerprint, body } => {
+                self.resolve(WriterId::Fingerprint(fingerprint), topic, body, avro)
             }
             Framing::Confluent { id, body } => {
-                let writer = self.writers.get(id)?;
-                match writer.resolve(id, topic, body)? {
-                    None => whole(body, avro),
-                    Some(resolved) => whole(&resolved, avro),
-                }
+                self.resolve(WriterId::Registry(id), topic, body, avro)
             }
+        }
+    }
+
+    /// Decodes a datum of another writer's schema.
+    fn resolve<T>(
+        &self,
+        id: WriterId,
+        topic: Topic,
+        body: &[u8],
+        avro: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,
+    ) -> Result<T, DecodeError> {
+        match self.writers.get(id)?.resolve(id, topic, body)? {
+            None => whole(body, avro),
+            Some(resolved) => whole(&resolved, avro),
         }
     }
 

@@ -5,6 +5,26 @@ use std::fmt;
 use crate::model::Topic;
 use crate::model::task::Invalid;
 
+/// How a record names its writer's schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WriterId {
+    /// Confluent framing.
+    Registry(u32),
+    /// Avro single-object encoding.
+    Fingerprint(u64),
+}
+
+impl fmt::Display for WriterId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriterId::Registry(id) => write!(formatter, "registry id {id}"),
+            WriterId::Fingerprint(fingerprint) => {
+                write!(formatter, "fingerprint {fingerprint:016x}")
+            }
+        }
+    }
+}
+
 /// Why a record cannot be used. Its text is a dead letter's error message.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum DecodeError {
@@ -23,8 +43,8 @@ pub enum DecodeError {
     /// The shell asks the schema registry, teaches the codec and tries again.
     #[error("the schema with registry id {0} is not known")]
     UnknownSchemaId(u32),
-    #[error("the schema with registry id {id} cannot be read as this topic's schema: {problem}")]
-    IncompatibleSchema { id: u32, problem: String },
+    #[error("the schema with {schema} cannot be read as this topic's schema: {problem}")]
+    IncompatibleSchema { schema: WriterId, problem: String },
     #[error("avro: {}{problem}", In(field))]
     Avro { field: &'static str, problem: String },
     #[error("json: {0}")]

@@ -77,8 +77,17 @@ fn read_payload(bytes: &[u8]) -> Result<Option<Vec<u8>>, DecodeError> {
     Ok(Some(bytes))
 }
 
+const OBJECTIVES_ALLOWED: &str = "not understood; allowed: cheapest, fastest, best, balanced, or \
+     an object of the numbers quality, usd and second";
+
 pub(super) fn read_task(bytes: &[u8]) -> Result<Task, DecodeError> {
-    let mut task: Task = read(bytes)?;
+    let mut task: Task = read(bytes).map_err(|error| match error {
+        // serde's text says which of our types did not fit, not what would.
+        DecodeError::Json(text) if text.starts_with("objective: ") => {
+            DecodeError::Json(format!("objective: {OBJECTIVES_ALLOWED}"))
+        }
+        error => error,
+    })?;
     task.payload = read_payload(bytes)?;
     Ok(task)
 }

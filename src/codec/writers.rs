@@ -1,6 +1,5 @@
 //! The schemas of other writers, by registry id, each compiled for every topic that it fits.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -9,7 +8,7 @@ use apache_avro::rabin::Rabin;
 
 use crate::model::Topic;
 
-use super::error::{DecodeError, LearnError};
+use super::error::{DecodeError, LearnError, WriterId};
 use super::resolve::Plan;
 use super::schema;
 
@@ -31,21 +30,21 @@ pub(super) struct Writer {
 
 impl Writer {
     /// The datum in the encoding of the topic's own schema; `None` where it is that already.
-    pub(super) fn resolve<'a>(
+    pub(super) fn resolve(
         &self,
-        id: u32,
+        schema: WriterId,
         topic: Topic,
-        body: &'a [u8],
-    ) -> Result<Option<Cow<'a, [u8]>>, DecodeError> {
+        body: &[u8],
+    ) -> Result<Option<Vec<u8>>, DecodeError> {
         match self.plans.get(&topic) {
             Some(Ok(None)) => Ok(None),
-            Some(Ok(Some(plan))) => plan.resolve(body).map(|body| Some(Cow::Owned(body))),
+            Some(Ok(Some(plan))) => plan.resolve(body).map(Some),
             Some(Err(problem)) => {
-                Err(DecodeError::IncompatibleSchema { id, problem: problem.clone() })
+                Err(DecodeError::IncompatibleSchema { schema, problem: problem.clone() })
             }
             None => {
                 let problem = "the topic has no schema".to_owned();
-                Err(DecodeError::IncompatibleSchema { id, problem })
+                Err(DecodeError::IncompatibleSchema { schema, problem })
             }
         }
     }
@@ -53,7 +52,9 @@ impl Writer {
 
 #[derive(Debug, Default)]
 struct Known {
-    writers: BTreeMap<u32, Arc<Writer>>,
+    by_id: BTreeMap<u32, Arc<Writer>>,
+    /// The same writers, for single-object encoding.
+    by_fingerprint: BTreeMap<u64, Arc<Writer>>,
     refused: BTreeMap<u32, String>,
 }
 
@@ -73,20 +74,29 @@ impl Writers {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn get(&self, id: u32) -> Result<Arc<Writer>, DecodeError> {
+    pub(super) fn get(&self, schema: WriterId) -> Result<Arc<Writer>, DecodeError> {
         let known = self.read();
-        match (known.writers.get(&id), known.refused.get(&id)) {
+        let (writer, unknown) = match schema {
+            WriterId::Registry(id) => (known.by_id.get(&id), DecodeError::UnknownSchemaId(id)),
+            WriterId::Fingerprint(fingerprint) => (
+                known.by_fingerprint.get(&fingerprint),
+                DecodeError::UnknownFingerprint(fingerprint),
+            ),
+        };
+        let refused = match schema {
+            WriterId::Registry(id) => known.refused.get(&id).cloned(),
+            WriterId::Fingerprint(_) => None,
+        };
+        match (writer, refused) {
             (Some(writer), _) => Ok(Arc::clone(writer)),
-            (None, Some(problem)) => {
-                Err(DecodeError::IncompatibleSchema { id, problem: problem.clone() })
-            }
-            (None, None) => Err(DecodeError::UnknownSchemaId(id)),
+            (None, Some(problem)) => Err(DecodeError::IncompatibleSchema { schema, problem }),
+            (None, None) => Err(unknown),
         }
     }
 
     pub(super) fn knows(&self, id: u32) -> bool {
         let known = self.read();
-        known.writers.contains_key(&id) || known.refused.contains_key(&id)
+        known.by_id.contains_key(&id) || known.refused.contains_key(&id)
     }
 
     pub(super) fn refuse(&self, id: u32, problem: &str) {
@@ -102,13 +112,18 @@ impl Writers {
             let problem = format!("{} bytes; at most {SCHEMA_BYTES_MAX} are read", text.len());
             return Err(LearnError::Parse { id, problem });
         }
-        let writer = compile(id, text)?;
+        let (fingerprint, writer) = compile(id, text)?;
+        let writer = Arc::new(writer);
         let mut known = self.write();
-        if known.writers.len() >= WRITERS_MAX && !known.writers.contains_key(&id) {
+        if known.by_id.len() >= WRITERS_MAX && !known.by_id.contains_key(&id) {
             return Err(LearnError::TooMany { max: WRITERS_MAX });
         }
         known.refused.remove(&id);
-        known.writers.insert(id, Arc::new(writer));
+        known.by_id.insert(id, Arc::clone(&writer));
+        // An id that is learnt again with another text leaves its fingerprint behind: keep the bound.
+        if known.by_fingerprint.len() < WRITERS_MAX {
+            known.by_fingerprint.insert(fingerprint, writer);
+        }
         Ok(())
     }
 }
@@ -119,7 +134,7 @@ pub(super) fn fingerprint(schema: &Schema) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-fn compile(id: u32, text: &str) -> Result<Writer, LearnError> {
+fn compile(id: u32, text: &str) -> Result<(u64, Writer), LearnError> {
     let parse = |text: &str| {
         Schema::parse_str(text)
             .map_err(|error| LearnError::Parse { id, problem: error.to_string() })
@@ -143,5 +158,5 @@ fn compile(id: u32, text: &str) -> Result<Writer, LearnError> {
     if plans.values().all(Result::is_err) {
         return Err(LearnError::Incompatible { id, problem: problems.join("; ") });
     }
-    Ok(Writer { plans })
+    Ok((own, Writer { plans }))
 }

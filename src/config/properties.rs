@@ -24,7 +24,10 @@ const RESERVED: [(&str, &str); 25] = [
     ("auto.commit.interval.ms", "offsets are committed in the transaction of their batch"),
     ("isolation.level", "only committed records may be decided"),
     ("auto.offset.reset", "a lost position stops the lane; see worker.start_from"),
-    ("partition.assignment.strategy", "a lane needs the same partition of several topics (`range`)"),
+    (
+        "partition.assignment.strategy",
+        "a lane needs the same partition of several topics (`range`)",
+    ),
     ("enable.partition.eof", "recovery relies on it"),
     ("linger.ms", "set worker.linger_ms instead"),
     ("queue.buffering.max.ms", "set worker.linger_ms instead"),

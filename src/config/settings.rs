@@ -109,12 +109,7 @@ pub fn environment_name(key: &str) -> String {
     format!("{}{}", super::source::ENVIRONMENT_PREFIX, key.replace('.', "__").to_uppercase())
 }
 
-const fn setting(
-    key: &'static str,
-    kind: Kind,
-    fallback: Fallback,
-    doc: &'static str,
-) -> Setting {
+const fn setting(key: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Setting {
     Setting { key, kind, fallback, doc }
 }
 

@@ -1,7 +1,5 @@
 //! The configuration for people: what is in force and why, and the reference of all settings.
 
-use std::fmt::Write;
-
 use super::error::Origin;
 use super::settings::{Fallback, Kind, SETTINGS, Setting};
 
@@ -41,12 +39,12 @@ pub fn reference() -> String {
         let of = setting.key.rsplit_once('.').map_or("", |(of, _)| of);
         if of != section {
             section = of;
-            let _ = write!(
-                text,
+            text.push_str(&format!(
                 "\n## `[{section}]`\n\n| key | default | allowed | what |\n| --- | --- | --- | --- |\n"
-            );
+            ));
         }
-        let _ = writeln!(text, "{}", row(setting));
+        text.push_str(&row(setting));
+        text.push('\n');
     }
     text.push_str(PROPERTIES);
     text

@@ -39,12 +39,16 @@ impl Source {
             path: path.to_owned(),
             line: 1 + text[..offset.min(text.len())].matches('\n').count(),
         };
+        let is_toml = errors.is_empty();
         for error in errors {
             let origin = at(error.span().map_or(0, |span| span.start));
             let problem = format!("not TOML: {}", error.message());
             self.errors.push(ConfigError { key: String::new(), problem, origin });
         }
-        self.flatten("", table.get_ref(), &at);
+        // What was recovered around a syntax error may not be what was meant.
+        if is_toml {
+            self.flatten("", table.get_ref(), &at);
+        }
     }
 
     fn flatten(&mut self, prefix: &str, table: &DeTable<'_>, at: &impl Fn(usize) -> Origin) {

@@ -1,6 +1,6 @@
 //! Texts → one `Config`. Every setting is judged even after the first error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,11 @@ fn topic_names(reader: &mut Reader) -> TopicNames {
     }
     let mut owners: BTreeMap<&str, Topic> = BTreeMap::new();
     for (topic, name) in &names {
+        let input = Topic::ALL.into_iter().find(|input| input.dlq() == Some(*topic));
+        if input.is_some_and(|input| reader.is_refused(&topic_key(input))) {
+            // Its name follows from one that is wrong already.
+            continue;
+        }
         if let Some(first) = owners.insert(name, *topic) {
             let allowed = format!("a name other than that of `{}`", topic_key(first));
             reader.refuse(&topic_key(*topic), &allowed);
@@ -139,7 +144,8 @@ fn worker(reader: &mut Reader) -> Worker {
     };
     // A dead instance's transaction has to end before its lanes are handed out again.
     if worker.transaction_timeout_ms >= worker.session_timeout_ms {
-        let allowed = format!("less than worker.session_timeout_ms ({})", worker.session_timeout_ms);
+        let allowed =
+            format!("less than worker.session_timeout_ms ({})", worker.session_timeout_ms);
         reader.refuse("worker.transaction_timeout_ms", &allowed);
     }
     if worker.linger_ms >= worker.transaction_timeout_ms {
@@ -205,14 +211,22 @@ impl Reader {
         self.errors.push(ConfigError { key: key.to_owned(), problem, origin });
     }
 
+    fn is_refused(&self, key: &str) -> bool {
+        self.known.iter().any(|known| known == key)
+    }
+
     /// Reports that a value, as it is in force, does not fit the others.
     fn refuse(&mut self, key: &str, allowed: &str) {
-        if self.known.iter().any(|known| known == key) {
+        if self.is_refused(key) {
             return;
         }
         let found = self.effective.iter().find(|effective| effective.key == key);
         let (shown, origin) = found.map_or((String::new(), Origin::Default), |effective| {
-            (effective.shown(), effective.origin.clone())
+            let shown = match &effective.value {
+                Some(value) if !effective.secret => quoted(value),
+                Some(_) | None => effective.shown(),
+            };
+            (shown, effective.origin.clone())
         });
         self.error(key, format!("{shown} is not allowed; {allowed}"), origin);
     }
@@ -274,7 +288,7 @@ impl Reader {
         let value = match setting.fallback {
             Fallback::Value(value) => Some(value.to_owned()),
             Fallback::Derived(how) => {
-                if derived.is_none() && !self.known.iter().any(|known| known == key) {
+                if derived.is_none() && !self.is_refused(key) {
                     let problem = format!("{how} cannot be found; {}", setting.kind.allowed());
                     self.error(key, problem, Origin::Default);
                 }
@@ -345,14 +359,19 @@ impl Reader {
 
     fn properties(&mut self) -> BTreeMap<String, Secret> {
         let prefix = format!("{PROPERTIES}.");
-        let names: Vec<String> =
-            self.given.keys().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
+        let names: Vec<String> = self
+            .given
+            .keys()
+            .filter_map(|key| key.strip_prefix(&prefix))
+            .map(str::to_owned)
+            .collect();
         let mut found = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for name in names {
             let is_file = name.ends_with(".file") && !properties::exists(&name);
             let property = if is_file { name.trim_end_matches(".file") } else { &name }.to_owned();
             let key = format!("{prefix}{property}");
-            if found.contains_key(&property) {
+            if !seen.insert(property.clone()) {
                 continue;
             }
             let file_key = format!("{key}.file");
@@ -401,9 +420,7 @@ fn check(setting: &Setting, text: &str) -> Result<String, String> {
         Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
         Kind::Url => is_url(text),
         Kind::Path | Kind::Text | Kind::Secret => !text.is_empty(),
-        Kind::LogFilter => {
-            !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok()
-        }
+        Kind::LogFilter => !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok(),
     };
     if valid { Ok(text.to_owned()) } else { Err(not_allowed(setting, text)) }
 }
@@ -442,9 +459,15 @@ fn is_host_and_port(text: &str) -> bool {
 }
 
 fn is_url(text: &str) -> bool {
-    text.parse::<axum::http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host = authority.split(':').next().unwrap_or_default();
+        let port = authority.rsplit_once(':').map(|(_, port)| port);
+        !host.is_empty()
+            && !authority.contains('@')
+            && port.is_none_or(|port| port.parse::<u16>().is_ok())
+            && !rest.contains(|letter: char| letter.is_whitespace() || letter.is_control())
     })
 }
 

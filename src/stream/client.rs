@@ -98,7 +98,8 @@ pub struct Parts<'a> {
 impl<'a> Client<'a> {
     pub fn new(config: &'a Config, parts: Parts<'a>) -> Result<Self, WorkerError> {
         let names = InputNames::new(&config.topics).ok_or(WorkerError::Names)?;
-        let cache_bytes = config.worker.payload_cache_bytes / u64::from(config.worker.workers.max(1));
+        let cache_bytes =
+            config.worker.payload_cache_bytes / u64::from(config.worker.workers.max(1));
         let watch = Watch::start(
             &settings::watcher(config, "read_uncommitted"),
             &settings::watcher(config, "read_committed"),
@@ -557,4 +558,3 @@ fn step_name(command: &Command) -> &'static str {
         | Command::Stop(_) => "none",
     }
 }
-

@@ -38,10 +38,7 @@ impl LaneClock {
     pub fn acquire(previous: Timestamp, now: Now, uncertainty_ms: u64) -> Self {
         let wall = Timestamp::from_ms(now.wall_ms).minus_ms(uncertainty_ms);
         let time = previous.max(wall);
-        LaneClock {
-            time_us: time.as_ms().saturating_mul(1_000),
-            monotonic_us: now.monotonic_us,
-        }
+        LaneClock { time_us: time.as_ms().saturating_mul(1_000), monotonic_us: now.monotonic_us }
     }
 
     /// The lane's time now, which is at least that of every reading before.
@@ -79,7 +76,10 @@ mod tests {
 
     #[test]
     fn starts_at_the_wall_less_its_uncertainty_and_follows_the_monotonic_clock() {
-        check(0, &[(at(100_000, 0), 99_000), (at(100_500, 500), 99_500), (at(100_500, 500), 99_500)]);
+        check(
+            0,
+            &[(at(100_000, 0), 99_000), (at(100_500, 500), 99_500), (at(100_500, 500), 99_500)],
+        );
     }
 
     #[test]
@@ -111,6 +111,9 @@ mod tests {
 
     #[test]
     fn a_monotonic_clock_that_stands_still_or_goes_back_gives_the_same_time() {
-        check(0, &[(at(100_100, 100), 99_100), (at(100_100, 50), 99_100), (at(100_200, 200), 99_200)]);
+        check(
+            0,
+            &[(at(100_100, 100), 99_100), (at(100_100, 50), 99_100), (at(100_200, 200), 99_200)],
+        );
     }
 }

@@ -85,7 +85,10 @@ pub fn measure(config: &Config) -> Result<ClockDifference, ClockCheckError> {
     best.ok_or(ClockCheckError::NoAnswer)
 }
 
-fn probe(config: &Config, producer: &BaseProducer<Answers>) -> Result<ClockDifference, ClockCheckError> {
+fn probe(
+    config: &Config,
+    producer: &BaseProducer<Answers>,
+) -> Result<ClockDifference, ClockCheckError> {
     let topic = config.topics.name(Topic::OperatorActions);
     let sent = wall_now();
     let action_id = format!("clock:{}", config.kafka.instance_id);
@@ -102,8 +105,7 @@ fn probe(config: &Config, producer: &BaseProducer<Answers>) -> Result<ClockDiffe
     producer.send(record).map_err(|(error, _)| error)?;
     loop {
         producer.poll(Duration::from_millis(5));
-        let answer =
-            producer.context().last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let answer = producer.context().last.lock().unwrap_or_else(PoisonError::into_inner).take();
         match answer {
             None if waited.remaining(WAIT).is_zero() => return Err(ClockCheckError::NoAnswer),
             None => {}

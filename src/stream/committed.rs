@@ -73,7 +73,12 @@ pub fn read(lane: u32, commit: &LaneCommit) -> Result<Option<CommitPoint>, Commi
         let Some((epoch, seq, hash)) = parse(&committed.metadata) else {
             // A metadata of any length could have been written by anyone.
             let metadata = committed.metadata.chars().take(80).collect();
-            return Err(CommittedError::Foreign { lane, topic, offset: committed.offset, metadata });
+            return Err(CommittedError::Foreign {
+                lane,
+                topic,
+                offset: committed.offset,
+                metadata,
+            });
         };
         match &mut found {
             None => {
@@ -134,7 +139,8 @@ mod tests {
     fn what_someone_else_wrote_is_refused() {
         let ours = format!("v1;1;7;{HASH};0;0");
         let other = format!("v1;1;8;{HASH};0;0");
-        for foreign in ["", "v2;1;7", "v1;1;7;short;0;0", "v1;x;7;0;0;0", &format!("v1;1;7;{HASH}")] {
+        for foreign in ["", "v2;1;7", "v1;1;7;short;0;0", "v1;x;7;0;0;0", &format!("v1;1;7;{HASH}")]
+        {
             check(
                 [offset(10, &ours), offset(20, foreign), offset(0, &ours)],
                 Err(CommittedError::Foreign {
@@ -155,12 +161,7 @@ mod tests {
         );
         check(
             [offset(10, &ours), offset(20, &other), offset(0, &ours)],
-            Err(CommittedError::Different {
-                lane: 3,
-                topic: "task-results",
-                seq: 8,
-                tasks_seq: 7,
-            }),
+            Err(CommittedError::Different { lane: 3, topic: "task-results", seq: 8, tasks_seq: 7 }),
         );
     }
 }

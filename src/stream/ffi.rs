@@ -164,7 +164,8 @@ unsafe fn lend(
     let (partition, offset) = (message.partition, message.offset);
     let kind = match message.err {
         code::RD_KAFKA_RESP_ERR_NO_ERROR => {
-            let mut timestamp_type = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+            let mut timestamp_type =
+                rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
             // SAFETY: a valid message and a valid place for the type.
             let timestamp_ms =
                 unsafe { rd::rd_kafka_message_timestamp(pointer, &raw mut timestamp_type) };
@@ -279,7 +280,8 @@ impl<C: ProducerContext + 'static> OutputTopicHandle<C> {
         // SAFETY: a count is only a hint; the list is handed over or destroyed below.
         let list = unsafe { rd::rd_kafka_headers_new(output.headers_count) };
         for (name, value) in output.headers {
-            let (pointer, length) = value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
+            let (pointer, length) =
+                value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
             // SAFETY: name and value are valid for their lengths, and are copied.
             unsafe {
                 rd::rd_kafka_header_add(
@@ -298,7 +300,9 @@ impl<C: ProducerContext + 'static> OutputTopicHandle<C> {
             argument(vtype::RD_KAFKA_VTYPE_TIMESTAMP, |value| value.i64_ = output.timestamp_ms),
             argument(vtype::RD_KAFKA_VTYPE_KEY, |value| value.mem = memory(output.key)),
             argument(vtype::RD_KAFKA_VTYPE_VALUE, |value| value.mem = memory(output.value)),
-            argument(vtype::RD_KAFKA_VTYPE_OPAQUE, |value| value.ptr = output.opaque as *mut c_void),
+            argument(vtype::RD_KAFKA_VTYPE_OPAQUE, |value| {
+                value.ptr = output.opaque as *mut c_void
+            }),
             argument(vtype::RD_KAFKA_VTYPE_HEADERS, |value| value.headers = list),
         ];
         // SAFETY: each argument has the member of its type set; key and value are copied.
@@ -326,7 +330,10 @@ impl<C: ProducerContext + 'static> Drop for OutputTopicHandle<C> {
 type ArgumentValue = rd::rd_kafka_vu_s__bindgen_ty_1;
 type Memory = rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1;
 
-fn argument(vtype: rd::rd_kafka_vtype_t, set: impl FnOnce(&mut ArgumentValue)) -> rd::rd_kafka_vu_t {
+fn argument(
+    vtype: rd::rd_kafka_vtype_t,
+    set: impl FnOnce(&mut ArgumentValue),
+) -> rd::rd_kafka_vu_t {
     let mut value = ArgumentValue { _pad: [0; 64] };
     set(&mut value);
     rd::rd_kafka_vu_t { vtype, u: value }

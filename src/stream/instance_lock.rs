@@ -73,7 +73,8 @@ mod tests {
         let path = directory.path().join("state");
         let held = take(&path, "host/a").unwrap();
         let twin = take(&path, "host/a").unwrap_err().to_string();
-        let expected = format!("instance 'host/a' is running already, as process {}", std::process::id());
+        let expected =
+            format!("instance 'host/a' is running already, as process {}", std::process::id());
         assert!(twin.starts_with(&expected), "{twin}");
         let other = take(&path, "host-b").unwrap();
         drop(held);

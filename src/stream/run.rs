@@ -146,9 +146,8 @@ impl Stats {
     }
 
     pub fn of_each_worker(&self) -> Vec<WorkerStats> {
-        let read = |stats: &Arc<Mutex<WorkerStats>>| {
-            *stats.lock().unwrap_or_else(PoisonError::into_inner)
-        };
+        let read =
+            |stats: &Arc<Mutex<WorkerStats>>| *stats.lock().unwrap_or_else(PoisonError::into_inner);
         self.workers.iter().map(read).collect()
     }
 }
@@ -246,8 +245,8 @@ fn join(thread: WorkerThread<'_>, worker: u32) -> Result<(), RunError> {
 /// Why each lane is stopped, where there are lanes and all of them are: the process serves nobody.
 fn all_stopped(telemetry: &Telemetry) -> Option<Vec<String>> {
     let lanes = telemetry.view().lanes;
-    let is_stopped = !lanes.is_empty()
-        && lanes.values().all(|lane| lane.state == LaneState::Stopped);
+    let is_stopped =
+        !lanes.is_empty() && lanes.values().all(|lane| lane.state == LaneState::Stopped);
     is_stopped.then(|| lanes.values().filter_map(|lane| lane.reason.clone()).collect())
 }
 

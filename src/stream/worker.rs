@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use crate::codec::RawRecord;
 use crate::config::StartFrom;
-use crate::lane::prepared::Prepared;
 use crate::lane::LaneSettings;
+use crate::lane::prepared::Prepared;
 use crate::model::Topic;
 use crate::stream::clock::Now;
 use crate::stream::committed::CommitPoint;
@@ -69,13 +69,23 @@ pub struct WorkerSettings {
 #[derive(Debug)]
 enum Phase {
     /// `FetchCommitted` is out, or waits to be sent again.
-    Asked { ask: u64, again_us: Option<u64>, runs: bool },
+    Asked {
+        ask: u64,
+        again_us: Option<u64>,
+        runs: bool,
+    },
     /// `FindStart` is out: the lane has never run.
     Starting,
     /// Its journal is read up to `target`; to its end where that is `None`.
-    Folding { target: Option<CommitPoint>, ended_us: Option<u64> },
+    Folding {
+        target: Option<CommitPoint>,
+        ended_us: Option<u64>,
+    },
     /// The control topics are read to their ends, and a fleet is awaited.
-    CatchingUp { fleet: bool, health_events: bool },
+    CatchingUp {
+        fleet: bool,
+        health_events: bool,
+    },
     Running,
     Stopped(LaneError),
 }

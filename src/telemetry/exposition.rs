@@ -14,7 +14,9 @@ pub fn classic(open_metrics: &str) -> String {
                 .peek()
                 .is_some_and(|next| next.starts_with("# TYPE ") && next.ends_with(" counter"));
             if let (true, Some((name, words))) = (counter, help.split_once(' ')) {
-                text.push_str(&format!("# HELP {name}_total {words}\n# TYPE {name}_total counter\n"));
+                text.push_str(&format!(
+                    "# HELP {name}_total {words}\n# TYPE {name}_total counter\n"
+                ));
                 lines.next();
                 continue;
             }

@@ -129,31 +129,53 @@ impl KafkaErrorClass {
     /// The class of a client error.
     pub fn of(code: RDKafkaErrorCode) -> Self {
         use RDKafkaErrorCode as Code;
-        match code {
-            Code::BrokerTransportFailure
-            | Code::AllBrokersDown
-            | Code::Resolve
-            | Code::BrokerNotAvailable
-            | Code::LeaderNotAvailable
-            | Code::NetworkException
-            | Code::CoordinatorNotAvailable
-            | Code::CoordinatorLoadInProgress => KafkaErrorClass::Transport,
-            Code::OperationTimedOut
-            | Code::MessageTimedOut
-            | Code::RequestTimedOut => KafkaErrorClass::TimedOut,
-            Code::Authentication
-            | Code::SaslAuthenticationFailed
-            | Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::TransactionalIdAuthorizationFailed => KafkaErrorClass::Denied,
-            Code::Fenced
-            | Code::ProducerFenced
-            | Code::FencedInstanceId
-            | Code::InvalidProducerEpoch
-            | Code::IllegalGeneration
-            | Code::UnknownMemberId => KafkaErrorClass::Fenced,
-            _ => KafkaErrorClass::Other,
-        }
+        const CLASSES: [(KafkaErrorClass, &[Code]); 4] = [
+            (
+                KafkaErrorClass::Transport,
+                &[
+                    Code::BrokerTransportFailure,
+                    Code::AllBrokersDown,
+                    Code::Resolve,
+                    Code::BrokerNotAvailable,
+                    Code::LeaderNotAvailable,
+                    Code::NetworkException,
+                    Code::CoordinatorNotAvailable,
+                    Code::CoordinatorLoadInProgress,
+                ],
+            ),
+            (
+                KafkaErrorClass::TimedOut,
+                &[
+                    Code::OperationTimedOut,
+                    Code::MessageTimedOut,
+                    Code::RequestTimedOut,
+                    Code::TimedOutQueue,
+                ],
+            ),
+            (
+                KafkaErrorClass::Denied,
+                &[
+                    Code::Authentication,
+                    Code::SaslAuthenticationFailed,
+                    Code::TopicAuthorizationFailed,
+                    Code::GroupAuthorizationFailed,
+                    Code::ClusterAuthorizationFailed,
+                    Code::TransactionalIdAuthorizationFailed,
+                ],
+            ),
+            (
+                KafkaErrorClass::Fenced,
+                &[
+                    Code::Fenced,
+                    Code::ProducerFenced,
+                    Code::FencedInstanceId,
+                    Code::InvalidProducerEpoch,
+                    Code::IllegalGeneration,
+                    Code::UnknownMemberId,
+                ],
+            ),
+        ];
+        let found = CLASSES.iter().find(|(_, codes)| codes.contains(&code));
+        found.map_or(KafkaErrorClass::Other, |(class, _)| *class)
     }
 }

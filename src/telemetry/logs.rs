@@ -15,8 +15,7 @@ pub fn start(log: &Log, colour: bool) {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if json {
         builder.json().flatten_event(true).with_current_span(false).try_init()
     } else {

@@ -186,12 +186,7 @@ impl Collector for ViewCollector {
         let view = self.view.borrow().clone();
         let ready = u64::from(view.readiness().ready);
         gauge(&mut encoder, "instance_ready", "1 where every lane of this instance runs.", ready)?;
-        gauge(
-            &mut encoder,
-            "backlog_tasks",
-            "Tasks that wait for a resource.",
-            view.backlog(),
-        )?;
+        gauge(&mut encoder, "backlog_tasks", "Tasks that wait for a resource.", view.backlog())?;
         gauge(&mut encoder, "in_flight_tasks", "Attempts under way.", view.in_flight())?;
         gauge(
             &mut encoder,
@@ -238,9 +233,7 @@ fn lanes(encoder: &mut DescriptorEncoder<'_>, view: &View) -> Result<(), fmt::Er
         encoder,
         "lane_restore_remaining_records",
         "Journal records that the lane has yet to fold.",
-        lanes().map(|(lane, view)| {
-            (vec![("lane", lane)], view.restore_remaining_records as f64)
-        }),
+        lanes().map(|(lane, view)| (vec![("lane", lane)], view.restore_remaining_records as f64)),
     )
 }
 
@@ -250,8 +243,7 @@ fn resource_metrics(
 ) -> Result<(), fmt::Error> {
     let slots = resources.iter().flat_map(|resource| {
         resource.slots.kinds().map(|(kind, value)| {
-            let labels =
-                vec![("resource", resource.id.to_string()), ("kind", kind.to_owned())];
+            let labels = vec![("resource", resource.id.to_string()), ("kind", kind.to_owned())];
             (labels, value as f64)
         })
     });
@@ -272,7 +264,9 @@ fn resource_metrics(
             )
         });
         let (name, help) = match dimension {
-            "requests" => ("resource_requests", "Requests in the window: limit, granted, reserved."),
+            "requests" => {
+                ("resource_requests", "Requests in the window: limit, granted, reserved.")
+            }
             _ => ("resource_tokens", "Tokens in the window: limit, granted, reserved."),
         };
         family(encoder, name, help, windows)?;

@@ -1,7 +1,7 @@
 //! Topics, configuration and clients of one test.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -47,6 +47,7 @@ pub struct Running {
 
 impl World {
     pub fn new(lanes: i32) -> Self {
+        start_log();
         let kafka = KafkaCluster::shared();
         let prefix = unique("w");
         for topic in Topic::ALL {
@@ -99,9 +100,8 @@ impl World {
             .collect();
         settings.extend(changes.iter().map(|(key, value)| (*key, (*value).to_owned())));
         let settings = settings.into_iter().map(|(key, value)| (key.to_owned(), value));
-        let settings = settings
-            .chain(topics)
-            .map(|(key, value)| (format!("POINTSMAN__{key}"), value));
+        let settings =
+            settings.chain(topics).map(|(key, value)| (format!("POINTSMAN__{key}"), value));
         Config::load(None, settings).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
@@ -144,13 +144,14 @@ impl World {
                       "decode_tokens_per_s": 80.0},
             "quality": {"default": 0.7}, "modalities": ["text"],
         });
-        self.publish(Topic::Fleet, 0, "gpt-eu", &resource);
+        self.publish(Topic::Fleet, 0, "gpt-eu", &json!({"resource": resource}));
         self.flush();
     }
 
     pub fn publish_tasks(&self, ids: impl Iterator<Item = u32>) {
         for id in ids {
-            let task = json!({"task_id": format!("t-{id}"), "input_tokens": 10, "max_output_tokens": 20});
+            let task =
+                json!({"task_id": format!("t-{id}"), "input_tokens": 10, "max_output_tokens": 20});
             self.publish(Topic::Tasks, id as i32 % self.lanes, "acme", &task);
             self.producer.poll(Duration::ZERO);
         }
@@ -190,6 +191,18 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shutdown.store(true, Ordering::Relaxed);
     }
+}
+
+/// Shown by the test runner where a test fails.
+fn start_log() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let filter = std::env::var("POINTSMAN_TEST_LOG").unwrap_or_else(|_| "info".to_owned());
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .init();
+    });
 }
 
 fn named(prefix: &str, topic: Topic) -> String {

@@ -27,9 +27,14 @@ impl File {
     }
 }
 
+pub fn root() -> PathBuf {
+    // As cargo says now, not as it was when this was compiled: checkouts may share a target directory.
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
 /// Every text file of the project, sorted by path; what was built or fetched, and data, are left out.
 pub fn files() -> Vec<File> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let mut found = Vec::new();
     let mut directories = vec![root.clone()];
     while let Some(directory) = directories.pop() {

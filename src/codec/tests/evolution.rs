@@ -6,8 +6,9 @@ use apache_avro::writer::datum::GenericDatumWriter;
 
 use super::round_trip::codec;
 use super::samples::{record, task_example};
+use crate::codec::writers::fingerprint;
 use crate::codec::{
-    Codec, DecodeError, LearnError, OutputFormat, RawRecord, RegisteredSchemas, schema,
+    Codec, DecodeError, LearnError, OutputFormat, RawRecord, RegisteredSchemas, WriterId, schema,
 };
 use crate::model::Topic;
 use crate::model::result::{ResultStatus, TaskResult};
@@ -60,6 +61,11 @@ fn check(schema: &str, value: Value, expected: &Task) {
     codec.learn_schema(ID, schema).unwrap();
     let bytes = confluent(schema, value);
     let read = codec.decode_task(&record(Topic::Tasks, None, Some(&bytes)));
+    assert_eq!(read.as_ref(), Ok(expected));
+    // The same datum in single-object encoding.
+    let fingerprint = fingerprint(&Schema::parse_str(schema).unwrap());
+    let single = [&[0xc3, 1][..], &fingerprint.to_le_bytes(), &bytes[5..]].concat();
+    let read = codec.decode_task(&record(Topic::Tasks, None, Some(&single)));
     assert_eq!(read.as_ref(), Ok(expected));
 }
 
@@ -181,6 +187,7 @@ fn a_result_in_another_schema_is_understood() {
         attempt: 2,
         stage: 0,
         resource: String::new(),
+        lane: None,
         status: ResultStatus::Succeeded,
         input_tokens: None,
         output_tokens: None,
@@ -199,7 +206,7 @@ fn a_result_in_another_schema_is_understood() {
     assert_eq!(
         error,
         DecodeError::IncompatibleSchema {
-            id: ID,
+            schema: WriterId::Registry(ID),
             problem: "record `TaskResult` where `pointsman.v1.Task` is read".to_owned()
         }
     );
@@ -218,7 +225,7 @@ fn unknown_ids_are_asked_for_and_refused_ones_are_not() {
     let problem = "the registry has no such id".to_owned();
     assert_eq!(
         codec.decode_task(&record),
-        Err(DecodeError::IncompatibleSchema { id: ID, problem })
+        Err(DecodeError::IncompatibleSchema { schema: WriterId::Registry(ID), problem })
     );
 }
 

@@ -81,7 +81,7 @@ fn bytes_that_mean_nothing_have_a_reason() {
         (
             Some(br#"{"task_id": "t", "input_tokens": 1, "objective": "fast"}"#.to_vec()),
             "json",
-            "json: objective: data did not match any variant of untagged enum Objective at line 1 column 55",
+            "json: objective: not understood; allowed: cheapest, fastest, best, balanced, or an object of the numbers quality, usd and second",
         ),
     ];
     for (value, reason, text) in rows {

@@ -19,7 +19,7 @@ use crate::model::event::{
     BalanceEvent, DimensionLoad, InboxMessage, LoadSnapshot, OperatorAction,
 };
 use crate::model::health::HealthEvent;
-use crate::model::journal::{ControlValue, JournalRecord, OffsetRange};
+use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
 use crate::model::resource::{
     Dimension, FleetEntry, Limit, ResourceSpec, Speed, TenantSpec, TokenPrices,
@@ -234,11 +234,13 @@ pub fn task() -> impl Strategy<Value = Task> {
 
 pub fn task_result() -> impl Strategy<Value = TaskResult> {
     let tokens = || option::of(0_u32..=100_000_000);
-    let first = (name(), 1..=u32::MAX, any::<u32>(), name(), select(&inputs::RESULT_STATUSES[..]));
+    let resource = (name(), option::of(any::<u32>()));
+    let first =
+        (name(), 1..=u32::MAX, any::<u32>(), resource, select(&inputs::RESULT_STATUSES[..]));
     let times = (option::of(number()), option::of(number()), option::of(share()));
     (first, tokens(), tokens(), times, option::of(count()), option::of(name())).prop_map(
         |(
-            (task_id, attempt, stage, resource, status),
+            (task_id, attempt, stage, (resource, lane), status),
             input_tokens,
             output_tokens,
             (time_to_first_token_ms, duration_ms, quality),
@@ -249,6 +251,7 @@ pub fn task_result() -> impl Strategy<Value = TaskResult> {
             attempt,
             stage,
             resource,
+            lane,
             status,
             input_tokens,
             output_tokens,
@@ -527,15 +530,13 @@ pub fn journal() -> impl Strategy<Value = JournalRecord> {
         from,
         to,
     });
-    let controls = (name(), any::<i64>(), vec(any::<u8>(), 0..20))
-        .prop_map(|(topic, offset, value)| ControlValue { topic, offset, value });
-    let inputs = (vec(offsets, 0..3), vec(any::<i64>(), 0..3), vec(controls, 0..3), time());
+    let inputs = (vec(offsets, 0..3), vec(any::<i64>(), 0..3), time());
     let facts = (any::<u32>(), vec(any::<u8>(), 0..50), count(), count(), name());
     (header, versions, inputs, facts).prop_map(
         |(
             (lane, lanes, epoch, seq, prev_hash),
             (engine_version, fact_level, batch_time_ms, seed),
-            (offsets, reread, controls, results_caught_up_at_ms),
+            (offsets, reread, results_caught_up_at_ms),
             (fact_count, facts, in_flight, backlog, hash),
         )| JournalRecord {
             lane,
@@ -549,7 +550,6 @@ pub fn journal() -> impl Strategy<Value = JournalRecord> {
             seed,
             offsets,
             reread,
-            controls,
             results_caught_up_at_ms,
             fact_count,
             facts,

@@ -219,10 +219,19 @@ mod tests {
         keep(&mut cache, 0, 5, b"xyz");
         keep(&mut cache, 0, 9, b"");
         keep(&mut cache, 1, 5, b"q");
-        assert_eq!(seen(&cache, 0, 5).as_deref(), Some("50 None Some((3, Some(120))) a=Some([49]) b=None"));
-        assert_eq!(seen(&cache, 0, 9).as_deref(), Some("90 None Some((0, None)) a=Some([49]) b=None"));
+        assert_eq!(
+            seen(&cache, 0, 5).as_deref(),
+            Some("50 None Some((3, Some(120))) a=Some([49]) b=None")
+        );
+        assert_eq!(
+            seen(&cache, 0, 9).as_deref(),
+            Some("90 None Some((0, None)) a=Some([49]) b=None")
+        );
         assert_eq!(seen(&cache, 0, 6), None);
-        assert_eq!(seen(&cache, 1, 5).as_deref(), Some("50 None Some((1, Some(113))) a=Some([49]) b=None"));
+        assert_eq!(
+            seen(&cache, 1, 5).as_deref(),
+            Some("50 None Some((1, Some(113))) a=Some([49]) b=None")
+        );
     }
 
     #[test]
@@ -246,7 +255,10 @@ mod tests {
         keep(&mut cache, 0, 6, b"old");
         keep(&mut cache, 0, 5, b"n");
         assert_eq!(seen(&cache, 0, 6), None);
-        assert_eq!(seen(&cache, 0, 5).as_deref(), Some("50 None Some((1, Some(110))) a=Some([49]) b=None"));
+        assert_eq!(
+            seen(&cache, 0, 5).as_deref(),
+            Some("50 None Some((1, Some(110))) a=Some([49]) b=None")
+        );
         cache.retain(&[1]);
         assert_eq!((seen(&cache, 0, 5), cache.bytes), (None, 0));
     }

@@ -72,8 +72,7 @@ pub struct Group {
 impl Group {
     /// Joins the group; the first assignment comes by [`Group::poll`].
     pub fn join(config: &ClientConfig, names: &InputNames) -> KafkaResult<Self> {
-        let membership =
-            Membership { names: names.clone(), events: Mutex::new(VecDeque::new()) };
+        let membership = Membership { names: names.clone(), events: Mutex::new(VecDeque::new()) };
         let consumer: BaseConsumer<Membership> = config.create_with_context(membership)?;
         let consumer = Arc::new(consumer);
         let queue = BatchQueue::new(&consumer);

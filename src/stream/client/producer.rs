@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer,
+};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
 
@@ -62,7 +64,11 @@ pub struct TransactionalProducer {
 
 impl TransactionalProducer {
     /// Opens a producer and fences its predecessors.
-    pub fn open(config: &ClientConfig, names: &TopicNames, timeout: Duration) -> Result<Self, Failure> {
+    pub fn open(
+        config: &ClientConfig,
+        names: &TopicNames,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
         let producer: ThreadedProducer<Undelivered> =
             config.create_with_context(Undelivered::default()).map_err(|error| classify(&error))?;
         producer.init_transactions(timeout).map_err(|error| classify(&error))?;
@@ -94,7 +100,12 @@ impl TransactionalProducer {
         Ok(())
     }
 
-    fn produce_one(&self, out: &Out, batch: &Prepared, record: &OutputRecord) -> Result<(), Failure> {
+    fn produce_one(
+        &self,
+        out: &Out,
+        batch: &Prepared,
+        record: &OutputRecord,
+    ) -> Result<(), Failure> {
         let partition = match &record.topic {
             OutputTopic::Known(_) => record.partition,
             OutputTopic::Pool(_) => record.partition % out.partitions.max(1),
@@ -186,9 +197,8 @@ impl TransactionalProducer {
         let lanes: std::collections::BTreeSet<usize> =
             errors.iter().filter(|(_, code)| timed_out(code)).map(|(lane, _)| *lane).collect();
         if lanes.is_empty() {
-            return Err(by_code(*code, code.to_string(), true).unwrap_or_else(|| {
-                Failure::Abort(format!("a record was refused: {code}"))
-            }));
+            return Err(by_code(*code, code.to_string(), true)
+                .unwrap_or_else(|| Failure::Abort(format!("a record was refused: {code}"))));
         }
         let lanes = lanes.into_iter().filter_map(|lane| u32::try_from(lane).ok()).collect();
         Err(Failure::Undelivered { lanes, reason: code.to_string() })
@@ -265,7 +275,11 @@ fn classify(error: &KafkaError) -> Failure {
 
 fn failure(error: &CallError) -> Failure {
     by_code(error.code, error.reason.clone(), error.is_fatal).unwrap_or_else(|| {
-        if error.is_fatal { Failure::Unknown(error.to_string()) } else { Failure::Abort(error.to_string()) }
+        if error.is_fatal {
+            Failure::Unknown(error.to_string())
+        } else {
+            Failure::Abort(error.to_string())
+        }
     })
 }
 
@@ -311,7 +325,8 @@ mod tests {
         check(RDKafkaErrorCode::Fenced, true, Failure::Fenced(why()));
         check(RDKafkaErrorCode::TopicAuthorizationFailed, false, Failure::Denied(why()));
         // After a time-out the coordinator bumps the epoch: the same producer may go on.
-        let text = "InvalidProducerEpoch (Broker: Producer attempted an operation with an old epoch): why";
+        let text =
+            "InvalidProducerEpoch (Broker: Producer attempted an operation with an old epoch): why";
         let aborts = match failure(&CallError {
             code: RDKafkaErrorCode::InvalidProducerEpoch,
             reason: why(),

@@ -17,9 +17,17 @@ use crate::stream::ffi::{BatchQueue, Fetched, FetchedKind};
 /// What comes out of a reader.
 pub enum Read<'a> {
     Record(RawRecord<'a>),
-    End { topic: Topic, partition: i32, offset: i64 },
+    End {
+        topic: Topic,
+        partition: i32,
+        offset: i64,
+    },
     /// The offset is not, or no longer, in the log.
-    OutOfRange { topic: Topic, partition: i32, offset: i64 },
+    OutOfRange {
+        topic: Topic,
+        partition: i32,
+        offset: i64,
+    },
 }
 
 /// librdkafka tells the rest of the process what happens to it by its log.

@@ -82,7 +82,10 @@ pub fn producer(config: &Config, worker: u32) -> ClientConfig {
 /// The producer that compares clocks.
 pub fn clock_producer(config: &Config) -> ClientConfig {
     let mut client = client_config(&config.kafka);
-    client.set("enable.idempotence", "true").set("linger.ms", "0").set("message.timeout.ms", "10000");
+    client
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "0")
+        .set("message.timeout.ms", "10000");
     client
 }
 

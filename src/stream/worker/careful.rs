@@ -120,7 +120,6 @@ impl Worker {
     }
 }
 
-
 impl Slot {
     /// What was learnt from a panic, for the lane that takes the place of the discarded one.
     pub(super) fn condemn(&mut self) -> Option<Careful> {

@@ -83,8 +83,7 @@ impl Held {
     /// former run is forgotten.
     pub fn acquire(&mut self, settings: &WorkerSettings, now: Now) {
         // Nothing was promised before the first batch: its clock may be right at once.
-        let uncertainty_ms =
-            if self.lane.seq() == 0 { 0 } else { settings.clock_uncertainty_ms };
+        let uncertainty_ms = if self.lane.seq() == 0 { 0 } else { settings.clock_uncertainty_ms };
         self.clock = LaneClock::acquire(self.lane.batch_time(), now, uncertainty_ms);
         self.results = Results::default();
         self.rereading.clear();
@@ -321,9 +320,8 @@ impl Held {
     /// Whether the lane knows a resource, or is about to: control records that are to be taken one
     /// by one after a panic are told only once it runs.
     pub fn knows_fleet(&self) -> bool {
-        let waits = |careful: &Careful| {
-            careful.waiting.iter().any(|record| record.topic == Topic::Fleet)
-        };
+        let waits =
+            |careful: &Careful| careful.waiting.iter().any(|record| record.topic == Topic::Fleet);
         self.lane.has_fleet() || self.careful.as_ref().is_some_and(waits)
     }
 

@@ -100,6 +100,9 @@ impl Worker {
 
     /// Asks what is committed of these lanes; `runs` where a lane goes on queueing meanwhile.
     pub(super) fn ask(&mut self, lanes: Vec<(u32, bool)>) {
+        if lanes.is_empty() {
+            return;
+        }
         self.asks += 1;
         let mut asked = Vec::new();
         for (number, runs) in lanes {
@@ -120,8 +123,7 @@ impl Worker {
     }
 
     pub(super) fn ask_again(&mut self, now: Now) {
-        let due =
-            self.asked_lanes(|_, again_us| again_us.is_some_and(|at| at <= now.monotonic_us));
+        let due = self.asked_lanes(|_, again_us| again_us.is_some_and(|at| at <= now.monotonic_us));
         self.ask(due);
     }
 

@@ -84,10 +84,7 @@ impl Worker {
                     self.end_with(None);
                 }
             }
-            Producer::Opening(_)
-            | Producer::Step(_)
-            | Producer::Aborting(_)
-            | Producer::Ended => {}
+            Producer::Opening(_) | Producer::Step(_) | Producer::Aborting(_) | Producer::Ended => {}
         }
     }
 
@@ -171,10 +168,7 @@ impl Worker {
                 }
                 self.ask_unsent();
             }
-            Producer::Closed
-            | Producer::OpenAgain { .. }
-            | Producer::Idle
-            | Producer::Ended => {}
+            Producer::Closed | Producer::OpenAgain { .. } | Producer::Idle | Producer::Ended => {}
         }
     }
 
@@ -189,7 +183,9 @@ impl Worker {
                     slot.condemned.retain(|(topic, offset)| match topic {
                         Topic::Fleet => *offset >= at.fleet,
                         Topic::HealthEvents => *offset >= at.health_events,
-                        topic => batch.offsets.iter().any(|(of, next)| of == topic && offset >= next),
+                        topic => {
+                            batch.offsets.iter().any(|(of, next)| of == topic && offset >= next)
+                        }
                     });
                 }
             } else if let Some(parked) = self.parked.get_mut(&number) {
@@ -225,10 +221,7 @@ impl Worker {
                     self.producer = Producer::OpenAgain { at_us, after };
                 }
             },
-            Producer::Closed
-            | Producer::OpenAgain { .. }
-            | Producer::Idle
-            | Producer::Ended => {}
+            Producer::Closed | Producer::OpenAgain { .. } | Producer::Idle | Producer::Ended => {}
         }
     }
 

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 pub(crate) fn project_directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    // As cargo says now, of whichever package is tested, not as it was when this was compiled: checkouts
+    // may share a target directory.
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package)
         .ancestors()
-        .nth(2)
-        .expect("tests/support is two levels below the project")
+        .find(|directory| directory.join("ops/kafka/kafka").is_file())
+        .expect("the tests run inside the project")
         .to_path_buf()
 }
 

@@ -3,11 +3,6 @@
 //!
 //! A component that cannot be started fails the test with one line that says what to install: a test
 //! that skips itself is a test that is not there.
-#![expect(
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a test without its component must fail, and say what is missing"
-)]
 
 mod component;
 mod kafka;

@@ -1,0 +1,199 @@
+//! What there is against what is needed. Pure: it is handed what the brokers said.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::contract::{Count, Need};
+use crate::cli::print::Mark;
+use crate::model::Topic;
+
+/// What the brokers said about one existing topic.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Existing {
+    pub partitions: i32,
+    /// `None`: it may not be described.
+    pub settings: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Right,
+    /// `apply` creates it.
+    Missing,
+    /// It works, and could be better.
+    Advice,
+    /// `apply` does not change it.
+    Wrong,
+}
+
+impl State {
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Right => "right",
+            State::Missing => "missing",
+            State::Advice => "advice",
+            State::Wrong => "wrong",
+        }
+    }
+
+    pub const fn mark(self) -> Mark {
+        match self {
+            State::Right => Mark::Ok,
+            State::Advice => Mark::Warning,
+            State::Missing | State::Wrong => Mark::Failure,
+        }
+    }
+}
+
+/// Something about an existing topic that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub must: bool,
+    pub text: String,
+    pub fix: String,
+}
+
+/// One topic of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The topic's default name, which is its key in the configuration with `_` for `-` and `.`.
+    pub topic: &'static str,
+    pub name: String,
+    pub state: State,
+    /// `null` where it is missing.
+    pub partitions: Option<i32>,
+    /// What it needs, or would be created with.
+    pub partitions_needed: i32,
+    pub findings: Vec<Finding>,
+    /// What it would be created with.
+    pub settings: BTreeMap<&'static str, String>,
+}
+
+/// The whole comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    pub lanes: i32,
+    pub topics: Vec<Row>,
+    #[serde(skip)]
+    pub lanes_disagree: bool,
+}
+
+impl Plan {
+    pub fn missing(&self) -> impl Iterator<Item = &Row> {
+        self.topics.iter().filter(|row| row.state == State::Missing)
+    }
+
+    pub fn wrong(&self) -> impl Iterator<Item = &Row> {
+        self.topics.iter().filter(|row| row.state == State::Wrong)
+    }
+}
+
+/// Compares. `asked` is the number of partitions that the user wants for lanes.
+pub fn plan(
+    needs: &[Need],
+    existing: &BTreeMap<String, Existing>,
+    asked: Option<i32>,
+    brokers: &str,
+) -> Plan {
+    let partitions_of = |topic: Topic| {
+        let need = needs.iter().find(|need| need.topic == topic)?;
+        existing.get(&need.name).map(|found| found.partitions)
+    };
+    // The partitions of `tasks` are the lanes; the others follow.
+    let found = Topic::LANE_INPUTS.into_iter().find_map(partitions_of);
+    let lanes = found.or(asked).unwrap_or(1);
+    let mut lanes_disagree = false;
+    let mut topics = Vec::new();
+    for need in needs {
+        let partitions_needed = match need.count {
+            Count::One => 1,
+            Count::Lanes | Count::Any => lanes,
+        };
+        let settings = need.settings.iter().map(|setting| (setting.name, setting.value()));
+        let mut row = Row {
+            topic: need.topic.default_name(),
+            name: need.name.clone(),
+            state: State::Missing,
+            partitions: None,
+            partitions_needed,
+            findings: Vec::new(),
+            settings: settings.collect(),
+        };
+        if let Some(found) = existing.get(&need.name) {
+            row.partitions = Some(found.partitions);
+            let is_lane_input = Topic::LANE_INPUTS.contains(&need.topic);
+            let wanted = match (is_lane_input, asked) {
+                (true, Some(asked)) => asked,
+                (true, None) | (false, _) => partitions_needed,
+            };
+            if need.count != Count::Any && found.partitions != wanted {
+                lanes_disagree |= is_lane_input;
+                row.findings.push(partition_finding(need, found.partitions, wanted, brokers));
+            }
+            settings_findings(need, found, brokers, &mut row.findings);
+            row.state = if row.findings.iter().any(|finding| finding.must) {
+                State::Wrong
+            } else if row.findings.is_empty() {
+                State::Right
+            } else {
+                State::Advice
+            };
+        }
+        topics.push(row);
+    }
+    Plan { lanes, topics, lanes_disagree }
+}
+
+fn partition_finding(need: &Need, found: i32, wanted: i32, brokers: &str) -> Finding {
+    let name = &need.name;
+    let text = format!("has {}, needs {wanted}", counted(found));
+    let fix = if Topic::LANE_INPUTS.contains(&need.topic) {
+        "lanes are not added to, or taken from, a running installation: keep the number, or begin anew \
+         with other topic names and another kafka.group_id"
+            .to_owned()
+    } else if found < wanted {
+        format!(
+            "kafka-topics.sh --bootstrap-server {brokers} --alter --topic {name} --partitions {wanted}"
+        )
+    } else {
+        format!(
+            "delete it and run `pointsman topics apply`: kafka-topics.sh --bootstrap-server {brokers} \
+             --delete --topic {name}"
+        )
+    };
+    Finding { must: true, text, fix }
+}
+
+fn counted(partitions: i32) -> String {
+    if partitions == 1 { "1 partition".to_owned() } else { format!("{partitions} partitions") }
+}
+
+fn settings_findings(need: &Need, found: &Existing, brokers: &str, findings: &mut Vec<Finding>) {
+    let Some(settings) = &found.settings else {
+        findings.push(Finding {
+            must: false,
+            text: "its settings may not be described".to_owned(),
+            fix: format!("allow DescribeConfigs on topic {}", need.name),
+        });
+        return;
+    };
+    for setting in &need.settings {
+        let value = settings.get(setting.name).map_or("", String::as_str);
+        if setting.accepts(value) {
+            continue;
+        }
+        let needed = setting.value();
+        let word = if setting.must { "needs" } else { "should be at least" };
+        findings.push(Finding {
+            must: setting.must,
+            text: format!("{} is {value}, {word} {needed}: {}", setting.name, setting.why),
+            fix: format!(
+                "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics \
+                 --entity-name {} --add-config {}={needed}",
+                need.name, setting.name
+            ),
+        });
+    }
+}
