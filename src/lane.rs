@@ -36,7 +36,7 @@ use batch::{Batch, Closed, Read};
 use intake::{Body, Death, Entry, OwnedRecord, Queue};
 use journal::ChainHash;
 pub use journal::FoldError;
-use outputs::Origin;
+use outputs::{Origin, OutputSizes};
 use prepared::Prepared;
 use ready::{LastRecord, READY_TASKS_MAX, Ready, ReadyTask};
 use render::Source;
@@ -105,6 +105,7 @@ pub struct Lane {
     ready: Ready,
     condemned: BTreeSet<(Topic, i64)>,
     results_caught_up_at: Timestamp,
+    last_sizes: OutputSizes,
 }
 
 impl Lane {
@@ -126,6 +127,7 @@ impl Lane {
             ready: Ready::default(),
             condemned: BTreeSet::new(),
             results_caught_up_at: Timestamp::EPOCH,
+            last_sizes: OutputSizes::default(),
         }
     }
 
@@ -391,7 +393,7 @@ impl Lane {
         let from = self.decided();
         let settings = self.settings.clone();
         let origin = Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
-        let mut batch = Batch::new(&settings, origin);
+        let mut batch = Batch::new(&settings, origin, self.last_sizes);
         let opened = Fact::BatchOpened { at, results_caught_up_at: self.results_caught_up_at };
         batch.apply(&mut self.state, opened, Source::default());
         self.step(&mut batch);
@@ -400,9 +402,10 @@ impl Lane {
             return None;
         }
         let read = self.read_since(&from);
-        let Closed { prepared, hash } = batch.close(&self.state, self.hash, read);
+        let Closed { prepared, hash, sizes } = batch.close(&self.state, self.hash, read);
         self.seq += 1;
         self.hash = hash;
+        self.last_sizes = sizes;
         Some(prepared)
     }
 

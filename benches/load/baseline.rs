@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use pointsman::clock::{Stopwatch, wall_now};
 use pointsman::codec::{Codec, RawRecord};
 use pointsman::config::Config;
-use pointsman::lane::outputs::{Origin, Outputs};
+use pointsman::lane::outputs::{Origin, OutputSizes, Outputs};
 use pointsman::lane::prepared::{BatchCounts, OutputTopic, Prepared};
 use pointsman::model::Topic;
 use pointsman::stream::client::group::{Group, GroupEvent};
@@ -71,6 +71,8 @@ struct PassingLane {
     loads_published: Stopwatch,
     journal_at: usize,
     cursor: usize,
+    /// Of the last batch.
+    sizes: OutputSizes,
 }
 
 struct Batch {
@@ -148,6 +150,7 @@ impl<'a> Passing<'a> {
                 loads_published: Stopwatch::start(),
                 journal_at: 0,
                 cursor: 0,
+                sizes: OutputSizes::default(),
             });
         }
         if self.producer.is_none() && !lanes.is_empty() {
@@ -225,7 +228,8 @@ impl PassingLane {
         let batch = self.batch.get_or_insert_with(|| {
             let origin = Origin { lane, epoch: 0, seq, at: wall_now() };
             let source = format!("pointsman/{}", config.kafka.group_id);
-            Batch { outputs: Outputs::new(origin, &source, codec), inputs: 0, since: Stopwatch::start() }
+            let outputs = Outputs::new(origin, &source, codec, self.sizes);
+            Batch { outputs, inputs: 0, since: Stopwatch::start() }
         });
         batch.inputs += 1;
         self.cursor += 1;
@@ -263,6 +267,7 @@ impl PassingLane {
             samples.put_journal(inputs, journal_at, out);
         });
         let hash = format!("{:032x}", self.seq);
+        self.sizes = outputs.sizes();
         Some(Prepared {
             lane: self.number,
             seq: self.seq,

@@ -10,7 +10,7 @@ use crate::routing::state::State;
 use super::LaneSettings;
 use super::intake::{Death, OwnedRecord};
 use super::journal::{ChainHash, chain};
-use super::outputs::{Origin, Outputs};
+use super::outputs::{Origin, OutputSizes, Outputs};
 use super::prepared::{BatchCounts, OutputTopic, Prepared};
 use super::render::{Renderer, Source};
 
@@ -39,8 +39,8 @@ pub struct Read {
 }
 
 impl<'a> Batch<'a> {
-    pub fn new(settings: &'a LaneSettings, origin: Origin) -> Self {
-        let outputs = Outputs::new(origin.clone(), &settings.source, &settings.codec);
+    pub fn new(settings: &'a LaneSettings, origin: Origin, expected: OutputSizes) -> Self {
+        let outputs = Outputs::new(origin.clone(), &settings.source, &settings.codec, expected);
         Batch {
             settings,
             origin,
@@ -210,6 +210,7 @@ impl<'a> Batch<'a> {
             None,
             |out| codec.encode_journal(&journal, out),
         );
+        let sizes = self.outputs.sizes();
         let prepared = Prepared {
             lane,
             seq: journal.seq,
@@ -221,13 +222,14 @@ impl<'a> Batch<'a> {
             bytes: self.outputs.bytes,
             counts: self.counts,
         };
-        Closed { prepared, hash }
+        Closed { prepared, hash, sizes }
     }
 }
 
 pub struct Closed {
     pub prepared: Prepared,
     pub hash: ChainHash,
+    pub sizes: OutputSizes,
 }
 
 /// What is committed with the offsets; no snapshot exists yet, so its two fields are zero.

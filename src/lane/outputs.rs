@@ -1,7 +1,6 @@
 //! The outputs of a batch as they are rendered: one arena of bytes, and ranges into it.
 
 use std::borrow::Cow;
-use std::io::Write;
 use std::ops::Range;
 
 use super::intake::{Death, OwnedRecord};
@@ -28,6 +27,8 @@ pub struct Outputs {
     pub headers: Vec<OutputHeader>,
     pub bytes: Vec<u8>,
     origin: Origin,
+    /// `lane-epoch-seq-`: what the ids of all outputs begin with.
+    id_prefix: String,
     /// Values that every output shares, written once.
     specversion: Range<u32>,
     source: Range<u32>,
@@ -44,9 +45,18 @@ const EVENT_TOPICS: [Topic; 6] = [
     Topic::Journal,
 ];
 
+/// What the outputs of a batch came to. A batch is much like the one before it: made large enough at
+/// once, its vectors are not copied again and again while they grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OutputSizes {
+    pub records: usize,
+    pub headers: usize,
+    pub bytes: usize,
+}
+
 impl Outputs {
-    pub fn new(origin: Origin, source: &str, codec: &Codec) -> Self {
-        let mut bytes = Vec::with_capacity(1 << 16);
+    pub fn new(origin: Origin, source: &str, codec: &Codec, expected: OutputSizes) -> Self {
+        let mut bytes = Vec::with_capacity(expected.bytes.max(1 << 12));
         let specversion = append(&mut bytes, CE_SPECVERSION.1);
         let source = append(&mut bytes, source.as_bytes());
         let types = EVENT_TOPICS
@@ -57,11 +67,13 @@ impl Outputs {
                 Some((*topic, kind, content))
             })
             .collect();
+        let Origin { lane, epoch, seq, .. } = origin;
         Outputs {
-            records: Vec::new(),
-            headers: Vec::new(),
+            records: Vec::with_capacity(expected.records),
+            headers: Vec::with_capacity(expected.headers),
             bytes,
             origin,
+            id_prefix: format!("{lane}-{epoch}-{seq}-"),
             specversion,
             source,
             types,
@@ -70,8 +82,19 @@ impl Outputs {
 
     /// The id of the next output: `lane-epoch-seq-index`.
     pub fn next_id(&self) -> String {
-        let Origin { lane, epoch, seq, .. } = self.origin;
-        format!("{lane}-{epoch}-{seq}-{}", self.records.len())
+        let mut id = String::with_capacity(self.id_prefix.len() + DIGITS_MAX);
+        id.push_str(&self.id_prefix);
+        with_digits(self.records.len(), |digits| id.push_str(digits));
+        id
+    }
+
+    /// What it came to.
+    pub fn sizes(&self) -> OutputSizes {
+        OutputSizes {
+            records: self.records.len(),
+            headers: self.headers.len(),
+            bytes: self.bytes.len(),
+        }
     }
 
     /// Adds an event; `write` appends its value.
@@ -85,10 +108,9 @@ impl Outputs {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let start = self.bytes.len() as u32;
-        let Origin { lane, epoch, seq, .. } = self.origin;
-        // Writing to a vector cannot fail.
-        let written = write!(self.bytes, "{lane}-{epoch}-{seq}-{}", self.records.len());
-        debug_assert!(written.is_ok());
+        self.bytes.extend_from_slice(self.id_prefix.as_bytes());
+        let bytes = &mut self.bytes;
+        with_digits(self.records.len(), |digits| bytes.extend_from_slice(digits.as_bytes()));
         let id = start..self.bytes.len() as u32;
         let key = append(&mut self.bytes, key.as_bytes());
         let start = self.bytes.len() as u32;
@@ -166,4 +188,37 @@ fn append(bytes: &mut Vec<u8>, value: &[u8]) -> Range<u32> {
     let start = bytes.len() as u32;
     bytes.extend_from_slice(value);
     start..bytes.len() as u32
+}
+
+/// Digits of the largest `usize`.
+const DIGITS_MAX: usize = 20;
+
+/// Hands over the decimal digits of a number. Two ids are written for each decision: the formatting
+/// machinery took a tenth of a batch's rendering.
+fn with_digits(mut number: usize, take: impl FnOnce(&str)) {
+    let mut digits = [b'0'; DIGITS_MAX];
+    let mut at = DIGITS_MAX;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    take(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_those_of_display() {
+        for number in [0, 1, 9, 10, 11, 99, 100, 4_095, 1_000_000, usize::MAX] {
+            let mut found = String::new();
+            with_digits(number, |digits| found.push_str(digits));
+            assert_eq!(found, number.to_string());
+        }
+    }
 }
