@@ -42,7 +42,9 @@ pub fn run(config: &Config, samples: &Samples, shutdown: &AtomicBool) -> anyhow:
         for number in 0..config.worker.workers {
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn_scoped(scope, move || Passing::new(config, number, samples)?.run(shutdown))?;
+                .spawn_scoped(scope, move || {
+                    Passing::new(config, number, samples)?.run(shutdown)
+                })?;
             threads.push(thread);
         }
         let mut sum = Report::default();
@@ -142,16 +144,19 @@ impl<'a> Passing<'a> {
             for (topic, offset) in Topic::LANE_INPUTS.into_iter().zip(next) {
                 from.push((topic, i32::try_from(lane)?, offset));
             }
-            self.lanes.insert(lane, PassingLane {
-                number: lane,
-                seq: 0,
-                batch: None,
-                next,
-                loads_published: Stopwatch::start(),
-                journal_at: 0,
-                cursor: 0,
-                sizes: OutputSizes::default(),
-            });
+            self.lanes.insert(
+                lane,
+                PassingLane {
+                    number: lane,
+                    seq: 0,
+                    batch: None,
+                    next,
+                    loads_published: Stopwatch::start(),
+                    journal_at: 0,
+                    cursor: 0,
+                    sizes: OutputSizes::default(),
+                },
+            );
         }
         if self.producer.is_none() && !lanes.is_empty() {
             let config = settings::producer(self.config, self.number);

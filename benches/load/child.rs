@@ -48,8 +48,8 @@ pub struct Report {
 
 /// In the child: runs until standard input ends, which it also does when the parent dies.
 pub fn serve(side: Side, samples: Option<&Path>) -> anyhow::Result<()> {
-    let config = Config::load(None, std::env::vars())
-        .map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let config =
+        Config::load(None, std::env::vars()).map_err(|errors| anyhow::anyhow!("{errors}"))?;
     tracing_subscriber::fmt()
         .with_env_filter(&config.log.filter)
         .with_writer(std::io::stderr)
@@ -179,7 +179,8 @@ impl Running {
                 continue;
             };
             let ns: f64 = times.split_whitespace().next().unwrap_or("0").parse()?;
-            let sum = if name.starts_with("worker-") { &mut cpu.workers_s } else { &mut cpu.others_s };
+            let sum =
+                if name.starts_with("worker-") { &mut cpu.workers_s } else { &mut cpu.others_s };
             *sum += ns / 1e9;
         }
         Ok(cpu)

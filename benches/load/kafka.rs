@@ -286,7 +286,8 @@ impl Watcher {
                 &mut progress.results
             };
             if let Offset::Offset(offset) = element.offset()
-                && let Some(place) = usize::try_from(element.partition()).ok().and_then(|lane| of.get_mut(lane))
+                && let Some(place) =
+                    usize::try_from(element.partition()).ok().and_then(|lane| of.get_mut(lane))
             {
                 *place = u32::try_from(offset)?;
             }

@@ -86,60 +86,59 @@ pub fn measure(
     let published = AtomicU32::new(0);
     let is_over = AtomicBool::new(false);
     let mut latencies_us: Vec<u32> = Vec::with_capacity(tasks as usize);
-    let (publishing_took, cpu) =
-        std::thread::scope(|scope| -> anyhow::Result<(Duration, Cpu)> {
-            let pacer = scope.spawn(|| -> anyhow::Result<Duration> {
-                let publisher = kafka::publisher(&run.brokers, 1)?;
-                let mut value = Vec::new();
-                let mut next = 0;
-                while next < tasks && !is_over.load(Ordering::Relaxed) {
-                    let elapsed = clock.elapsed();
-                    let mut end = next;
-                    while end < tasks && pace.due(end) <= elapsed {
-                        end += 1;
-                    }
-                    publish_task(run, codec, &publisher, first + next..first + end, &mut value)?;
-                    published.store(end, Ordering::Relaxed);
-                    next = end;
-                    std::thread::sleep(PACE);
+    let (publishing_took, cpu) = std::thread::scope(|scope| -> anyhow::Result<(Duration, Cpu)> {
+        let pacer = scope.spawn(|| -> anyhow::Result<Duration> {
+            let publisher = kafka::publisher(&run.brokers, 1)?;
+            let mut value = Vec::new();
+            let mut next = 0;
+            while next < tasks && !is_over.load(Ordering::Relaxed) {
+                let elapsed = clock.elapsed();
+                let mut end = next;
+                while end < tasks && pace.due(end) <= elapsed {
+                    end += 1;
                 }
-                let took = clock.elapsed();
-                kafka::flush(&publisher)?;
-                Ok(took)
-            });
-            let mut result = Vec::new();
-            let mut read = || -> anyhow::Result<Cpu> {
-                let mut decided = 0;
-                let limit = pace.due(tasks) + DRAIN;
-                while decided < tasks {
-                    if clock.elapsed() > limit {
-                        bail!("{decided} of {tasks} decisions after {limit:?}");
-                    }
-                    let message = match reader.poll(Duration::from_millis(100)) {
-                        Some(Ok(message)) => message,
-                        Some(Err(KafkaError::PartitionEOF(_))) | None => continue,
-                        Some(Err(error)) => return Err(error.into()),
-                    };
-                    let which = message.key().and_then(TaskNumber::of_id);
-                    let which = which.context("a decision without a task id as its key")?;
-                    let index = which.index(run.lanes).saturating_sub(first);
-                    let latency = clock.elapsed().saturating_sub(pace.due(index));
-                    if index >= pace.warm_s * pace.tasks_per_s {
-                        latencies_us.push(u32::try_from(latency.as_micros())?);
-                    }
-                    decided += 1;
-                    let answer = material::result(which);
-                    result.clear();
-                    codec.encode_task_result(&answer, &mut result);
-                    kafka::publish(&publisher, &results, which.lane, &answer.task_id, &result)?;
+                publish_task(run, codec, &publisher, first + next..first + end, &mut value)?;
+                published.store(end, Ordering::Relaxed);
+                next = end;
+                std::thread::sleep(PACE);
+            }
+            let took = clock.elapsed();
+            kafka::flush(&publisher)?;
+            Ok(took)
+        });
+        let mut result = Vec::new();
+        let mut read = || -> anyhow::Result<Cpu> {
+            let mut decided = 0;
+            let limit = pace.due(tasks) + DRAIN;
+            while decided < tasks {
+                if clock.elapsed() > limit {
+                    bail!("{decided} of {tasks} decisions after {limit:?}");
                 }
-                child.cpu()
-            };
-            let cpu = read();
-            is_over.store(true, Ordering::Relaxed);
-            let Ok(took) = pacer.join() else { bail!("the pacer panicked") };
-            Ok((took?, cpu?.since(begun_cpu)))
-        })?;
+                let message = match reader.poll(Duration::from_millis(100)) {
+                    Some(Ok(message)) => message,
+                    Some(Err(KafkaError::PartitionEOF(_))) | None => continue,
+                    Some(Err(error)) => return Err(error.into()),
+                };
+                let which = message.key().and_then(TaskNumber::of_id);
+                let which = which.context("a decision without a task id as its key")?;
+                let index = which.index(run.lanes).saturating_sub(first);
+                let latency = clock.elapsed().saturating_sub(pace.due(index));
+                if index >= pace.warm_s * pace.tasks_per_s {
+                    latencies_us.push(u32::try_from(latency.as_micros())?);
+                }
+                decided += 1;
+                let answer = material::result(which);
+                result.clear();
+                codec.encode_task_result(&answer, &mut result);
+                kafka::publish(&publisher, &results, which.lane, &answer.task_id, &result)?;
+            }
+            child.cpu()
+        };
+        let cpu = read();
+        is_over.store(true, Ordering::Relaxed);
+        let Ok(took) = pacer.join() else { bail!("the pacer panicked") };
+        Ok((took?, cpu?.since(begun_cpu)))
+    })?;
     child.stop()?;
     latencies_us.sort_unstable();
     let quantile_ms = |quantile: f64| {

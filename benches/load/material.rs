@@ -4,9 +4,7 @@
 use std::fmt::Write;
 
 use pointsman::codec::{Codec, RegisteredSchemas};
-use pointsman::model::resource::{
-    Dimension, FleetEntry, Limit, ResourceSpec, Speed, TokenPrices,
-};
+use pointsman::model::resource::{Dimension, FleetEntry, Limit, ResourceSpec, Speed, TokenPrices};
 use pointsman::model::result::{ResultStatus, TaskResult};
 use pointsman::model::task::{Objective, Priority, Requirements, Task};
 
@@ -14,13 +12,40 @@ use pointsman::model::task::{Objective, Priority, Requirements, Task};
 const PAYLOAD_BYTES: usize = 300;
 
 const CLASSES: [&str; 4] = ["chat", "code", "code-review", "extract"];
-const TENANTS: [&str; 8] =
-    ["acme", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron"];
+const TENANTS: [&str; 8] = ["acme", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron"];
 const WORDS: [&str; 32] = [
-    "summarise", "the", "contract", "between", "both", "parties", "and", "list", "every",
-    "obligation", "with", "its", "date", "function", "returns", "wrong", "value", "when", "input",
-    "is", "empty", "please", "explain", "why", "table", "column", "index", "query", "slow",
-    "after", "release", "yesterday",
+    "summarise",
+    "the",
+    "contract",
+    "between",
+    "both",
+    "parties",
+    "and",
+    "list",
+    "every",
+    "obligation",
+    "with",
+    "its",
+    "date",
+    "function",
+    "returns",
+    "wrong",
+    "value",
+    "when",
+    "input",
+    "is",
+    "empty",
+    "please",
+    "explain",
+    "why",
+    "table",
+    "column",
+    "index",
+    "query",
+    "slow",
+    "after",
+    "release",
+    "yesterday",
 ];
 
 pub fn codec() -> anyhow::Result<Codec> {

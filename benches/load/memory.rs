@@ -43,7 +43,12 @@ pub fn measure(
     // No lease may end while it is counted.
     let lease = ("ROUTING__LEASE_MS_MIN", "3600000".to_owned());
     let run = Run::prepare(brokers, name, sizes.lanes, &Shared::default(), &[lease])?;
-    kafka::publish_fleet(brokers, run.name(Topic::Fleet), codec, &material::fleet(sizes.resources))?;
+    kafka::publish_fleet(
+        brokers,
+        run.name(Topic::Fleet),
+        codec,
+        &material::fleet(sizes.resources),
+    )?;
     let watcher = Watcher::new(&run)?;
     let mut child = match binary {
         Some(binary) => Running::start_binary(binary, &run)?,

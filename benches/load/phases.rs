@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use pointsman::codec::{Codec, RawRecord};
 use pointsman::codec::encode::fleet_key;
+use pointsman::codec::{Codec, RawRecord};
 use pointsman::lane::prepared::Prepared;
 use pointsman::lane::{Lane, LaneSettings};
 use pointsman::model::Topic;
@@ -99,15 +99,20 @@ struct Prepare {
 
 /// A lane as the worker has it: `offer` and `prepare`.
 fn whole_lane(codec: &Codec, fleet: &[FleetEntry]) -> anyhow::Result<(Timer, Prepare)> {
-    let mut lane = Lane::genesis(0, 1, 1, LaneSettings {
-        codec: std::sync::Arc::new(material::codec()?),
-        policy: Policy::default(),
-        batch_records_max: 4_096,
-        source: "pointsman/load".to_owned(),
-        group: "load".to_owned(),
-        topic_names: Default::default(),
-        decisions_by_pool: false,
-    });
+    let mut lane = Lane::genesis(
+        0,
+        1,
+        1,
+        LaneSettings {
+            codec: std::sync::Arc::new(material::codec()?),
+            policy: Policy::default(),
+            batch_records_max: 4_096,
+            source: "pointsman/load".to_owned(),
+            group: "load".to_owned(),
+            topic_names: Default::default(),
+            decisions_by_pool: false,
+        },
+    );
     lane.start_at(0, 0, 0);
     for (offset, entry) in (0..).zip(fleet) {
         let mut value = Vec::new();
@@ -135,7 +140,11 @@ fn whole_lane(codec: &Codec, fleet: &[FleetEntry]) -> anyhow::Result<(Timer, Pre
                     lane.offer(&raw(topic, i64::from(offset), b"acme", value));
                 }
             };
-            if warm { offer() } else { decode.time(offer) };
+            if warm {
+                offer()
+            } else {
+                decode.time(offer)
+            };
             now = now.plus_ms(20);
             let mut ignored = Timer::default();
             let timer = if warm { &mut ignored } else { &mut prepare.whole };
@@ -174,9 +183,12 @@ fn core_alone(fleet: &[FleetEntry]) -> anyhow::Result<(Timer, Timer)> {
     for batch in 0..BATCHES {
         let numbers = batch * BATCH..(batch + 1) * BATCH;
         let which = |number| TaskNumber { lane: 0, number };
-        let tasks: Vec<Task> =
-            numbers.clone().map(|number| material::task(which(number))).collect::<Result<_, _>>()?;
-        let results: Vec<_> = numbers.clone().map(|number| material::result(which(number))).collect();
+        let tasks: Vec<Task> = numbers
+            .clone()
+            .map(|number| material::task(which(number)))
+            .collect::<Result<_, _>>()?;
+        let results: Vec<_> =
+            numbers.clone().map(|number| material::result(which(number))).collect();
         now = now.plus_ms(20);
         let mut facts = Vec::with_capacity(BATCH as usize * 2);
         let mut step = || {

@@ -120,8 +120,8 @@ impl Samples {
     }
 
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
         Ok(postcard::from_bytes(&bytes)?)
     }
 }
