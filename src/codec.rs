@@ -115,7 +115,8 @@ impl Codec {
         self.output
     }
 
-    /// Adds a writer's schema, for records that name it by this id or by its fingerprint. At most [`WRITERS_MAX`](writers::WRITERS_MAX) are known at once.
+    /// Adds a writer's schema, for records that name it by this id or by its fingerprint. At most
+    /// 256 are known at once.
     ///
     /// # Errors
     /// The text is no Avro schema, or no topic's records can be read with it.

@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use pointsman::clock::{Stopwatch, wall_now};
 use pointsman::codec::{Codec, RawRecord};
 use pointsman::config::Config;
-use pointsman::lane::outputs::{Origin, OutputSizes, Outputs};
+use pointsman::lane::outputs::{Origin, Outputs, Room};
 use pointsman::lane::prepared::{BatchCounts, OutputTopic, Prepared};
 use pointsman::model::Topic;
 use pointsman::stream::client::group::{Group, GroupEvent};
@@ -74,7 +74,7 @@ struct PassingLane {
     journal_at: usize,
     cursor: usize,
     /// Of the last batch.
-    sizes: OutputSizes,
+    room: Room,
 }
 
 struct Batch {
@@ -154,7 +154,7 @@ impl<'a> Passing<'a> {
                     loads_published: Stopwatch::start(),
                     journal_at: 0,
                     cursor: 0,
-                    sizes: OutputSizes::default(),
+                    room: Room::default(),
                 },
             );
         }
@@ -233,7 +233,7 @@ impl PassingLane {
         let batch = self.batch.get_or_insert_with(|| {
             let origin = Origin { lane, epoch: 0, seq, at: wall_now() };
             let source = format!("pointsman/{}", config.kafka.group_id);
-            let outputs = Outputs::new(origin, &source, codec, self.sizes);
+            let outputs = Outputs::new(origin, &source, codec, self.room);
             Batch { outputs, inputs: 0, since: Stopwatch::start() }
         });
         batch.inputs += 1;
@@ -272,7 +272,7 @@ impl PassingLane {
             samples.put_journal(inputs, journal_at, out);
         });
         let hash = format!("{:032x}", self.seq);
-        self.sizes = outputs.sizes();
+        self.room = outputs.room().with_reserve();
         Some(Prepared {
             lane: self.number,
             seq: self.seq,
@@ -281,6 +281,7 @@ impl PassingLane {
             offsets: Topic::LANE_INPUTS.into_iter().zip(self.next).collect(),
             records: outputs.records,
             headers: outputs.headers,
+            shared_headers: outputs.shared_headers,
             bytes: outputs.bytes,
             counts: BatchCounts::default(),
         })

@@ -26,7 +26,6 @@ const FACTS_MAX: f64 = 520_000.0;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     pub key: String,
-    #[serde(with = "serde_bytes")]
     pub value: Vec<u8>,
 }
 
@@ -37,7 +36,6 @@ pub struct Samples {
     pub released: Vec<Sample>,
     /// One for each resource.
     pub loads: Vec<Sample>,
-    #[serde(with = "serde_bytes")]
     journal: Vec<u8>,
     /// Of a journal record: what does not depend on its input, and per task or result.
     journal_base: f64,

@@ -227,6 +227,7 @@ impl<'a> Batch<'a> {
             None,
             |out| codec.encode_journal(&journal, out),
         );
+        let room = Room { facts: journal.facts.len(), ..self.outputs.room() };
         let prepared = Prepared {
             lane,
             seq: journal.seq,
@@ -235,14 +236,9 @@ impl<'a> Batch<'a> {
             offsets: next_offsets,
             records: self.outputs.records,
             headers: self.outputs.headers,
+            shared_headers: self.outputs.shared_headers,
             bytes: self.outputs.bytes,
             counts: self.counts,
-        };
-        let room = Room {
-            bytes: prepared.bytes.len(),
-            records: prepared.records.len(),
-            headers: prepared.headers.len(),
-            facts: prepared.counts.fact_bytes as usize,
         };
         Closed { prepared, hash, room: room.with_reserve() }
     }

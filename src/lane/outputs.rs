@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::intake::{Death, OwnedRecord};
-use super::prepared::{OutputHeader, OutputRecord, OutputTopic};
+use super::prepared::{OutputHeader, OutputRecord, OutputTopic, RecordHeaders};
 use crate::codec::Codec;
 use crate::codec::headers::{
-    CE_ID, CE_SOURCE, CE_SPECVERSION, CE_TYPE, CONTENT_TYPE, DeadLetter, TRACEPARENT, ce_type,
+    CE_SOURCE, CE_SPECVERSION, CE_TYPE, CONTENT_TYPE, DeadLetter, ce_type,
 };
 use crate::model::Topic;
 use crate::model::time::Timestamp;
@@ -51,10 +51,8 @@ pub struct Outputs {
     origin: Origin,
     /// `lane-epoch-seq-`, with which every id of the batch begins.
     id_prefix: String,
-    /// Values that every output shares, written once.
-    specversion: Range<u32>,
-    source: Range<u32>,
-    types: Vec<(Topic, Range<u32>, Range<u32>)>,
+    /// The headers that all events of a topic share, in the order of `EVENT_TOPICS`.
+    pub shared_headers: Vec<Vec<OutputHeader>>,
 }
 
 /// Topics whose records are CloudEvents of a lane.
@@ -73,12 +71,20 @@ impl Outputs {
         let mut bytes = Vec::with_capacity(room.bytes);
         let specversion = append(&mut bytes, CE_SPECVERSION.1);
         let source = append(&mut bytes, source.as_bytes());
-        let types = EVENT_TOPICS
+        let shared_headers = EVENT_TOPICS
             .iter()
-            .filter_map(|topic| {
-                let kind = append(&mut bytes, ce_type(*topic)?);
+            .map(|topic| {
+                let kind = append(&mut bytes, ce_type(*topic).unwrap_or_default());
                 let content = append(&mut bytes, codec.content_type(*topic));
-                Some((*topic, kind, content))
+                let values = [
+                    (CE_SPECVERSION.0, specversion.clone()),
+                    (CE_SOURCE, source.clone()),
+                    (CE_TYPE, kind),
+                    (CONTENT_TYPE, content),
+                ];
+                let header =
+                    |(name, value)| OutputHeader { name: Cow::Borrowed(name), value: Some(value) };
+                values.into_iter().map(header).collect()
             })
             .collect();
         Outputs {
@@ -87,9 +93,17 @@ impl Outputs {
             bytes,
             id_prefix: format!("{}-{}-{}-", origin.lane, origin.epoch, origin.seq),
             origin,
-            specversion,
-            source,
-            types,
+            shared_headers,
+        }
+    }
+
+    /// How much room these outputs take.
+    pub fn room(&self) -> Room {
+        Room {
+            bytes: self.bytes.len(),
+            records: self.records.len(),
+            headers: self.headers.len(),
+            facts: 0,
         }
     }
 
@@ -123,27 +137,14 @@ impl Outputs {
         write(&mut self.bytes);
         let value = start..self.bytes.len() as u32;
         let traceparent = traceparent.map(|value| append(&mut self.bytes, value));
-        let first = self.headers.len() as u32;
-        let mut header = |name: &'static str, value: Range<u32>| {
-            self.headers.push(OutputHeader { name: Cow::Borrowed(name), value: Some(value) });
-        };
-        header(CE_SPECVERSION.0, self.specversion.clone());
-        header(CE_ID, id);
-        header(CE_SOURCE, self.source.clone());
-        if let Some((_, kind, content)) = self.types.iter().find(|(known, ..)| *known == topic) {
-            header(CE_TYPE, kind.clone());
-            header(CONTENT_TYPE, content.clone());
-        }
-        if let Some(traceparent) = traceparent {
-            header(TRACEPARENT, traceparent);
-        }
+        let shared = EVENT_TOPICS.iter().position(|known| *known == topic).unwrap_or_default();
         self.records.push(OutputRecord {
             topic: to,
             partition: partition as i32,
             timestamp_ms: self.origin.at.as_ms(),
             key: Some(key),
             value: Some(value),
-            headers: first..self.headers.len() as u32,
+            headers: RecordHeaders::Event { shared: shared as u8, id, traceparent },
         });
     }
 
@@ -185,7 +186,7 @@ impl Outputs {
             timestamp_ms: self.origin.at.as_ms(),
             key,
             value,
-            headers: first..self.headers.len() as u32,
+            headers: RecordHeaders::Own(first..self.headers.len() as u32),
         });
     }
 }

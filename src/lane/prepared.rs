@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::codec::headers::{CE_ID, TRACEPARENT};
 use crate::model::Topic;
 
 /// Where an output goes.
@@ -22,8 +23,7 @@ pub struct OutputHeader {
     pub value: Option<Range<u32>>,
 }
 
-/// One record to produce; ranges are into [`Prepared::bytes`], header ranges into
-/// [`Prepared::headers`].
+/// One record to produce; ranges are into [`Prepared::bytes`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputRecord {
     pub topic: OutputTopic,
@@ -32,7 +32,16 @@ pub struct OutputRecord {
     pub timestamp_ms: i64,
     pub key: Option<Range<u32>>,
     pub value: Option<Range<u32>>,
-    pub headers: Range<u32>,
+    pub headers: RecordHeaders,
+}
+
+/// A record's headers. An event has four that all events of its topic share, and its own two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordHeaders {
+    /// `shared` is an index into [`Prepared::shared_headers`].
+    Event { shared: u8, id: Range<u32>, traceparent: Option<Range<u32>> },
+    /// Of a dead letter: a range into [`Prepared::headers`].
+    Own(Range<u32>),
 }
 
 /// One lane's part of a transaction.
@@ -48,6 +57,7 @@ pub struct Prepared {
     /// The journal record is the last one.
     pub records: Vec<OutputRecord>,
     pub headers: Vec<OutputHeader>,
+    pub shared_headers: Vec<Vec<OutputHeader>>,
     pub bytes: Vec<u8>,
     pub counts: BatchCounts,
 }
@@ -57,8 +67,26 @@ impl Prepared {
         &self.bytes[range.start as usize..range.end as usize]
     }
 
-    pub fn headers_of(&self, record: &OutputRecord) -> &[OutputHeader] {
-        &self.headers[record.headers.start as usize..record.headers.end as usize]
+    /// Names and values of a record's headers.
+    pub fn headers_of<'a>(
+        &'a self,
+        record: &'a OutputRecord,
+    ) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone {
+        let (listed, id, traceparent) = match &record.headers {
+            RecordHeaders::Event { shared, id, traceparent } => {
+                (&self.shared_headers[usize::from(*shared)][..], Some(id), traceparent.as_ref())
+            }
+            RecordHeaders::Own(range) => {
+                (&self.headers[range.start as usize..range.end as usize], None, None)
+            }
+        };
+        let own = [(CE_ID, id), (TRACEPARENT, traceparent)];
+        let own =
+            own.into_iter().filter_map(|(name, range)| Some((name, Some(self.slice(range?)))));
+        listed
+            .iter()
+            .map(|header| (&*header.name, header.value.as_ref().map(|value| self.slice(value))))
+            .chain(own)
     }
 }
 

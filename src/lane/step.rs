@@ -188,7 +188,7 @@ impl Lane {
             let Some(live) = self.state.tasks.get(&key) else { continue };
             let offset = live.task.offset;
             let history: Vec<String> = live
-                .tried
+                .tried()
                 .iter()
                 .enumerate()
                 .map(|(number, tried)| {

@@ -6,7 +6,7 @@ use super::TaskKey;
 use super::eligibility::{Candidate, Candidates, Memo, miss, rank};
 use super::fact::{Fact, NewTask, RefusedCandidate, Reservation, ResourceIndex};
 use super::fleet::Terms;
-use super::state::{LiveTask, Phase, State, Tried};
+use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::decision::{REFUSALS_MAX, RouteMetrics};
 use crate::model::reason::RefusalReason;
 use crate::model::task::Task;
@@ -24,7 +24,7 @@ struct Ask<'a> {
     deadline_at: Timestamp,
     tried: &'a [Tried],
     /// Taken in this order where they can serve, before anything else.
-    preferred: &'a [Option<ResourceIndex>],
+    preferred: Fallbacks,
 }
 
 impl Ask<'_> {
@@ -110,10 +110,10 @@ fn choose(state: &State, memo: &mut Memo, ask: &Ask<'_>) -> Verdict {
             best = Some((utility, room.slots, candidate));
         }
     }
-    let preferred = ask.preferred.iter().flatten().find_map(|resource| {
-        let (utility, _) = memo.scored.iter().find(|(_, scored)| scored == resource)?;
-        let candidate = ask.candidates.list.iter().find(|one| one.resource == *resource)?;
-        let room = state.fleet.room(*resource);
+    let preferred = ask.preferred.iter().find_map(|resource| {
+        let (utility, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
+        let candidate = ask.candidates.list.iter().find(|one| one.resource == resource)?;
+        let room = state.fleet.room(resource);
         room.fits(tokens).then_some((*utility, room.slots, candidate))
     });
     let Some((utility, _, candidate)) = preferred.or(best) else {
@@ -259,7 +259,7 @@ pub fn decide_task(
         max_output_tokens: task.max_output_tokens,
         deadline_at,
         tried: &[],
-        preferred: &[],
+        preferred: Fallbacks::NONE,
     };
     let verdict = choose(state, memo, &ask);
     let new_task = || {
@@ -337,8 +337,8 @@ fn ask_of<'a>(candidates: &'a Candidates, live: &'a LiveTask) -> Ask<'a> {
         input_tokens: live.task.input_tokens,
         max_output_tokens: live.task.max_output_tokens,
         deadline_at: live.task.deadline_at,
-        tried: &live.tried,
-        preferred: &live.fallbacks,
+        tried: live.tried(),
+        preferred: live.fallbacks,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::TaskKey;
 use super::fact::{AttemptEnd, ControlTopic, Fact, NewTask, Reservation, ResourceIndex, Then};
 use super::fleet::Release;
-use super::state::{FALLBACKS_MAX, LiveTask, Phase, State, Tried};
+use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
@@ -142,8 +142,8 @@ impl State {
             task,
             attempt: 0,
             failures: 0,
-            fallbacks: [None; FALLBACKS_MAX],
-            tried: Vec::new(),
+            fallbacks: Fallbacks::NONE,
+            tried: None,
             phase: Phase::GivenUp,
         };
         self.tasks.insert(key, live);
@@ -160,11 +160,7 @@ impl State {
         self.leave_backlog(key);
         let Some(live) = self.tasks.get_mut(&key) else { return };
         live.attempt = attempt;
-        for (place, fallback) in
-            live.fallbacks.iter_mut().zip(fallbacks.iter().copied().map(Some).chain([None; 4]))
-        {
-            *place = fallback;
-        }
+        live.fallbacks = Fallbacks::of(fallbacks);
         live.phase = Phase::InFlight {
             resource: reservation.resource,
             reserved_at: self.batch_time,
@@ -204,7 +200,7 @@ impl State {
         }
         live.failures += u32::from(end.is_failure());
         if end != AttemptEnd::Succeeded {
-            live.tried.push(Tried { resource, end });
+            live.tried.get_or_insert_default().push(Tried { resource, end });
         }
         if end == AttemptEnd::FailedOver
             && let Some(count) = self.failovers.get_mut(&resource)

@@ -43,6 +43,29 @@ pub enum Phase {
     },
 }
 
+/// Up to [`FALLBACKS_MAX`] resources, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fallbacks([ResourceIndex; FALLBACKS_MAX]);
+
+/// Larger than any index: [`crate::model::resource::RESOURCES_MAX`] is smaller.
+const NO_RESOURCE: ResourceIndex = ResourceIndex::MAX;
+
+impl Fallbacks {
+    pub const NONE: Fallbacks = Fallbacks([NO_RESOURCE; FALLBACKS_MAX]);
+
+    pub fn of(resources: &[ResourceIndex]) -> Self {
+        let mut fallbacks = Fallbacks::NONE;
+        for (place, resource) in fallbacks.0.iter_mut().zip(resources) {
+            *place = *resource;
+        }
+        fallbacks
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = ResourceIndex> {
+        self.0.iter().copied().take_while(|resource| *resource != NO_RESOURCE)
+    }
+}
+
 /// A task that waits or is in flight.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LiveTask {
@@ -51,8 +74,9 @@ pub struct LiveTask {
     pub attempt: u32,
     /// Attempts that failed or whose lease ended.
     pub failures: u32,
-    pub fallbacks: [Option<ResourceIndex>; FALLBACKS_MAX],
-    pub tried: Vec<Tried>,
+    pub fallbacks: Fallbacks,
+    /// Boxed, because most tasks never have one, and there may be millions of them.
+    pub tried: Option<Box<Vec<Tried>>>,
     pub phase: Phase,
 }
 
@@ -111,5 +135,12 @@ impl State {
     /// Whether a resource has ever been named, so that tasks can be decided.
     pub fn has_fleet(&self) -> bool {
         !self.fleet.is_empty()
+    }
+}
+
+impl LiveTask {
+    /// The attempts that are over, first to last.
+    pub fn tried(&self) -> &[Tried] {
+        self.tried.as_deref().map_or(&[], Vec::as_slice)
     }
 }

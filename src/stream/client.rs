@@ -1,4 +1,4 @@
-//! [io] Executes on a real Kafka what a [`Worker`] asks for, and tells it what happened. It decides
+//! (I/O) Executes on a real Kafka what a [`Worker`] asks for, and tells it what happened. It decides
 //! nothing: retries inside one call aside, every choice is the worker's.
 //!
 //! The loop is synchronous, so no transaction is open while it polls, and a rebalance never meets

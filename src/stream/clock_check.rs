@@ -1,4 +1,4 @@
-//! [io] Compares this machine's clock with the brokers', before any lane is taken.
+//! (I/O) Compares this machine's clock with the brokers', before any lane is taken.
 //!
 //! Batch times rest on the wall clock. An instance that is an hour ahead would take a lane an hour
 //! ahead, and no other could ever follow it. `operator-actions` has log-append time: the broker

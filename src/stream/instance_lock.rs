@@ -1,4 +1,4 @@
-//! [io] One process per instance id and data directory.
+//! (I/O) One process per instance id and data directory.
 //!
 //! Two processes with one id would fence each other for ever. Brokers tell them apart only after
 //! the fact; a lock on the data directory says it at once, and who the other one is.

@@ -1,4 +1,4 @@
-//! [io] The workers of a process, from the checks before the first one starts to the end of the last.
+//! (I/O) The workers of a process, from the checks before the first one starts to the end of the last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

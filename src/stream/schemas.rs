@@ -1,4 +1,4 @@
-//! [io] Schemas of other writers, which the codec must know before a record is offered.
+//! (I/O) Schemas of other writers, which the codec must know before a record is offered.
 
 use std::time::Duration;
 

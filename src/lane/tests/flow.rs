@@ -69,10 +69,8 @@ fn a_failure_is_decided_again_on_the_fallback_until_attempts_are_spent() {
     let letter = bench.prepared.last().unwrap();
     let headers: Vec<String> = letter
         .headers_of(&letter.records[1])
-        .iter()
-        .map(|header| {
-            let value = header.value.as_ref().map(|value| letter.slice(value));
-            format!("{}={}", header.name, String::from_utf8_lossy(value.unwrap_or_default()))
+        .map(|(name, value)| {
+            format!("{name}={}", String::from_utf8_lossy(value.unwrap_or_default()))
         })
         .collect();
     assert_eq!(

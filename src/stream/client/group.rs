@@ -126,7 +126,7 @@ impl Group {
         if pause { self.consumer.pause(&list) } else { self.consumer.resume(&list) }
     }
 
-    /// See [`BatchQueue::forward`]: to be repeated now and then.
+    /// Forwards the fetched queues to this one: to be repeated now and then.
     pub fn forward(&self) {
         for (topic, partition) in &self.reads {
             if let Some(name) = self.names.name(*topic) {

@@ -27,6 +27,9 @@ const POOLS_MAX: usize = 1_000;
 /// A full queue is tried again after this long: a few hundred records are gone by then.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
 
+/// Headers of an event with a trace context: room for a record's headers is made once.
+const HEADERS_USUAL: usize = 6;
+
 /// Records that were not delivered, by lane; told by the producer's own thread.
 #[derive(Debug, Default)]
 pub struct Undelivered {
@@ -121,10 +124,8 @@ impl TransactionalProducer {
                 timestamp_ms: record.timestamp_ms,
                 key: record.key.as_ref().map(|range| batch.slice(range)),
                 value: record.value.as_ref().map(|range| batch.slice(range)),
-                headers: headers.iter().map(|header| {
-                    (&*header.name, header.value.as_ref().map(|range| batch.slice(range)))
-                }),
-                headers_count: headers.len(),
+                headers: headers.clone(),
+                headers_count: HEADERS_USUAL,
                 opaque: batch.lane as usize,
             };
             match out.handle.produce(output) {
