@@ -8,6 +8,6 @@ mod demo;
 mod kills;
 mod readme;
 mod records;
-
+mod secure;
 mod site;
 mod verbs;
