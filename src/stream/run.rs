@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::client::reader::Quiet;
 use super::client::{Client, Parts, WorkerError, settings};
 use super::clock_check::{self, ClockCheckError, ClockDifference};
 use super::instance_lock::{self, LockError};
@@ -39,6 +39,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub enum RunError {
     #[error("cannot reach Kafka at {brokers} within {REACH:?}")]
     Unreachable { brokers: String, source: KafkaError },
+    #[error("Kafka at {brokers} denies access: {reason}")]
+    Denied { brokers: String, reason: String },
     #[error("topics are missing: {}; see `pointsman topics plan`", names.join(", "))]
     TopicsMissing { names: Vec<String> },
     #[error(
@@ -86,6 +88,7 @@ impl RunError {
             RunError::ClockCheck(ClockCheckError::NoAnswer) | RunError::Registry(_) => {
                 RunErrorKind::Unreachable
             }
+            RunError::Denied { .. } => RunErrorKind::Denied,
             RunError::TopicsMissing { .. }
             | RunError::ClockCheck(ClockCheckError::NotLogAppendTime { .. })
             | RunError::Codec(_)
@@ -284,12 +287,48 @@ fn worker_settings(
     }
 }
 
+/// Keeps why the brokers refuse the credentials: the request itself only times out.
+#[derive(Debug, Default)]
+struct Refusals {
+    first: Mutex<Option<String>>,
+}
+
+impl ClientContext for Refusals {
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "kafka client");
+        let class = error.rdkafka_error_code().map(KafkaErrorClass::of);
+        if class == Some(KafkaErrorClass::Denied) {
+            let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+            // Behind it stands how long the attempt took.
+            let reason = reason.split(" (after ").next().unwrap_or(reason);
+            first.get_or_insert_with(|| reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Refusals {}
+
+/// What it means that the brokers do not answer.
+fn no_answer(config: &Config, consumer: &BaseConsumer<Refusals>, source: KafkaError) -> RunError {
+    // What happened is queued as events; each poll takes one.
+    const EVENTS_MAX: usize = 32;
+    for _ in 0..EVENTS_MAX {
+        // What the poll itself returns only repeats that there is no connection.
+        drop(consumer.poll(Duration::from_millis(5)));
+    }
+    let brokers = config.kafka.brokers.clone();
+    let first = &consumer.context().first;
+    match first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(reason) => RunError::Denied { brokers, reason },
+        None => RunError::Unreachable { brokers, source },
+    }
+}
+
 /// Kafka answers, and every topic is there.
 fn reach(config: &Config) -> Result<(), RunError> {
-    let brokers = || config.kafka.brokers.clone();
-    let unreachable = |source| RunError::Unreachable { brokers: brokers(), source };
-    let consumer: BaseConsumer<Quiet> =
-        settings::reader(config).create_with_context(Quiet).map_err(unreachable)?;
+    let unmade = |source| RunError::Unreachable { brokers: config.kafka.brokers.clone(), source };
+    let consumer: BaseConsumer<Refusals> =
+        settings::reader(config).create_with_context(Refusals::default()).map_err(unmade)?;
     let waited = Stopwatch::start();
     let mut missing = BTreeSet::new();
     for topic in Topic::ALL {
@@ -298,7 +337,9 @@ fn reach(config: &Config) -> Result<(), RunError> {
         }
         let name = config.topics.name(topic);
         let left = waited.remaining(REACH).max(Duration::from_secs(1));
-        let metadata = consumer.fetch_metadata(Some(name), left).map_err(unreachable)?;
+        let metadata = consumer
+            .fetch_metadata(Some(name), left)
+            .map_err(|error| no_answer(config, &consumer, error))?;
         let found = metadata.topics().iter().find(|found| found.name() == name);
         if found.is_none_or(|found| found.partitions().is_empty()) {
             missing.insert(name.to_owned());

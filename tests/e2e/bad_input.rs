@@ -131,7 +131,10 @@ fn bad_fleet() -> Vec<Row> {
 fn bad_results() -> Vec<Row> {
     let result =
         json!({"task_id": "nobody", "attempt": 1, "resource": "gpt-eu", "status": "succeeded"});
-    vec![(result.to_string().into_bytes(), ["core", "unknown_task", "task `nobody`"])]
+    vec![(
+        result.to_string().into_bytes(),
+        ["core", "unknown_task", "no task `nobody` is known in this lane"],
+    )]
 }
 
 /// Compares the dead letters of an input with what was sent, in its order.

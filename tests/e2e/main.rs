@@ -3,8 +3,11 @@
 #![expect(clippy::panic, reason = "a test's failure")]
 
 mod bad_input;
+mod confluent;
 mod demo;
+mod kills;
 mod readme;
 mod records;
+mod secure;
 mod site;
 mod verbs;

@@ -204,6 +204,10 @@ impl Router {
         self.child.id()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub fn await_ready(&mut self) {
         until("the router is ready", LIMIT, || {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -240,7 +244,7 @@ impl Router {
         found
     }
 
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -1,25 +1,19 @@
-//! The client and the codec against a real schema registry, whose address is in
-//! `POINTSMAN_SCHEMA_REGISTRY` (for Apicurio with its path, `/apis/ccompat/v7`).
+//! The client and the codec against a real schema registry.
 
 use pointsman::codec::{Codec, DecodeError, Header, OutputFormat, RawRecord, schema};
-use pointsman::config::SchemaRegistry;
+use pointsman::config::SchemaRegistry as Settings;
 use pointsman::model::Topic;
 use pointsman::model::task::Task;
 use pointsman::registry::{Compatibility, Registry, subject};
+use testbed::{SchemaRegistry, unique};
 
 const OWN_SCHEMA: &str = r#"{"type": "record", "name": "Task", "namespace": "com.example", "fields": [
     {"name": "input_tokens", "type": "int"}, {"name": "task_id", "type": "string"}]}"#;
 
-/// A subject that no other run has used.
-fn unique(topic: &str) -> String {
-    format!("{topic}-{}", std::process::id())
-}
-
 #[test]
-#[ignore = "needs a schema registry at POINTSMAN_SCHEMA_REGISTRY"]
 fn schemas_are_registered_found_checked_and_used() {
-    let url = std::env::var("POINTSMAN_SCHEMA_REGISTRY").expect("POINTSMAN_SCHEMA_REGISTRY");
-    let registry = Registry::new(&SchemaRegistry { url, user: None, password: None }).unwrap();
+    let url = SchemaRegistry::shared().url().to_owned();
+    let registry = Registry::new(&Settings { url, user: None, password: None }).unwrap();
     let topics = Topic::ALL.into_iter().filter(|topic| schema::of(*topic).is_some());
     let names: Vec<(Topic, String)> =
         topics.map(|topic| (topic, unique(topic.default_name()))).collect();

@@ -60,6 +60,10 @@ pub fn watcher(config: &Config, isolation: &str) -> ClientConfig {
     client
 }
 
+/// The client's own bound, 1 MB, is less than a dead letter or a decision may have: as much as a
+/// record of the largest topic, the journal (`topics plan`). The brokers' bound of each topic decides.
+const RECORD_BYTES_MAX: u32 = 16 << 20;
+
 /// The transactional producer.
 pub fn producer(config: &Config, worker: u32) -> ClientConfig {
     let mut client = client_config(&config.kafka);
@@ -74,6 +78,7 @@ pub fn producer(config: &Config, worker: u32) -> ClientConfig {
         .set("linger.ms", config.worker.linger_ms.to_string())
         .set("compression.type", "lz4")
         .set("batch.size", "1000000")
+        .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
         .set("retry.backoff.ms", "5")
         .set("queue.buffering.max.kbytes", PRODUCED_KBYTES_MAX.to_string());
     client

@@ -54,7 +54,6 @@ impl Component {
         Component { script, directory, guard }
     }
 
-    #[cfg(test)]
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }

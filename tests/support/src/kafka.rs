@@ -26,9 +26,25 @@ impl KafkaCluster {
     /// # Panics
     /// Where it cannot be started, saying what to install.
     pub fn start(nodes: u32) -> Self {
+        KafkaCluster::start_with(&["--nodes", &nodes.to_string()])
+    }
+
+    /// As [`KafkaCluster::start`], with options of `ops/kafka/kafka start`.
+    pub fn start_with(options: &[&str]) -> Self {
         let component = Component::new("ops/kafka/kafka");
-        let bootstrap = component.run("start", ["--nodes", &nodes.to_string()]);
+        let bootstrap = component.run("start", options);
         KafkaCluster { bootstrap, component: Some(component) }
+    }
+
+    /// The addresses of a listener beside the plain one, such as `SSL`.
+    ///
+    /// # Panics
+    /// Where the cluster was started without it.
+    pub fn listener(&self, name: &str) -> String {
+        let path = self.owned().directory().join(format!("bootstrap-{name}"));
+        let text = std::fs::read_to_string(path)
+            .unwrap_or_else(|error| panic!("no listener {name}: {error}"));
+        text.trim_end().to_owned()
     }
 
     /// The one broker that all tests of this process share: `$POINTSMAN_TEST_BROKERS` where that is
