@@ -21,7 +21,8 @@ struct Ask<'a> {
     candidates: &'a Candidates,
     input_tokens: u32,
     max_output_tokens: u32,
-    deadline_at: Timestamp,
+    /// Until the deadline; `None` without one.
+    left_ms: Option<f64>,
     tried: &'a [Tried],
     /// Taken in this order where they can serve, before anything else.
     preferred: Fallbacks,
@@ -53,7 +54,7 @@ enum Verdict {
 }
 
 /// The first rule that depends on the task's sizes and that a candidate misses.
-fn size_miss(state: &State, ask: &Ask<'_>, terms: &Terms) -> Option<RefusalReason> {
+fn size_miss(ask: &Ask<'_>, terms: &Terms) -> Option<RefusalReason> {
     if ask.tokens() > u64::from(terms.context_window)
         || ask.max_output_tokens > terms.max_output_tokens
     {
@@ -64,11 +65,10 @@ fn size_miss(state: &State, ask: &Ask<'_>, terms: &Terms) -> Option<RefusalReaso
     {
         return Some(RefusalReason::Cost);
     }
-    if ask.deadline_at != Timestamp::MAX {
-        let left_ms = ask.deadline_at.ms_since(state.batch_time) as f64;
-        if terms.latency_ms(ask.input_tokens, ask.output_expected()) > left_ms {
-            return Some(RefusalReason::Deadline);
-        }
+    if let Some(left_ms) = ask.left_ms
+        && terms.latency_ms(ask.input_tokens, ask.output_expected()) > left_ms
+    {
+        return Some(RefusalReason::Deadline);
     }
     None
 }
@@ -90,7 +90,7 @@ fn choose(state: &State, memo: &mut Memo, ask: &Ask<'_>) -> Verdict {
             continue;
         }
         let terms = state.fleet.terms(candidate.resource);
-        if let Some(reason) = size_miss(state, ask, terms) {
+        if let Some(reason) = size_miss(ask, terms) {
             if rank(reason) > rank(furthest) {
                 furthest = reason;
             }
@@ -189,8 +189,8 @@ fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
         let terms = state.fleet.terms(index);
         let (rule, needed, had) = if let Some(miss) = miss(state, shape, resource) {
             (miss.rule, miss.needed, miss.had)
-        } else if let Some(rule) = size_miss(state, ask, terms) {
-            let (needed, had) = explain_size(state, ask, terms, rule);
+        } else if let Some(rule) = size_miss(ask, terms) {
+            let (needed, had) = explain_size(ask, terms, rule);
             (rule, needed, had)
         } else {
             let room = state.fleet.room(index);
@@ -207,12 +207,7 @@ fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
     found
 }
 
-fn explain_size(
-    state: &State,
-    ask: &Ask<'_>,
-    terms: &Terms,
-    rule: RefusalReason,
-) -> (String, String) {
+fn explain_size(ask: &Ask<'_>, terms: &Terms, rule: RefusalReason) -> (String, String) {
     if rule == RefusalReason::ContextWindow {
         let needed = format!("{} tokens with {} of output", ask.tokens(), ask.max_output_tokens);
         let had = format!("{} with {}", terms.context_window, terms.max_output_tokens);
@@ -223,7 +218,7 @@ fn explain_size(
         let cost = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
         return (format!("at most {ceiling} USD"), format!("{cost} USD"));
     }
-    let left_ms = ask.deadline_at.ms_since(state.batch_time);
+    let left_ms = ask.left_ms.unwrap_or_default();
     let latency_ms = libm::ceil(terms.latency_ms(ask.input_tokens, ask.output_expected()));
     (format!("within {left_ms} ms"), format!("{latency_ms} ms"))
 }
@@ -257,7 +252,7 @@ pub fn decide_task(
         candidates: &candidates,
         input_tokens: task.input_tokens,
         max_output_tokens: task.max_output_tokens,
-        deadline_at,
+        left_ms: left_ms(state, deadline_at),
         tried: &[],
         preferred: Fallbacks::NONE,
     };
@@ -316,7 +311,7 @@ pub fn decide_waiting(state: &State, memo: &mut Memo, key: TaskKey) -> Option<Fa
         return None;
     }
     let candidates = memo.candidates_of(state, &live.task.shape);
-    let ask = ask_of(&candidates, live);
+    let ask = ask_of(state, &candidates, live);
     match choose(state, memo, &ask) {
         Verdict::Serve(choice) => Some(routed(state, key, None, live.attempt + 1, choice)),
         Verdict::Wait(_) => None,
@@ -331,12 +326,16 @@ pub fn could_serve(state: &State, memo: &mut Memo, key: TaskKey) -> bool {
     decide_waiting(state, memo, key).is_some()
 }
 
-fn ask_of<'a>(candidates: &'a Candidates, live: &'a LiveTask) -> Ask<'a> {
+fn left_ms(state: &State, deadline_at: Timestamp) -> Option<f64> {
+    (deadline_at != Timestamp::MAX).then(|| deadline_at.ms_since(state.batch_time) as f64)
+}
+
+fn ask_of<'a>(state: &State, candidates: &'a Candidates, live: &'a LiveTask) -> Ask<'a> {
     Ask {
         candidates,
         input_tokens: live.task.input_tokens,
         max_output_tokens: live.task.max_output_tokens,
-        deadline_at: live.task.deadline_at,
+        left_ms: left_ms(state, live.task.deadline_at),
         tried: live.tried(),
         preferred: live.fallbacks,
     }
