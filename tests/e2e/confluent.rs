@@ -29,10 +29,9 @@ fn decode(registry: &Registry, value: &[u8]) -> Vec<(String, AvroValue)> {
     let schema = registry.resolve(id).unwrap().unwrap();
     let schema = apache_avro::Schema::parse_str(&schema).unwrap();
     let reader = GenericDatumReader::builder(&schema).build().unwrap();
-    match reader.read_value(&mut body).unwrap() {
-        AvroValue::Record(fields) => fields,
-        other => panic!("{other:?}"),
-    }
+    let value = reader.read_value(&mut body).unwrap();
+    let AvroValue::Record(fields) = value else { panic!("no record: {value:?}") };
+    fields
 }
 
 #[test]
