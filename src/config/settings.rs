@@ -168,7 +168,7 @@ pub const SETTINGS: [Setting; 51] = [
     setting("worker.linger_ms", integer(0, 1_000), Value("5"), "How long the producer waits to fill a request."),
     setting("worker.transaction_timeout_ms", integer(1_000, 900_000), Value("5000"), "The broker aborts a transaction that is open for longer. Less than the session timeout, and not more than the broker's `transaction.max.timeout.ms`."),
     setting("worker.session_timeout_ms", integer(1_000, 1_800_000), Value("20000"), "An instance that is silent for so long loses its lanes to the others. Within the broker's `group.min.session.timeout.ms` and `group.max.session.timeout.ms`."),
-    setting("worker.payload_cache_bytes", integer(0, 4_294_967_296), Value("16777216"), "Bytes of tasks that are kept so that they need not be read again."),
+    setting("worker.payload_cache_bytes", integer(0, 4_294_967_296), Value("4194304"), "Bytes of tasks that are kept so that they need not be read again."),
     setting("worker.shutdown_ms_max", integer(1_000, 600_000), Value("10000"), "After SIGTERM the process ends within this time."),
     setting("worker.clock_difference_ms_max", integer(1, 60_000), Value("1000"), "An instance whose clock differs by more than this from the broker's takes no lanes."),
 

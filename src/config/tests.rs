@@ -52,7 +52,7 @@ fn defaults_are_those_of_the_design() {
             linger_ms: 5,
             transaction_timeout_ms: 5_000,
             session_timeout_ms: 20_000,
-            payload_cache_bytes: 16 << 20,
+            payload_cache_bytes: 4 << 20,
             shutdown_ms_max: 10_000,
             clock_difference_ms_max: 1_000,
         }
