@@ -177,15 +177,7 @@ impl Renderer<'_> {
         } else {
             OutputTopic::Known(Topic::RouteDecisions)
         };
-        let codec = self.codec;
-        self.outputs.event(
-            Topic::RouteDecisions,
-            to,
-            state.lane,
-            about.task_id,
-            source.traceparent,
-            |out| codec.encode_route_decision(&decision, out),
-        );
+        self.decision(to, &decision, source);
         let event = AllocationEvent {
             kind: AllocationKind::Reserved,
             resource: Cow::Borrowed(&resource.id),
@@ -199,9 +191,22 @@ impl Renderer<'_> {
             overrun_tokens: 0,
             reason: None,
         };
+        let codec = self.codec;
         self.event(state, Topic::AllocationEvents, &resource.id, source.traceparent, |out| {
             codec.encode_allocation_event(&event, out);
         });
+    }
+
+    fn decision(&mut self, to: OutputTopic, decision: &RouteDecision<'_>, source: Source<'_>) {
+        let codec = self.codec;
+        self.outputs.event(
+            Topic::RouteDecisions,
+            to,
+            decision.lane,
+            &decision.task_id,
+            source.traceparent,
+            |out| codec.encode_route_decision(decision, out),
+        );
     }
 
     fn refused(
@@ -239,15 +244,7 @@ impl Renderer<'_> {
         } else {
             OutputTopic::Known(Topic::RouteDecisions)
         };
-        let codec = self.codec;
-        self.outputs.event(
-            Topic::RouteDecisions,
-            to,
-            state.lane,
-            about.task_id,
-            source.traceparent,
-            |out| codec.encode_route_decision(&decision, out),
-        );
+        self.decision(to, &decision, source);
         match reason {
             RefusalReason::NoCapacity
             | RefusalReason::PricedOut
