@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context;
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier,
+};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -199,8 +201,9 @@ impl<'a> Cluster<'a> {
         what: &[ResourceSpecifier<'_>],
     ) -> anyhow::Result<Vec<Result<ConfigResource, RDKafkaErrorCode>>> {
         let admin = self.admin()?;
-        wait(admin.describe_configs(what, &self.admin_options()))?
-            .context("configurations cannot be described")
+        let described = wait(admin.describe_configs(what, &self.admin_options()))?
+            .context("configurations cannot be described")?;
+        Ok(described.into_iter().map(refused_without_settings).collect())
     }
 
     /// A consumer that has been given partitions from the start, and reads only what is committed.
@@ -300,6 +303,21 @@ impl<'a> Cluster<'a> {
         client.set("message.timeout.ms", self.timeout.as_millis().to_string());
         client
     }
+}
+
+/// The client passes the refusal of one resource on as a resource without settings, which none is.
+fn refused_without_settings(
+    described: Result<ConfigResource, RDKafkaErrorCode>,
+) -> Result<ConfigResource, RDKafkaErrorCode> {
+    let resource = described?;
+    if !resource.entries.is_empty() {
+        return Ok(resource);
+    }
+    Err(match resource.specifier {
+        OwnedResourceSpecifier::Topic(_) => RDKafkaErrorCode::TopicAuthorizationFailed,
+        OwnedResourceSpecifier::Group(_) => RDKafkaErrorCode::GroupAuthorizationFailed,
+        OwnedResourceSpecifier::Broker(_) => RDKafkaErrorCode::ClusterAuthorizationFailed,
+    })
 }
 
 /// A record to publish.

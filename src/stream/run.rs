@@ -9,6 +9,8 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::types::RDKafkaErrorCode;
 use tracing::{debug, info, warn};
 
 use super::client::{Client, Parts, WorkerError, settings};
@@ -331,6 +333,7 @@ fn reach(config: &Config) -> Result<(), RunError> {
         settings::reader(config).create_with_context(Refusals::default()).map_err(unmade)?;
     let waited = Stopwatch::start();
     let mut missing = BTreeSet::new();
+    let mut denied = BTreeSet::new();
     for topic in Topic::ALL {
         if topic == Topic::RouteDecisions && config.topics.decisions_by_pool() {
             continue;
@@ -341,9 +344,18 @@ fn reach(config: &Config) -> Result<(), RunError> {
             .fetch_metadata(Some(name), left)
             .map_err(|error| no_answer(config, &consumer, error))?;
         let found = metadata.topics().iter().find(|found| found.name() == name);
-        if found.is_none_or(|found| found.partitions().is_empty()) {
+        let error = found.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
+        if error == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+            denied.insert(name);
+        } else if found.is_none_or(|found| found.partitions().is_empty()) {
             missing.insert(name.to_owned());
         }
+    }
+    if !denied.is_empty() {
+        // Whether they exist is not told to those who may not know.
+        let names: Vec<&str> = denied.into_iter().collect();
+        let reason = format!("no Describe on topics {}", names.join(", "));
+        return Err(RunError::Denied { brokers: config.kafka.brokers.clone(), reason });
     }
     if missing.is_empty() {
         return Ok(());

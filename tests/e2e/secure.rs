@@ -11,6 +11,8 @@ use testbed::KafkaCluster;
 use crate::site::{ROOMY, Site};
 
 const USER: &str = "pointsman";
+/// Known to the brokers, and allowed nothing.
+const STRANGER: &str = "stranger";
 const PASSWORD: &str = "correct-horse-battery";
 const WRONG: &str = "wrong-horse-battery";
 
@@ -40,7 +42,9 @@ fn broker() -> (KafkaCluster, TempDir) {
         "ssl.keystore.type=PKCS12\nssl.keystore.location={}\nssl.keystore.password=keystore\n\
          ssl.key.password=keystore\nsasl.enabled.mechanisms=SCRAM-SHA-512\n\
          listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
-         org.apache.kafka.common.security.scram.ScramLoginModule required;\n",
+         org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+         super.users=User:ANONYMOUS;User:{USER}\n",
         directory.path().join("broker.p12").display()
     );
     let file = directory.path().join("secure.properties");
@@ -52,6 +56,8 @@ fn broker() -> (KafkaCluster, TempDir) {
         file.to_str().unwrap(),
         "--user",
         &format!("{USER}:{PASSWORD}"),
+        "--user",
+        &format!("{STRANGER}:{PASSWORD}"),
     ]);
     (cluster, directory)
 }
@@ -82,6 +88,22 @@ fn serves(site: &Site) {
     assert!(router.stop().success());
 }
 
+/// What a user without any rights is told.
+fn denied(site: &Site) {
+    let ran = site.does(&["check", "--timeout", "3"]);
+    let expected = "‼ version and limits cannot be verified: ClusterAuthorizationFailed (Broker: \
+                    Cluster authorization failed)\n           fix: allow DescribeConfigs on the cluster\n";
+    assert!(ran.out.contains(expected), "{}", ran.out);
+    let ran = site.does(&["topics", "apply"]);
+    assert_eq!(ran.code, 77, "{ran:?}");
+    assert!(ran.err.starts_with("error: topics cannot be created: `"), "{ran:?}");
+    let ran = site.does(&["run"]);
+    let expected =
+        format!("error: Kafka at {} denies access: no Describe on topics ", site.brokers);
+    assert_eq!(ran.code, 77, "{ran:?}");
+    assert!(ran.err.lines().last().unwrap().starts_with(&expected), "{ran:?}");
+}
+
 #[test]
 fn brokers_with_tls_and_passwords_are_served_and_a_wrong_password_is_denied() {
     let (cluster, directory) = broker();
@@ -101,6 +123,9 @@ fn brokers_with_tls_and_passwords_are_served_and_a_wrong_password_is_denied() {
     std::fs::write(&secret, format!("{PASSWORD}\n")).unwrap();
     let address = cluster.listener("SASL_SSL");
     serves(&site(&address, &sasl));
+
+    let stranger = site(&address, &sasl.replace(USER, STRANGER));
+    denied(&stranger);
 
     std::fs::write(&secret, WRONG).unwrap();
     let site = site(&address, &sasl);
