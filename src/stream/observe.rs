@@ -150,6 +150,7 @@ impl<'a> Observer<'a> {
         let (class, ended) = match failure {
             Failure::Abort(_) | Failure::PoolMissing(_) => (KafkaErrorClass::Other, None),
             Failure::Undelivered { .. } => (KafkaErrorClass::TimedOut, None),
+            Failure::TooLarge { .. } => (KafkaErrorClass::Other, None),
             Failure::Membership(_) => (KafkaErrorClass::Fenced, None),
             Failure::Unknown(_) => (KafkaErrorClass::TimedOut, Some(TransactionResult::Unknown)),
             Failure::Fenced(_) => (KafkaErrorClass::Fenced, Some(TransactionResult::Fenced)),

@@ -108,6 +108,7 @@ impl RunError {
                 WorkerError::Failure(
                     Failure::Abort(_)
                     | Failure::Undelivered { .. }
+                    | Failure::TooLarge { .. }
                     | Failure::Membership(_)
                     | Failure::Unknown(_)
                     | Failure::Fenced(_)

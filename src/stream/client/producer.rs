@@ -139,6 +139,10 @@ impl TransactionalProducer {
                     // Everything queued goes out first, without waiting for more to join.
                     ffi::flush(&self.producer, QUEUE_FULL_WAIT);
                 }
+                Err(error) if error.code == RDKafkaErrorCode::MessageSizeTooLarge => {
+                    let reason = error.reason;
+                    return Err(Failure::TooLarge { lanes: vec![batch.lane], reason });
+                }
                 Err(error) => return Err(failure(&error)),
             }
         }
@@ -201,6 +205,13 @@ impl TransactionalProducer {
         };
         let lanes: std::collections::BTreeSet<usize> =
             errors.iter().filter(|(_, code)| timed_out(code)).map(|(lane, _)| *lane).collect();
+        let too_large = |code: &RDKafkaErrorCode| *code == RDKafkaErrorCode::MessageSizeTooLarge;
+        let oversized: std::collections::BTreeSet<usize> =
+            errors.iter().filter(|(_, code)| too_large(code)).map(|(lane, _)| *lane).collect();
+        if !oversized.is_empty() {
+            let lanes = oversized.into_iter().filter_map(|lane| u32::try_from(lane).ok());
+            return Err(Failure::TooLarge { lanes: lanes.collect(), reason: code.to_string() });
+        }
         if lanes.is_empty() {
             return Err(by_code(*code, code.to_string(), true)
                 .unwrap_or_else(|| Failure::Abort(format!("a record was refused: {code}"))));

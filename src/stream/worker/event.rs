@@ -60,6 +60,9 @@ pub enum Failure {
     /// These lanes' records could not be delivered in time.
     #[error("records of lanes {lanes:?} could not be delivered in time: {reason}")]
     Undelivered { lanes: Vec<u32>, reason: String },
+    /// Outputs of these lanes are larger than their topics take: the same bytes fail for ever.
+    #[error("an output of lanes {lanes:?} is larger than its topic takes: {reason}")]
+    TooLarge { lanes: Vec<u32>, reason: String },
     /// This member is not, or no longer, in the group's generation.
     #[error("the group's generation has moved on: {0}")]
     Membership(String),
@@ -178,6 +181,10 @@ pub enum LaneError {
     Position { lane: u32, topic: &'static str, journal: i64, committed: i64 },
     #[error("lane {lane}: offset {offset} of {topic} is deleted before it was read")]
     Deleted { lane: u32, topic: &'static str, offset: i64 },
+    #[error(
+        "lane {lane}: an output is larger than its topic takes (max.message.bytes), see `pointsman topics plan`"
+    )]
+    TooLarge { lane: u32 },
     #[error("lane {lane}: the core panics at seq {seq} without any input to blame")]
     Panics { lane: u32, seq: u64 },
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::event::{Command, Failure};
+use super::event::{Command, Failure, LaneError};
 use super::held::Panicked;
 use super::{Phase, Worker};
 use crate::lane::prepared::OutputTopic;
@@ -213,6 +213,7 @@ impl Worker {
                 Failure::Fenced(_) | Failure::Denied(_) => self.end_with(Some(failure)),
                 Failure::Abort(_)
                 | Failure::Undelivered { .. }
+                | Failure::TooLarge { .. }
                 | Failure::Membership(_)
                 | Failure::Unknown(_)
                 | Failure::PoolMissing(_) => {
@@ -236,6 +237,12 @@ impl Worker {
             Failure::Abort(_) => self.abort(After::Verdict),
             Failure::Undelivered { lanes, .. } => {
                 self.rest_leaderless(now, &lanes);
+                self.abort(After::Verdict);
+            }
+            Failure::TooLarge { lanes, .. } => {
+                for number in lanes {
+                    self.stop_lane(number, LaneError::TooLarge { lane: number });
+                }
                 self.abort(After::Verdict);
             }
             Failure::PoolMissing(pool) => {

@@ -202,6 +202,23 @@ fn a_lane_without_leader_rests_after_two_timeouts() {
 }
 
 #[test]
+fn a_lane_whose_output_no_topic_takes_stops_and_the_others_go_on() {
+    let mut bench = in_step(&[0, 1], "flush");
+    bench.tell(Event::Failed(Failure::TooLarge { lanes: vec![1], reason: "too large".to_owned() }));
+    bench.tell(Event::Done);
+    bench.expect(&[
+        "stopped: lane 1: an output is larger than its topic takes (max.message.bytes), see \
+         `pointsman topics plan`",
+        "read inputs tasks[0]@1 task-results[0]@0 lane-inbox[0]@0",
+        "abort",
+        "fetch committed [0]",
+    ]);
+    bench.answer_committed(&[0]);
+    bench.pass_ms(5);
+    bench.transact(&["produce 0 seq 2"]);
+}
+
+#[test]
 fn a_missing_pool_topic_is_decided_about_anew() {
     let mut bench = in_step(&[0], "produce");
     bench.tell(Event::Failed(Failure::PoolMissing("elsewhere".into())));
