@@ -201,7 +201,7 @@ fn task_results() {
     };
     let seen = json!({
         "task_id": "t-000001", "attempt": 1, "stage": 0, "resource": "gpt-4o-eu",
-        "status": "rate_limited", "input_tokens": 374, "output_tokens": 0,
+        "lane": 3, "status": "rate_limited", "input_tokens": 374, "output_tokens": 0,
         "time_to_first_token_ms": 310.0, "duration_ms": 1_840.5, "quality": null,
         "retry_after_ms": 20_000, "error": "429"
     });
