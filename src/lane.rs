@@ -29,7 +29,7 @@ use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::Fact;
-use crate::routing::state::State;
+use crate::routing::state::{Phase, State};
 use crate::routing::{TaskKey, timers};
 
 use batch::{Batch, Closed, Read};
@@ -103,6 +103,8 @@ pub struct Lane {
     results: Queue<(TaskResult, Option<Box<OwnedRecord>>)>,
     tasks: Queue<Task>,
     ready: Ready,
+    /// What `wants` named last, by offset.
+    wanted: BTreeMap<i64, TaskKey>,
     condemned: BTreeSet<(Topic, i64)>,
     results_caught_up_at: Timestamp,
     /// About as much as the last batch took.
@@ -126,6 +128,7 @@ impl Lane {
             results: Queue::default(),
             tasks: Queue::default(),
             ready: Ready::default(),
+            wanted: BTreeMap::new(),
             condemned: BTreeSet::new(),
             results_caught_up_at: Timestamp::EPOCH,
             room: Room::default(),
@@ -294,12 +297,11 @@ impl Lane {
         let key = TaskKey::of(&result.task_id);
         match self.state.tasks.get(&key) {
             Some(live) => match live.phase {
-                crate::routing::state::Phase::InFlight { resource, .. } => {
+                Phase::InFlight { resource, .. } => {
                     result.resource.is_empty()
                         || *result.resource == *self.state.fleet.at(resource).id
                 }
-                crate::routing::state::Phase::Waiting { .. }
-                | crate::routing::state::Phase::GivenUp => true,
+                Phase::Waiting { .. } | Phase::GivenUp => true,
             },
             None => self.state.recent.contains(key),
         }
@@ -308,17 +310,11 @@ impl Lane {
     /// A record of `tasks` that was read again because [`Lane::wants`] named it; `None`: it is
     /// gone.
     pub fn offer_reread(&mut self, offset: i64, record: Option<&RawRecord<'_>>) {
-        let waits = |key: &TaskKey| {
-            self.state.tasks.get(key).is_some_and(|live| live.task.offset == offset)
-        };
-        let known = self
-            .state
-            .given_up
-            .iter()
-            .copied()
-            .find(waits)
-            .or_else(|| self.state.backlog.iter().map(|place| place.key).find(waits));
-        let Some(key) = known else { return };
+        let Some(key) = self.wanted.remove(&offset) else { return };
+        let phase = self.state.tasks.get(&key).map(|live| live.phase);
+        if !matches!(phase, Some(Phase::Waiting { .. } | Phase::GivenUp)) {
+            return;
+        }
         if self.state.given_up.contains(&key) {
             let last = match record {
                 Some(record) => LastRecord::Found(Box::new(OwnedRecord::of(record))),
@@ -431,7 +427,7 @@ impl Lane {
     }
 
     /// Offsets in `tasks` of waiting tasks that should be read again now, best first, at most
-    /// `max`.
+    /// `max`. What an earlier call named and has not come is no longer expected.
     pub fn wants(&mut self, max: usize) -> Vec<i64> {
         let front: Vec<TaskKey> =
             self.state.backlog.iter().take(READY_TASKS_MAX).map(|place| place.key).collect();
@@ -439,11 +435,12 @@ impl Lane {
             self.ready.keep_only(&front.iter().copied().collect());
         }
         let wanted = self.state.given_up.iter().chain(&front);
-        wanted
+        let missing = wanted
             .filter(|key| !self.ready.contains(**key))
-            .filter_map(|key| Some(self.state.tasks.get(key)?.task.offset))
-            .take(max)
-            .collect()
+            .filter_map(|key| Some((self.state.tasks.get(key)?.task.offset, *key)));
+        let missing: Vec<(i64, TaskKey)> = missing.take(max).collect();
+        self.wanted = missing.iter().copied().collect();
+        missing.into_iter().map(|(offset, _)| offset).collect()
     }
 
     /// When `prepare` has something to do even without input.
