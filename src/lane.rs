@@ -13,7 +13,7 @@ mod ready;
 mod render;
 mod step;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::codec::headers::traceparent;
@@ -94,7 +94,7 @@ pub struct Lane {
     epoch: u32,
     seq: u64,
     hash: ChainHash,
-    controls: Vec<(OwnedRecord, Control)>,
+    controls: VecDeque<(OwnedRecord, Control)>,
     /// The next offsets of the control topics to be offered.
     fleet_read: i64,
     health_read: i64,
@@ -121,7 +121,7 @@ impl Lane {
             epoch,
             seq: 0,
             hash: ChainHash::default(),
-            controls: Vec::new(),
+            controls: VecDeque::new(),
             fleet_read: 0,
             health_read: 0,
             inbox: Queue::default(),
@@ -236,14 +236,14 @@ impl Lane {
                     self.fleet_read = record.offset + 1;
                     let entry = self.control(record, codec.decode_fleet_entry(record));
                     self.controls
-                        .push((OwnedRecord::of(record), Control::Fleet(entry.map(Box::new))));
+                        .push_back((OwnedRecord::of(record), Control::Fleet(entry.map(Box::new))));
                 }
             }
             Topic::HealthEvents => {
                 if record.offset >= self.health_read {
                     self.health_read = record.offset + 1;
                     let event = self.control(record, codec.decode_health_event(record));
-                    self.controls.push((OwnedRecord::of(record), Control::Health(event)));
+                    self.controls.push_back((OwnedRecord::of(record), Control::Health(event)));
                 }
             }
             Topic::RouteDecisions

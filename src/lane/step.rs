@@ -44,7 +44,8 @@ impl Lane {
         if let Some(fact) = decide_policy(&self.state, &self.settings.policy) {
             batch.apply(&mut self.state, fact, Source::default());
         }
-        for (record, control) in std::mem::take(&mut self.controls) {
+        while !batch.is_full() {
+            let Some((record, control)) = self.controls.pop_front() else { break };
             let (topic, fact) = match control {
                 Control::Fleet(Ok(entry)) => {
                     let fact = decide_fleet(&self.state, record.offset, *entry);

@@ -291,3 +291,20 @@ fn a_result_for_another_lane_is_forwarded() {
     assert!(outputs[0].starts_with("lane-inbox "), "{outputs:?}");
     assert_eq!(bench.prepared[0].records[0].partition, 1);
 }
+
+#[test]
+fn a_large_fleet_takes_more_than_one_batch_and_no_task_goes_first() {
+    let mut bench = Bench::new(policy());
+    for number in 0..5_000 {
+        bench.resource(&format!("resource-{number:0100}"), json!({}));
+    }
+    bench.task("t1", json!({"requirements": {"models": ["m"]}}));
+    assert_eq!(bench.step(), Vec::<String>::new());
+    let known = bench.lane.state().fleet.len();
+    assert!((1..5_000).contains(&known), "{known}");
+    while bench.lane.queued() > 0 {
+        bench.step();
+    }
+    assert_eq!(bench.lane.state().fleet.len(), 5_000);
+    assert_eq!(bench.lane.state().in_flight, 1);
+}

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::stream::connect::client_config;
 
 /// What all consumers of the process together may hold of what they fetched ahead: the process is
-/// to stay below 100 MB, and a third of a second's input of a busy topic fits.
+/// to stay below 100 MB.
 const FETCHED_KBYTES_MAX: u64 = 12 * 1024;
 
 /// What one producer holds of outputs that are not acknowledged; a transaction waits for room.
