@@ -37,7 +37,7 @@ use group::{Group, GroupEvent};
 use names::InputNames;
 use payload::Payloads;
 use producer::TransactionalProducer;
-use reader::{Read, Reader};
+use reader::{Read, Reader, Stray};
 use watch::{Question, Watch};
 
 /// Messages that are taken over from librdkafka at a time.
@@ -62,6 +62,8 @@ pub enum WorkerError {
     Failure(#[from] Failure),
     #[error("a topic's name cannot be used")]
     Names,
+    #[error(transparent)]
+    Stray(#[from] Stray),
 }
 
 pub struct Client<'a> {
@@ -265,14 +267,14 @@ impl<'a> Client<'a> {
             if !matches!(read, Read::OutOfRange { .. }) {
                 worker.handle(now, event_of(read));
             }
-        });
+        })?;
         if let Some(reader) = journals {
             // While a lane is restored there is little else to do.
             reader.read(Duration::from_millis(5), FETCH_MAX, |read| {
                 if let Some(event) = journal_event(&read) {
                     worker.handle(now, event);
                 }
-            });
+            })?;
         }
         payloads.poll(|lane, offset, record| {
             let record = record.copied();

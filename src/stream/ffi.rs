@@ -35,9 +35,9 @@ const HEADERS_INLINE: usize = 24;
 /// Fetches messages of chosen partitions in batches.
 ///
 /// The consumer's own queue carries rebalances as well, which only the crate's `poll` may serve. So
-/// the partitions are forwarded to a queue of their own. librdkafka undoes that when a partition is
-/// stopped, so `forward` is to be repeated now and then: nothing is lost meanwhile, what was fetched
-/// waits in the partition's queue.
+/// the partitions are forwarded to a queue of their own: before they are first read, or librdkafka
+/// forwards them to the consumer's. It undoes that when a partition is stopped, so `forward` is to be
+/// repeated now and then: nothing is lost meanwhile, what was fetched waits in the partition's queue.
 pub struct BatchQueue<C: ConsumerContext + 'static> {
     queue: *mut rd::rd_kafka_queue_t,
     consumer: Arc<BaseConsumer<C>>,

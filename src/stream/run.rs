@@ -115,6 +115,7 @@ impl RunError {
                     | Failure::PoolMissing(_),
                 ) => RunErrorKind::Transient,
                 WorkerError::Names => RunErrorKind::Config,
+                WorkerError::Stray(_) => RunErrorKind::Transient,
             },
             RunError::Panicked { .. } | RunError::Thread(_) => RunErrorKind::Transient,
         }

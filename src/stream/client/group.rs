@@ -10,8 +10,9 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::{debug, warn};
 
+use super::WorkerError;
 use super::names::InputNames;
-use super::reader::{Read, understand};
+use super::reader::{Read, Stray, understand};
 use crate::model::Topic;
 use crate::stream::committed::{CommittedOffset, LaneCommit};
 use crate::stream::ffi::{Batch, BatchQueue};
@@ -85,13 +86,13 @@ impl Group {
     }
 
     /// Serves the group protocol; an error is fatal to this member.
-    pub fn poll(&self) -> Result<Vec<GroupEvent>, KafkaError> {
+    pub fn poll(&self) -> Result<Vec<GroupEvent>, WorkerError> {
         // Each poll serves one event; a rebalance is two.
         for _ in 0..4 {
             match self.consumer.poll(Duration::ZERO) {
                 None => break,
-                Some(Ok(_)) => {}
-                Some(Err(error)) if is_fatal(&error) => return Err(error),
+                Some(Ok(message)) => return Err(Stray::of(&message).into()),
+                Some(Err(error)) if is_fatal(&error) => return Err(error.into()),
                 Some(Err(error)) => debug!(%error, "group"),
             }
         }
@@ -108,9 +109,10 @@ impl Group {
                 list.add_partition_offset(name, *partition, Offset::Offset(*offset))?;
             }
         }
-        self.consumer.assign(&list)?;
+        // Before they are read: what comes earlier would be in the wrong queue.
         self.reads = inputs.iter().map(|(topic, partition, _)| (*topic, *partition)).collect();
         self.forward();
+        self.consumer.assign(&list)?;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaResult;
 
+use super::WorkerError;
 use super::names::InputNames;
 use super::reader::{Read, Reader};
 use crate::codec::RawRecord;
@@ -73,7 +74,7 @@ impl Payloads {
     pub fn poll(
         &mut self,
         mut take: impl FnMut(u32, i64, Option<&RawRecord<'_>>),
-    ) -> KafkaResult<()> {
+    ) -> Result<(), WorkerError> {
         let Some(reader) = &self.reader else { return Ok(()) };
         let wanted = &mut self.wanted;
         let mut jumps = BTreeSet::new();
@@ -99,7 +100,7 @@ impl Payloads {
             if offsets.first().is_none_or(|first| first.saturating_sub(next) > READ_THROUGH_MAX) {
                 jumps.insert(lane);
             }
-        });
+        })?;
         for lane in jumps {
             self.jump(lane)?;
         }

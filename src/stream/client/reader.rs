@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
 
@@ -62,9 +63,10 @@ impl Reader {
     pub fn add(&mut self, topic: Topic, partition: i32, offset: i64) -> KafkaResult<()> {
         self.remove(topic, partition)?;
         let list = self.list(topic, partition, offset)?;
-        self.consumer.incremental_assign(&list)?;
+        // Before the partition is read: what comes earlier would be in the wrong queue.
         self.partitions.insert((topic, partition), offset);
         self.forward();
+        self.consumer.incremental_assign(&list)?;
         Ok(())
     }
 
@@ -96,18 +98,22 @@ impl Reader {
         }
     }
 
-    /// Hands over what has come within `wait`, at most `records_max`; how many there were.
+    /// Hands over what has come within `wait`, at most `records_max`.
     pub fn read(
         &self,
         wait: Duration,
         records_max: usize,
         mut take: impl FnMut(Read<'_>),
-    ) -> usize {
+    ) -> Result<(), Stray> {
         if self.is_idle() {
-            return 0;
+            return Ok(());
         }
         // Errors and the like; messages come by the other queue.
-        drop(self.consumer.poll(Duration::ZERO));
+        match self.consumer.poll(Duration::ZERO) {
+            Some(Ok(message)) => return Err(Stray::of(&message)),
+            Some(Err(error)) => debug!(%error, "reader"),
+            None => {}
+        }
         let batch = self.queue.fetch(wait, records_max);
         batch.each(|fetched| {
             if let Some(read) = understand(&self.names, &fetched) {
@@ -117,7 +123,27 @@ impl Reader {
         if batch.len() == 0 {
             self.forward();
         }
-        batch.len()
+        Ok(())
+    }
+}
+
+/// A message came by the queue of rebalances and errors. Its partition's order is lost, so whoever
+/// reads must not go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{topic}, partition {partition}: offset {offset} came by the wrong queue")]
+pub struct Stray {
+    topic: String,
+    partition: i32,
+    offset: i64,
+}
+
+impl Stray {
+    pub fn of(message: &BorrowedMessage<'_>) -> Self {
+        Stray {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+        }
     }
 }
 
