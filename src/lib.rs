@@ -22,6 +22,8 @@ pub mod lane;
 
 pub mod stream;
 
+pub mod broker;
+
 pub mod telemetry;
 
 pub mod http;
