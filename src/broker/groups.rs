@@ -12,9 +12,9 @@ mod describe;
 mod membership;
 mod offsets;
 mod rebalance;
-mod timers;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use std::collections::BTreeMap;
 
@@ -79,8 +79,8 @@ impl Groups {
             let refused = join_refused(&request.member_id, error);
             return replies.push_back((ticket, refused.into()));
         }
-        let new_member_id = self.new_member_id(now_ms, client_id, &request);
-        let join = Join { now_ms, ticket, client_id, version, new_member_id };
+        let member_id = self.member_id(now_ms, client_id, &request);
+        let join = Join { now_ms, ticket, client_id, version, member_id };
         self.change(&id, |group| {
             if let Err(error) = group.join(join, &request, replies) {
                 replies.push_back((ticket, join_refused(&request.member_id, error).into()));
@@ -238,9 +238,13 @@ impl Groups {
         Ok(())
     }
 
-    /// A broker draws these ids at random. Here they carry the time besides a number, so that a
-    /// client of an earlier run, with no more than its old id, is not taken for another member.
-    fn new_member_id(&mut self, now_ms: i64, client_id: &str, request: &JoinGroupRequest) -> StrBytes {
+    /// The id that the member has, or a new one. A broker draws them at random; here they carry the
+    /// time besides a number, so that a client of an earlier run, with no more than its old id, is
+    /// not taken for another member.
+    fn member_id(&mut self, now_ms: i64, client_id: &str, request: &JoinGroupRequest) -> StrBytes {
+        if !request.member_id.is_empty() {
+            return owned(&request.member_id);
+        }
         self.member_ids += 1;
         let name = request.group_instance_id.as_deref().unwrap_or(client_id);
         let (time, number) = (now_ms & 0xffff_ffff, self.member_ids & 0xffff_ffff_ffff);

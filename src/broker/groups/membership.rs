@@ -78,8 +78,14 @@ pub fn copied(protocols: &[JoinGroupRequestProtocol]) -> Vec<(StrBytes, Bytes)> 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinTimer {
     /// A group that was empty waits for more members, as long as they come and time remains.
-    Initial { due_ms: i64, delay_ms: i64, remaining_ms: i64 },
-    Rebalance { due_ms: i64 },
+    Initial {
+        due_ms: i64,
+        delay_ms: i64,
+        remaining_ms: i64,
+    },
+    Rebalance {
+        due_ms: i64,
+    },
 }
 
 impl JoinTimer {
@@ -155,7 +161,9 @@ impl Group {
     }
 
     fn is_supported_by_all(&self, protocol: &str) -> bool {
-        self.members.values().all(|member| member.protocols.iter().any(|(name, _)| &**name == protocol))
+        self.members
+            .values()
+            .all(|member| member.protocols.iter().any(|(name, _)| &**name == protocol))
     }
 
     /// What all support and most prefer. Where votes are equal, the name decides: on a broker the
@@ -221,12 +229,15 @@ impl Group {
 
     /// Sees to a leader that is there. Says whether there is one.
     pub fn elect(&mut self) -> bool {
-        let is_joining = |id: &StrBytes| {
-            self.members.get(id).is_some_and(|member| member.joining.is_some())
+        let is_joining =
+            |id: &StrBytes| self.members.get(id).is_some_and(|member| member.joining.is_some());
+        let Some(leader) = &self.leader else {
+            return false;
         };
-        let Some(leader) = &self.leader else { return false };
         if !is_joining(leader) {
-            let Some(elected) = self.members.keys().find(|id| is_joining(id)) else { return false };
+            let Some(elected) = self.members.keys().find(|id| is_joining(id)) else {
+                return false;
+            };
             self.leader = Some(elected.clone());
         }
         true

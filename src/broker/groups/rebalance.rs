@@ -33,8 +33,8 @@ pub struct Join<'a> {
     pub ticket: Ticket,
     pub client_id: &'a str,
     pub version: i16,
-    /// The id of the member, if it is to get one.
-    pub new_member_id: StrBytes,
+    /// The id of the member: a new one where it has none.
+    pub member_id: StrBytes,
 }
 
 pub fn join_refused(member_id: &StrBytes, error: ResponseError) -> JoinGroupResponse {
@@ -48,7 +48,11 @@ pub fn synced(result: Result<Bytes, ResponseError>) -> SyncGroupResponse {
     }
 }
 
-fn answer(waiting: Option<Waiting>, reply: impl Into<super::super::wire::Reply>, replies: &mut Replies) {
+fn answer(
+    waiting: Option<Waiting>,
+    reply: impl Into<super::super::wire::Reply>,
+    replies: &mut Replies,
+) {
     let ticket = waiting.and_then(|waiting| waiting.0);
     replies.extend(ticket.map(|ticket| (ticket, reply.into())));
 }
@@ -96,7 +100,6 @@ impl Group {
             if request.group_instance_id.is_some() {
                 return Err(ResponseError::UnknownServerError);
             }
-            let join = Join { new_member_id: owned(id), ..join };
             self.join_new(join, request, replies);
             return Ok(());
         }
@@ -105,8 +108,8 @@ impl Group {
             self.join_replacing(&holder, join, request, replies);
         } else if request.group_instance_id.is_none() && join.version >= MEMBER_ID_REQUIRED_FROM {
             let ends_ms = now_ms + i64::from(request.session_timeout_ms);
-            self.pending.insert(join.new_member_id.clone(), ends_ms);
-            let response = join_refused(&join.new_member_id, ResponseError::MemberIdRequired);
+            self.pending.insert(join.member_id.clone(), ends_ms);
+            let response = join_refused(&join.member_id, ResponseError::MemberIdRequired);
             replies.push_back((ticket, response.into()));
         } else {
             self.join_new(join, request, replies);
@@ -128,8 +131,8 @@ impl Group {
             syncing: None,
             session_ends_ms: Some(join.now_ms + NEW_MEMBER_TIMEOUT_MS),
         };
-        self.add(join.new_member_id.clone(), &request.protocol_type, member);
-        self.update(&join.new_member_id, &join, request);
+        self.add(join.member_id.clone(), &request.protocol_type, member);
+        self.update(&join.member_id, &join, request);
         self.rebalance(join.now_ms, replies);
     }
 
@@ -172,12 +175,14 @@ impl Group {
         request: &JoinGroupRequest,
         replies: &mut Replies,
     ) {
-        let Some(old) = self.members.remove(old_id) else { return };
+        let Some(old) = self.members.remove(old_id) else {
+            return;
+        };
         let error = ResponseError::FencedInstanceId;
         answer(old.joining, join_refused(old_id, error), replies);
         answer(old.syncing, synced(Err(error)), replies);
         let old_leader = self.leader.clone();
-        let new_id = &join.new_member_id;
+        let new_id = &join.member_id;
         if self.is_leader(old_id) {
             self.leader = Some(new_id.clone());
         }
@@ -206,7 +211,9 @@ impl Group {
 
     /// What a join says of its member. An older join that still waits gets no answer.
     fn update(&mut self, id: &StrBytes, join: &Join, request: &JoinGroupRequest) {
-        let Some(member) = self.members.get_mut(id) else { return };
+        let Some(member) = self.members.get_mut(id) else {
+            return;
+        };
         member.protocols = copied(&request.protocols);
         member.session_timeout_ms = request.session_timeout_ms.into();
         member.rebalance_timeout_ms = match join.version {
@@ -382,7 +389,11 @@ impl Group {
 
     /// # Errors
     /// That the member is not in this generation, or is to join again.
-    pub fn heartbeat(&mut self, now_ms: i64, request: &HeartbeatRequest) -> Result<(), ResponseError> {
+    pub fn heartbeat(
+        &mut self,
+        now_ms: i64,
+        request: &HeartbeatRequest,
+    ) -> Result<(), ResponseError> {
         let id = &request.member_id;
         self.validate_generation(id, request.group_instance_id.as_ref(), request.generation_id)?;
         self.extend_session(now_ms, id);

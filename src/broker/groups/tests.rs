@@ -1,5 +1,5 @@
 //! Scripts: a line is the time in milliseconds and a request, or what comes of time alone; below it
-//! are all the answers that it brings, whole. Requests that wait are named by their number.
+//! are all the answers that it brings, whole, each with the number of the request that it answers.
 
 mod commits;
 mod random;
@@ -276,7 +276,8 @@ impl Script {
             Reply::ListGroups(listed) => {
                 assert_eq!(listed.error_code, 0);
                 let each = listed.groups.iter().map(|group| {
-                    let (id, kind, state) = (&*group.group_id, &group.protocol_type, &group.group_state);
+                    let (id, kind, state) =
+                        (&*group.group_id, &group.protocol_type, &group.group_state);
                     format!(" {id}:{kind}:{state}")
                 });
                 format!("{of}{}", each.collect::<String>())
@@ -334,7 +335,9 @@ const MIDDLE: &str = "-0000-4000-8000-";
 
 /// `a#1@64` is the first id, given out at 100 ms; the time is left out where it is zero.
 fn long(id: &str) -> StrBytes {
-    let Some((name, rest)) = id.split_once('#') else { return text(id) };
+    let Some((name, rest)) = id.split_once('#') else {
+        return text(id);
+    };
     let (number, time) = rest.split_once('@').unwrap_or((rest, "0"));
     let number: u64 = number.parse().unwrap();
     text(&format!("{name}-{time:0>8}{MIDDLE}{number:012x}"))
@@ -357,21 +360,18 @@ fn short(line: &str) -> String {
     said
 }
 
-/// Runs the lines; those that are indented are the answers that must come.
+/// Runs the lines. Those with `>` are the answers that must come, those with `#` say why.
 fn check(initial_delay_ms: i64, script: &str) {
     let mut run = Script::new(initial_delay_ms);
-    let mut said = String::new();
-    for line in script.lines().map(str::trim_end).filter(|line| !line.trim().is_empty()) {
-        let line = line.trim_start();
-        if line.starts_with('>') {
-            continue;
-        }
-        said += &format!("{line}\n");
+    let lines = script.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut came = String::new();
+    for line in lines.clone().filter(|line| !line.starts_with('>')) {
+        came += &format!("{line}\n");
         for answer in run.run(line) {
-            said += &format!("> {answer}\n");
+            came += &format!("> {answer}\n");
         }
     }
-    let wanted = script.lines().map(str::trim).filter(|line| !line.is_empty());
-    let wanted = wanted.map(|line| format!("{line}\n")).collect::<String>();
-    assert_eq!(said, wanted, "\n--- came:\n{said}\n--- wanted:\n{wanted}");
+    let wanted = lines.map(|line| format!("{line}\n")).collect::<String>();
+    assert_eq!(came, wanted, "\n--- came:\n{came}\n--- wanted:\n{wanted}");
 }

@@ -85,7 +85,9 @@ impl Group {
     }
 
     fn end_session(&mut self, now_ms: i64, id: &StrBytes, replies: &mut Replies) {
-        let Some(member) = self.members.get_mut(id) else { return };
+        let Some(member) = self.members.get_mut(id) else {
+            return;
+        };
         member.session_ends_ms = None;
         if !member.is_alive_without_heartbeat() {
             self.remove_answering(id, replies);
