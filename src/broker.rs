@@ -125,10 +125,10 @@ impl Broker {
                 fetches.fetch(topics, now_ms, ticket, version, request, replies);
                 None
             }
-            Request::ListOffsets(request) => Some(list_offsets::list_offsets(topics, &request).into()),
-            Request::FindCoordinator(request) => {
-                Some(find_coordinator(settings, &request).into())
+            Request::ListOffsets(request) => {
+                Some(list_offsets::list_offsets(topics, &request).into())
             }
+            Request::FindCoordinator(request) => Some(find_coordinator(settings, &request).into()),
             Request::JoinGroup(request) => {
                 groups.join(now_ms, ticket, client_id, version, request, replies);
                 None
@@ -138,15 +138,13 @@ impl Broker {
                 None
             }
             Request::Heartbeat(request) => Some(groups.heartbeat(now_ms, &request).into()),
-            Request::LeaveGroup(request) => {
-                Some(groups.leave(now_ms, request, replies).into())
-            }
+            Request::LeaveGroup(request) => Some(groups.leave(now_ms, request, replies).into()),
             Request::OffsetCommit(request) => Some(groups.commit(now_ms, topics, &request).into()),
             Request::OffsetFetch(request) => Some(groups.committed(&request).into()),
             Request::ListGroups(request) => Some(groups.list(&request).into()),
             Request::DescribeGroups(request) => Some(groups.describe(&request).into()),
             Request::InitProducerId(request) => {
-                Some(transactions.init(now_ms, topics, groups, &request).into())
+                Some(transactions.init(now_ms, topics, groups, version, &request).into())
             }
             Request::AddPartitionsToTxn(request) => {
                 Some(transactions.add_partitions(now_ms, topics, &request).into())

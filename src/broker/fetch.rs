@@ -9,7 +9,15 @@ use super::{Replies, Ticket};
 pub struct Fetches {}
 
 impl Fetches {
-    pub fn fetch(&mut self, _topics: &Topics, _now_ms: i64, _ticket: Ticket, _version: i16, _request: FetchRequest, _replies: &mut Replies) {
+    pub fn fetch(
+        &mut self,
+        _topics: &Topics,
+        _now_ms: i64,
+        _ticket: Ticket,
+        _version: i16,
+        _request: FetchRequest,
+        _replies: &mut Replies,
+    ) {
         unimplemented!()
     }
     /// Answers those that have waited enough, or have got enough.

@@ -13,19 +13,43 @@ impl Groups {
     pub fn new(_initial_rebalance_delay_ms: i64) -> Self {
         Groups {}
     }
-    pub fn join(&mut self, _now_ms: i64, _ticket: Ticket, _client_id: &str, _version: i16, _request: JoinGroupRequest, _replies: &mut Replies) {
+    pub fn join(
+        &mut self,
+        _now_ms: i64,
+        _ticket: Ticket,
+        _client_id: &str,
+        _version: i16,
+        _request: JoinGroupRequest,
+        _replies: &mut Replies,
+    ) {
         unimplemented!()
     }
-    pub fn sync(&mut self, _now_ms: i64, _ticket: Ticket, _request: SyncGroupRequest, _replies: &mut Replies) {
+    pub fn sync(
+        &mut self,
+        _now_ms: i64,
+        _ticket: Ticket,
+        _request: SyncGroupRequest,
+        _replies: &mut Replies,
+    ) {
         unimplemented!()
     }
     pub fn heartbeat(&mut self, _now_ms: i64, _request: &HeartbeatRequest) -> HeartbeatResponse {
         unimplemented!()
     }
-    pub fn leave(&mut self, _now_ms: i64, _request: LeaveGroupRequest, _replies: &mut Replies) -> LeaveGroupResponse {
+    pub fn leave(
+        &mut self,
+        _now_ms: i64,
+        _request: LeaveGroupRequest,
+        _replies: &mut Replies,
+    ) -> LeaveGroupResponse {
         unimplemented!()
     }
-    pub fn commit(&mut self, _now_ms: i64, _topics: &Topics, _request: &OffsetCommitRequest) -> OffsetCommitResponse {
+    pub fn commit(
+        &mut self,
+        _now_ms: i64,
+        _topics: &Topics,
+        _request: &OffsetCommitRequest,
+    ) -> OffsetCommitResponse {
         unimplemented!()
     }
     pub fn committed(&self, _request: &OffsetFetchRequest) -> OffsetFetchResponse {
@@ -38,7 +62,13 @@ impl Groups {
         unimplemented!()
     }
     /// Offsets that take effect when the producer's transaction is committed.
-    pub fn commit_in_transaction(&mut self, _now_ms: i64, _topics: &Topics, _transactions: &Transactions, _request: &TxnOffsetCommitRequest) -> TxnOffsetCommitResponse {
+    pub fn commit_in_transaction(
+        &mut self,
+        _now_ms: i64,
+        _topics: &Topics,
+        _transactions: &Transactions,
+        _request: &TxnOffsetCommitRequest,
+    ) -> TxnOffsetCommitResponse {
         unimplemented!()
     }
     /// The producer's transaction has ended: its pending offsets in this group take effect, or are gone.

@@ -6,6 +6,11 @@ use super::topics::Topics;
 use super::transactions::Transactions;
 
 /// `None` for `acks=0`.
-pub fn produce(_topics: &mut Topics, _transactions: &Transactions, _now_ms: i64, _request: ProduceRequest) -> Option<ProduceResponse> {
+pub fn produce(
+    _topics: &mut Topics,
+    _transactions: &Transactions,
+    _now_ms: i64,
+    _request: ProduceRequest,
+) -> Option<ProduceResponse> {
     unimplemented!()
 }

@@ -2,8 +2,8 @@
 
 use kafka_protocol::messages::*;
 
-use super::log::Log;
 use super::Settings;
+use super::log::Log;
 
 #[derive(Debug)]
 pub struct Topics {}
@@ -19,7 +19,13 @@ impl Topics {
         unimplemented!()
     }
     /// Creates topics that are asked for by name, where the request allows it.
-    pub fn metadata(&mut self, _now_ms: i64, _settings: &Settings, _version: i16, _request: MetadataRequest) -> MetadataResponse {
+    pub fn metadata(
+        &mut self,
+        _now_ms: i64,
+        _settings: &Settings,
+        _version: i16,
+        _request: MetadataRequest,
+    ) -> MetadataResponse {
         unimplemented!()
     }
     pub fn create(&mut self, _now_ms: i64, _request: CreateTopicsRequest) -> CreateTopicsResponse {
@@ -28,7 +34,10 @@ impl Topics {
     pub fn delete(&mut self, _request: &DeleteTopicsRequest) -> DeleteTopicsResponse {
         unimplemented!()
     }
-    pub fn create_partitions(&mut self, _request: &CreatePartitionsRequest) -> CreatePartitionsResponse {
+    pub fn create_partitions(
+        &mut self,
+        _request: &CreatePartitionsRequest,
+    ) -> CreatePartitionsResponse {
         unimplemented!()
     }
     pub fn describe_configs(&self, _request: &DescribeConfigsRequest) -> DescribeConfigsResponse {

@@ -134,9 +134,9 @@ apis! {
 /// versions that are known, see [`api_versions`].
 pub fn decode(mut frame: Bytes) -> Result<Call, WireError> {
     let length = frame.len();
-    let [Some(key), Some(version)] = [0, 2].map(|at| {
-        frame.get(at..at + 2).map(|bytes| i16::from_be_bytes([bytes[0], bytes[1]]))
-    }) else {
+    let [Some(key), Some(version)] = [0, 2]
+        .map(|at| frame.get(at..at + 2).map(|bytes| i16::from_be_bytes([bytes[0], bytes[1]])))
+    else {
         return Err(WireError::Short(length));
     };
     let api = ApiKey::try_from(key).map_err(|()| WireError::Api(key))?;
@@ -184,9 +184,11 @@ pub fn encode(reply: &Reply, version: i16, correlation_id: i32) -> Result<Bytes,
     let version = if served { version } else { 0 };
     let mut frame = BytesMut::from(&[0; 4][..]);
     let header = ResponseHeader::default().with_correlation_id(correlation_id);
-    reply
-        .encode_into(&header, version, &mut frame)
-        .map_err(|reason| WireError::Encode { api, version, reason })?;
+    reply.encode_into(&header, version, &mut frame).map_err(|reason| WireError::Encode {
+        api,
+        version,
+        reason,
+    })?;
     let length = u32::try_from(frame.len() - 4).map_err(|_| WireError::Encode {
         api,
         version,
@@ -199,7 +201,10 @@ pub fn encode(reply: &Reply, version: i16, correlation_id: i32) -> Result<Bytes,
 /// What is served, as a client asks for it first of all.
 pub fn api_versions(version: i16) -> ApiVersionsResponse {
     let served = SERVED.iter().map(|(api, min, max)| {
-        ApiVersion::default().with_api_key(*api as i16).with_min_version(*min).with_max_version(*max)
+        ApiVersion::default()
+            .with_api_key(*api as i16)
+            .with_min_version(*min)
+            .with_max_version(*max)
     });
     let is_served = SERVED
         .iter()
