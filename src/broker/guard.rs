@@ -84,3 +84,51 @@ impl ByteBuf for Guarded {
         self.bytes.get_bytes(size)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::wire::{WireError, decode};
+
+    /// The body of a request of this API and version, behind a header without a client id.
+    fn frame(api: u8, version: u8, flexible: bool, body: &[u8]) -> Bytes {
+        let mut frame = vec![0, api, 0, version, 0, 0, 0, 1, 0xff, 0xff];
+        frame.extend(flexible.then_some(0));
+        frame.extend(body);
+        frame.into()
+    }
+
+    #[test]
+    fn lengths_that_exceed_the_frame_are_refused() {
+        let rows: &[(&str, Bytes)] = &[
+            ("array", frame(3, 1, false, b"\x7f\xff\xff\xff")),
+            ("array, of what could fit", frame(3, 1, false, b"\0\0\0\x02\0")),
+            ("array inside an array", frame(2, 1, false, b"\0\0\0\0\0\0\0\x01\0\x01t\x7f\0\0\0")),
+            ("compact array", frame(3, 9, true, b"\xff\xff\xff\xff\x0f")),
+            ("compact array behind a boolean", frame(3, 9, true, b"\x01\x81\xff\xff\xff\xff\x0f")),
+            ("compact string", frame(22, 2, true, b"\xff\xff\xff\xff\x0f")),
+            ("bytes", frame(14, 0, false, b"\0\x01g\0\0\0\x01\0\x01m\0\0\0\x01\0\x01m\x7f\0\0\0")),
+            ("tagged field", frame(3, 9, true, b"\x01\0\0\0\x01\x00\xff\xff\xff\xff\x0f")),
+            ("tags of the header", frame(3, 9, false, b"\xff\xff\xff\xff\x0f")),
+        ];
+        for (name, frame) in rows {
+            let error = decode(frame.clone()).expect_err(name);
+            assert!(matches!(error, WireError::Malformed { .. }), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_only_look_like_lengths_are_read_as_they_are() {
+        use crate::broker::wire::Request;
+        // A time-out of 2 billion milliseconds; replica -1, partition 300, epoch -1.
+        let call = decode(frame(22, 0, false, b"\xff\xff\x7f\xff\xff\xff")).unwrap();
+        let Request::InitProducerId(request) = call.request else { panic!("{call:?}") };
+        assert_eq!((request.transactional_id, request.transaction_timeout_ms), (None, i32::MAX));
+        let body = b"\xff\xff\xff\xff\0\0\0\x01\0\x01t\0\0\0\x01\0\0\x01\x2c\xff\xff\xff\xff\xff\xff\xff\xfe";
+        let call = decode(frame(2, 1, false, body)).unwrap();
+        let Request::ListOffsets(request) = call.request else { panic!("{call:?}") };
+        let partition = &request.topics[0].partitions[0];
+        assert_eq!((request.replica_id.0, partition.partition_index), (-1, 300));
+        assert_eq!(partition.timestamp, -2);
+    }
+}

@@ -177,3 +177,26 @@ fn draw(seed: u64, number: u32) -> f64 {
     // The upper 53 bits: as many as a float holds exactly.
     (xxh3_64_with_seed(&number.to_le_bytes(), seed) >> 11) as f64 / (1_u64 << 53) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::HeartbeatRequest;
+
+    /// Which of 10,000 heartbeats meet the fault.
+    fn met(share: f64, seed: u64, times: u32) -> Vec<usize> {
+        let faults = Faults::default();
+        faults.inject(Rule { share, seed, times, ..Rule::default() });
+        let request = Request::Heartbeat(HeartbeatRequest::default());
+        (0..10_000).filter(|_| faults.befalls(&request).is_some()).collect()
+    }
+
+    #[test]
+    fn a_share_is_drawn_from_the_seed_alone() {
+        let all = met(0.1, 1, u32::MAX);
+        assert!((900..1_100).contains(&all.len()), "{}", all.len());
+        assert_eq!(met(0.1, 1, u32::MAX), all);
+        assert_ne!(met(0.1, 2, u32::MAX), all);
+        assert_eq!(met(0.1, 1, 3), all[..3]);
+    }
+}

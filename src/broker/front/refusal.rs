@@ -1,6 +1,9 @@
 //! Answers that refuse a request: which field of which response carries the error, as Apache Kafka
 //! fills it in. What an answer repeats of the request (topics, partitions, members) is repeated.
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::add_partitions_to_txn_response::*;
@@ -154,10 +157,9 @@ pub fn refusal(request: &Request, version: i16, error: ResponseError) -> Reply {
             });
             DescribeGroupsResponse::default().with_groups(groups).into()
         }
-        Request::InitProducerId(_) => InitProducerIdResponse::default()
-            .with_error_code(code)
-            .with_producer_epoch(-1)
-            .into(),
+        Request::InitProducerId(_) => {
+            InitProducerIdResponse::default().with_error_code(code).with_producer_epoch(-1).into()
+        }
         Request::AddPartitionsToTxn(request) => {
             let topics = each(&request.v3_and_below_topics, |topic| {
                 let partitions = each(&topic.partitions, |partition| {
