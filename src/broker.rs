@@ -7,7 +7,9 @@
 
 pub mod batch;
 mod fetch;
+pub mod front;
 mod groups;
+mod guard;
 mod list_offsets;
 mod log;
 mod produce;

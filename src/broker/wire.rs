@@ -3,7 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::*;
+use kafka_protocol::protocol::buf::ByteBuf;
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Message};
+
+use super::guard::Guarded;
 
 /// The error code of a version that is not served.
 const UNSUPPORTED_VERSION: i16 = 35;
@@ -51,7 +54,9 @@ macro_rules! apis {
                 match self { $(Request::$name(_) => ApiKey::$name,)* }
             }
 
-            fn decode(api: ApiKey, version: i16, body: &mut Bytes) -> Result<Self, WireError> {
+            fn decode<B: ByteBuf>(
+                api: ApiKey, version: i16, body: &mut B,
+            ) -> Result<Self, WireError> {
                 $(if api == ApiKey::$name {
                     // A version that the crate does not know cannot be decoded, though it may be
                     // announced: see Produce.
@@ -142,16 +147,30 @@ pub fn decode(mut frame: Bytes) -> Result<Call, WireError> {
     if !is_served && api != ApiKey::ApiVersions {
         return Err(WireError::Version { api, version, min, max });
     }
-    let malformed = |error: String| WireError::Malformed { api, version, reason: error };
-    let header = RequestHeader::decode(&mut frame, api.request_header_version(version))
-        .map_err(|error| malformed(error.to_string()))?;
+    let mut guarded = Guarded::new(frame.clone());
+    let mut parts = read(api, version, is_served, &mut guarded)?;
+    if guarded.has_cut_down() {
+        parts = read(api, version, is_served, &mut frame)?;
+    }
+    let (header, request) = parts;
+    let client_id = header.client_id.map_or_else(String::new, |id| id.to_string());
+    Ok(Call { request, version, correlation_id: header.correlation_id, client_id })
+}
+
+fn read<B: ByteBuf>(
+    api: ApiKey,
+    version: i16,
+    is_served: bool,
+    frame: &mut B,
+) -> Result<(RequestHeader, Request), WireError> {
+    let header = RequestHeader::decode(frame, api.request_header_version(version))
+        .map_err(|error| WireError::Malformed { api, version, reason: error.to_string() })?;
     let request = if is_served {
-        Request::decode(api, version, &mut frame)?
+        Request::decode(api, version, frame)?
     } else {
         Request::ApiVersions(ApiVersionsRequest::default())
     };
-    let client_id = header.client_id.map_or_else(String::new, |id| id.to_string());
-    Ok(Call { request, version, correlation_id: header.correlation_id, client_id })
+    Ok((header, request))
 }
 
 /// Encodes an answer, its length first.

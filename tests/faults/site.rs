@@ -113,7 +113,7 @@ impl Site {
         let is_produce = case.api == ApiKey::Produce;
         let topic = is_produce.then(|| self.topics.name(Topic::Journal).to_owned());
         self.front.faults().inject(Rule {
-            api: case.api,
+            api: Some(case.api),
             topic,
             skip: case.skip,
             times: 1,
