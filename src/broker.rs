@@ -112,6 +112,11 @@ impl Broker {
             Request::CreateTopics(request) => Some(topics.create(request).into()),
             Request::DeleteTopics(request) => {
                 let response = topics.delete(&request);
+                for deleted in response.responses.iter().filter(|deleted| deleted.error_code == 0) {
+                    if let Some(name) = &deleted.name {
+                        groups.forget_topic(name);
+                    }
+                }
                 Some(response.into())
             }
             Request::CreatePartitions(request) => Some(topics.create_partitions(&request).into()),
