@@ -286,8 +286,8 @@ mod properties {
         fn any_bytes_are_looked_at(mut bytes: Vec<u8>, at in 0_usize..120, to: u8, codec in 0_i16..8) {
             let check = |bytes: Vec<u8>| {
                 if let Ok(batch) = Batch::produced(&bytes.into()) {
-                    drop((batch.check(1_000), batch.check_keys(), batch.first_since(0)));
-                    batch.commits();
+                    let checks = (batch.check(1_000).is_ok(), batch.check_keys().is_ok());
+                    std::hint::black_box((checks, batch.first_since(0), batch.commits()));
                 }
             };
             let mut sent = plain().bytes(&[TWO, TWO].concat()).to_vec();

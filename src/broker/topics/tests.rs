@@ -35,8 +35,10 @@ pub fn topic(topic: &str, partitions: i32, configs: &[(&str, &str)]) -> Creatabl
         .with_configs(configs.collect())
 }
 
+type Setting<'a> = (&'a str, &'a str);
+
 /// Topics, each with its partitions and settings.
-pub fn topics(all: &[(&str, i32, &[(&str, &str)])]) -> Topics {
+pub fn topics(all: &[(&str, i32, &[Setting<'_>])]) -> Topics {
     let mut topics = Topics::new(&Settings::default());
     for (name, partitions, configs) in all {
         assert_eq!(create(&mut topics, topic(name, *partitions, configs)), (0, String::new()));
@@ -72,21 +74,14 @@ fn counts(topics: &Topics) -> Vec<(&str, usize)> {
 fn topics_are_created_as_kafka_would() {
     let settings = Settings { partitions_max: 10, ..Settings::default() };
     let mut topics = Topics::new(&settings);
-    let at = |mut topic: CreatableTopic, replicas: &[i32]| {
-        topic.num_partitions = -1;
-        let assignments = (0..).zip(replicas).map(|(index, replica)| {
-            CreatableReplicaAssignment::default()
-                .with_partition_index(index)
-                .with_broker_ids(vec![(*replica).into()])
-        });
-        topic.with_assignments(assignments.collect())
-    };
+    let assigned = CreatableReplicaAssignment::default().with_broker_ids(vec![NODE]);
+    let assigned = topic("e", -1, &[]).with_assignments(vec![assigned]);
     let copies = |topic: CreatableTopic, copies| topic.with_replication_factor(copies);
     let rows = [
         (topic("a", 2, &[]), 0, ""),
         (topic("b", -1, &[("cleanup.policy", "compact,delete")]), 0, ""),
         (copies(topic("c", 1, &[]), 1), 0, ""),
-        (at(topic("d", 1, &[]), &[1, 1]), 0, ""),
+        (topic("d", 2, &[]), 0, ""),
         (topic("a", 2, &[]), 36, "Topic 'a' already exists."),
         (topic("no/good", 1, &[]), 17, "Topic name is invalid"),
         (topic("x.y", 1, &[]), 0, ""),
@@ -95,8 +90,7 @@ fn topics_are_created_as_kafka_would() {
         (topic("e", -2, &[]), 37, "Number of partitions was set to"),
         (copies(topic("e", 1, &[]), 3), 38, "Unable to replicate the partition 3 time(s)"),
         (copies(topic("e", 1, &[]), 0), 38, "Replication factor must be larger than 0"),
-        (at(topic("e", 1, &[]), &[2]), 39, "The manual partition assignment must name broker 1"),
-        (at(copies(topic("e", 1, &[]), 1), &[1]), 42, "A manual partition assignment"),
+        (assigned, 39, "Partitions cannot be assigned"),
         (topic("e", 1, &[("no.such", "1")]), 40, "Unknown topic config name: no.such"),
         (
             topic("e", 1, &[("retention.ms", "a day")]),
