@@ -376,8 +376,8 @@ fn a_second_instance_with_the_same_static_id_fences_the_first() {
         9 sync id=b#2@1 gen=3
         10 join client=a static=s
         > 12 RebalanceInProgress
-        11 sync id=s#5@a gen=3 static=s
-        > 14 RebalanceInProgress
+        11 sync id=s#4@7 gen=3 static=s
+        > 14 FencedInstanceId
         12 join client=b id=b#2@1
         13 join client=c id=c#3@5
         > 15 joined id=b#2@1 gen=4 range leader=s#5@a
