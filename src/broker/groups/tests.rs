@@ -215,6 +215,13 @@ impl Script {
         replies.iter().map(|(ticket, reply)| self.say(*ticket, reply)).collect()
     }
 
+    /// What comes of time alone.
+    fn advance(&mut self, now_ms: i64) -> Vec<String> {
+        let mut replies = Replies::new();
+        self.groups.advance(now_ms, &mut replies);
+        replies.iter().map(|(ticket, reply)| self.say(*ticket, reply)).collect()
+    }
+
     fn say(&self, ticket: Ticket, reply: &Reply) -> String {
         // What is answered can be sent, in the version it was asked in, or else in every one.
         let (_, min, max) = *wire::SERVED.iter().find(|(api, ..)| *api == reply.api()).unwrap();
