@@ -52,7 +52,7 @@ impl Member {
     }
 
     pub fn bytes(&self) -> usize {
-        let protocols = self.protocols.iter().map(|(name, metadata)| name.len() + metadata.len());
+        let protocols = self.protocols.iter().map(|(name, metadata)| bytes(name, metadata));
         protocols.sum::<usize>() + self.assignment.len()
     }
 
@@ -65,6 +65,11 @@ impl Member {
     pub fn extend_session(&mut self, now_ms: i64) {
         self.session_ends_ms = Some(now_ms + self.session_timeout_ms);
     }
+}
+
+/// What a protocol of a member takes, its entry too.
+pub fn bytes(name: &StrBytes, metadata: &Bytes) -> usize {
+    name.len() + metadata.len() + size_of::<(StrBytes, Bytes)>()
 }
 
 pub fn copied(protocols: &[JoinGroupRequestProtocol]) -> Vec<(StrBytes, Bytes)> {
