@@ -182,7 +182,11 @@ impl Script {
                     Some(_) => Err(ResponseError::InvalidTxnState),
                     None => Ok(()),
                 };
-                Some(self.groups.commit_in_transaction_where(&request, exists, allowed).into())
+                Some(
+                    self.groups
+                        .commit_in_transaction_where(now_ms, &request, exists, allowed)
+                        .into(),
+                )
             }
             "fetch" => {
                 let topics = words.get("of").map(|_| {
