@@ -120,6 +120,7 @@ pub struct Group {
     /// Members of this generation that have not asked for their assignment.
     pub to_sync: BTreeSet<StrBytes>,
     pub join_timer: Option<JoinTimer>,
+    /// When those that are still to sync are given up.
     pub sync_due_ms: Option<i64>,
     pub offsets: Offsets,
 }
@@ -225,7 +226,6 @@ impl Group {
     pub fn remove(&mut self, member_id: &StrBytes) -> Option<Member> {
         let removed = self.members.remove(member_id);
         self.pending.remove(member_id);
-        self.to_sync.remove(member_id);
         if self.is_leader(member_id) {
             self.leader = self.members.keys().next().cloned();
         }

@@ -236,7 +236,6 @@ impl Group {
             self.answer_syncs(now_ms, Err(ResponseError::RebalanceInProgress), replies);
         }
         self.to_sync.clear();
-        self.sync_due_ms = None;
         self.is_initial = self.state == State::Empty;
         self.state = State::PreparingRebalance;
         let timeout_ms = self.rebalance_timeout_ms();
@@ -280,7 +279,6 @@ impl Group {
         }
         self.generation = self.generation.saturating_add(1);
         self.protocol = self.select_protocol();
-        self.to_sync.clear();
         if self.members.is_empty() {
             self.state = State::Empty;
             return;
@@ -335,9 +333,6 @@ impl Group {
             State::CompletingRebalance | State::Stable => {}
         }
         self.to_sync.remove(id);
-        if self.to_sync.is_empty() {
-            self.sync_due_ms = None;
-        }
         let is_leader = self.is_leader(id);
         let Some(member) = self.members.get_mut(id) else {
             return Err(ResponseError::UnknownMemberId);

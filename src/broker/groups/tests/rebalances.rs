@@ -177,6 +177,13 @@ fn a_new_group_waits_for_members_as_long_as_they_come() {
         > 1 joined id=a#1 gen=1 range leader=a#1 a#1:-:m b#2@3e8:-:m c#3@1388:-:m
         > 2 joined id=b#2@3e8 gen=1 range leader=a#1
         > 5 joined id=c#3@1388 gen=1 range leader=a#1
+        # none came in the second delay
+        10000 join group=h v=3 client=d
+        11000 join group=h v=3 client=e
+        15999 wait
+        16000 wait
+        > 9 joined id=d#4@2710 gen=1 range leader=d#4@2710 d#4@2710:-:m e#5@2af8:-:m
+        > 10 joined id=e#5@2af8 gen=1 range leader=d#4@2710
         ",
     );
 }
@@ -455,6 +462,26 @@ fn static_members_that_are_all_away() {
         30000 wait
         30000 describe
         > 11 g Empty consumer/
+        # the one that is left allows no time to join: it is given some
+        40000 join client=b v=3 rebalance=8000
+        > 12 joined id=b#3@9c40 gen=3 range leader=b#3@9c40 b#3@9c40:-:m
+        40000 sync id=b#3@9c40 gen=3 give=b#3@9c40:x
+        > 13 assignment=x
+        40001 join client=a static=s rebalance=0
+        40002 join client=b id=b#3@9c40 rebalance=8000
+        > 15 joined id=b#3@9c40 gen=4 range leader=b#3@9c40 b#3@9c40:-:m s#4@9c41:s:m
+        > 14 joined id=s#4@9c41 gen=4 range leader=b#3@9c40
+        40003 sync id=b#3@9c40 gen=4
+        > 16 assignment=
+        40003 sync id=s#4@9c41 gen=4
+        > 17 assignment=
+        40004 leave id=b#3@9c40
+        > 18 ok
+        40500 beat id=s#4@9c41 gen=4 static=s
+        > 19 RebalanceInProgress
+        46499 wait
+        46500 describe
+        > 21 g Empty consumer/
         ",
     );
 }
