@@ -108,10 +108,8 @@ impl Broker {
         let Broker { settings, topics, fetches, groups, transactions, replies, .. } = self;
         let reply: Option<Reply> = match request {
             Request::ApiVersions(_) => Some(wire::api_versions(version).into()),
-            Request::Metadata(request) => {
-                Some(topics.metadata(now_ms, settings, version, request).into())
-            }
-            Request::CreateTopics(request) => Some(topics.create(now_ms, request).into()),
+            Request::Metadata(request) => Some(topics.metadata(settings, version, request).into()),
+            Request::CreateTopics(request) => Some(topics.create(request).into()),
             Request::DeleteTopics(request) => {
                 let response = topics.delete(&request);
                 Some(response.into())
@@ -122,13 +120,15 @@ impl Broker {
                 produce::produce(topics, transactions, now_ms, request).map(Reply::from)
             }
             Request::Fetch(request) => {
-                fetches.fetch(topics, now_ms, ticket, version, request, replies);
+                fetches.fetch(topics, now_ms, ticket, request, replies);
                 None
             }
             Request::ListOffsets(request) => {
-                Some(list_offsets::list_offsets(topics, &request).into())
+                Some(list_offsets::list_offsets(topics, version, &request).into())
             }
-            Request::FindCoordinator(request) => Some(find_coordinator(settings, &request).into()),
+            Request::FindCoordinator(request) => {
+                Some(find_coordinator(settings, &request).into())
+            }
             Request::JoinGroup(request) => {
                 groups.join(now_ms, ticket, client_id, version, request, replies);
                 None
