@@ -70,6 +70,9 @@ const QUIET_US: u64 = 180_000_000;
 /// Whether it is, is looked at this often.
 const LOOK_US: u64 = 500_000;
 
+/// After the last task is decided and released.
+const SETTLE_US: u64 = 3_000_000;
+
 /// Clocks differ from the broker's by so much at most, milliseconds.
 const CLOCK_OFFSET_MS: u64 = 400;
 
@@ -119,6 +122,8 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
             break;
         }
     }
+    // What is given up still waits for its dead letter, which the journal's totals do not count.
+    steps += executor.run(timeline.now_us() + SETTLE_US, || false);
     let mut violations = look(&world, &worker.lane, seed);
     let told = world.violations.take().into_iter();
     violations.extend(told.map(|detail| Violation { seed, invariant: "told", detail }));
