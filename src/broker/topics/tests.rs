@@ -296,11 +296,14 @@ fn the_oldest_of_the_largest_makes_room() {
     let [big, small, table] = starts(&topics);
     assert!(big > 50 && small == 0 && table == 0, "{big} {small} {table}");
     // A table cannot be evicted: in the end nothing else is left.
+    let (mut is_told, big) = (false, topics.id("big", 0).unwrap());
     let full = (0..).find_map(|index| {
         let result = fill(&mut topics, "table", &format!("more {index}"), 9_000);
         topics.keep_bounds(1_000);
+        is_told |= topics.changed().contains(&big);
         result.err()
     });
+    assert!(is_told, "who waits for what was evicted is asked again");
     assert_eq!(full, Some(ResponseError::KafkaStorageError));
     assert_eq!(topics.log("big", 0).unwrap().bytes(), 0);
     assert_eq!((topics.bytes, topics.bytes <= 100_000), (sum(&topics), true));
