@@ -10,25 +10,37 @@ use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use super::batch::{Batch, BatchError};
-use super::log::Appended;
-use super::topics::Topics;
+use super::log::{Appended, Log};
+use super::topics::{TopicConfig, Topics};
 use super::transactions::Transactions;
 
 /// Why a partition's batch is not there.
 struct Refusal {
     code: ResponseError,
     text: Option<String>,
+    /// Of the log that was looked at.
+    start_offset: i64,
 }
 
 impl From<ResponseError> for Refusal {
     fn from(code: ResponseError) -> Self {
-        Refusal { code, text: None }
+        Refusal { code, text: None, start_offset: -1 }
     }
 }
 
 impl From<BatchError> for Refusal {
     fn from(error: BatchError) -> Self {
-        Refusal { code: error.code(), text: Some(error.to_string()) }
+        Refusal { code: error.code(), text: Some(error.to_string()), start_offset: -1 }
+    }
+}
+
+impl Refusal {
+    /// As Kafka: these it finds before it comes to the log.
+    fn at(self, log: &Log) -> Self {
+        match self.code {
+            ResponseError::CorruptMessage | ResponseError::MessageTooLarge => self,
+            _ => Refusal { start_offset: log.start_offset(), ..self },
+        }
     }
 }
 
@@ -59,9 +71,10 @@ pub fn produce(
                         .with_log_append_time_ms(appended.log_append_time_ms)
                         .with_log_start_offset(log.map_or(-1, |log| log.start_offset()))
                 }
-                Err(Refusal { code, text }) => response
+                Err(Refusal { code, text, start_offset }) => response
                     .with_error_code(code.code())
                     .with_base_offset(-1)
+                    .with_log_start_offset(start_offset)
                     .with_error_message(text.map(StrBytes::from_string)),
             }
         });
@@ -92,16 +105,28 @@ fn append(
     if header.is_transactional() && !log.in_transaction(header.producer_id, header.producer_epoch) {
         transactions.may_write(header.producer_id, header.producer_epoch, topic, partition)?;
     }
-    batch.check(config.batch_bytes_max.min(topics.batch_bytes_max()))?;
-    if config.compaction.is_some() {
-        batch.check_keys()?;
-    }
-    let is_ahead = header.max_timestamp_ms.saturating_sub(now_ms) > config.timestamp_after_ms_max;
-    if is_ahead && !config.stamps {
-        return Err(BatchError::Timestamp.into());
-    }
-    match log.check(header)? {
+    let known = look(&batch, now_ms, log, config, topics.batch_bytes_max());
+    match known.map_err(|refusal| refusal.at(log))? {
         Some(duplicate) => Ok(duplicate),
         None => Ok(topics.append(now_ms, id, &batch)?),
     }
+}
+
+/// Whether a batch may be appended; where it is already there, `Some`.
+fn look(
+    batch: &Batch,
+    now_ms: i64,
+    log: &Log,
+    config: &TopicConfig,
+    bytes_max: usize,
+) -> Result<Option<Appended>, Refusal> {
+    batch.check(config.batch_bytes_max.min(bytes_max))?;
+    if config.compaction.is_some() {
+        batch.check_keys()?;
+    }
+    let ahead_ms = batch.header().max_timestamp_ms.saturating_sub(now_ms);
+    if ahead_ms > config.timestamp_after_ms_max && !config.stamps {
+        return Err(BatchError::Timestamp.into());
+    }
+    Ok(log.check(batch.header())?)
 }

@@ -28,23 +28,29 @@ fn refuse<T>(code: ResponseError, text: impl Into<String>) -> Result<T, Refusal>
     Err((code, text.into()))
 }
 
-/// An error code and a text, as most answers have them.
+/// An error code, and a text where there is one.
 fn outcome(result: Result<(), Refusal>) -> (i16, Option<StrBytes>) {
     match result {
         Ok(()) => (0, None),
-        Err((code, text)) => (code.code(), Some(StrBytes::from_string(text))),
+        Err((code, text)) => (code.code(), (!text.is_empty()).then(|| StrBytes::from_string(text))),
     }
 }
 
 impl Topics {
     pub fn create(&mut self, request: CreateTopicsRequest) -> CreateTopicsResponse {
-        let mut results = Vec::new();
-        for topic in &request.topics {
-            let twice = request.topics.iter().filter(|other| other.name == topic.name).count() > 1;
-            let created = if twice {
+        let topics = request.topics.iter();
+        // Names are looked at before anything is created, and a name that is there twice is answered once.
+        let named: Vec<_> = topics.map(|topic| (topic, self.check_name(&topic.name))).collect();
+        let mut results: Vec<CreatableTopicResult> = Vec::new();
+        for (topic, checked) in named {
+            if results.iter().any(|result| result.name == topic.name) {
+                continue;
+            }
+            let count = request.topics.iter().filter(|other| other.name == topic.name).count();
+            let created = if count > 1 {
                 refuse(ResponseError::InvalidRequest, "Duplicate topic name.")
             } else {
-                self.create_one(topic, request.validate_only)
+                checked.and_then(|()| self.create_one(topic, request.validate_only))
             };
             let (code, text) = outcome(created);
             let result = CreatableTopicResult::default().with_name(topic.name.clone());
@@ -55,7 +61,6 @@ impl Topics {
 
     fn create_one(&mut self, topic: &CreatableTopic, validate_only: bool) -> Result<(), Refusal> {
         let name = topic.name.as_str();
-        self.check_name(name)?;
         if self.topics.contains_key(name) {
             let text = format!("Topic '{name}' already exists.");
             return refuse(ResponseError::TopicAlreadyExists, text);
@@ -156,8 +161,7 @@ impl Topics {
     ) -> Result<(), Refusal> {
         let name = asked.name.as_str();
         let Some(topic) = self.topics.get(name) else {
-            let text = "This server does not host this topic-partition.";
-            return refuse(ResponseError::UnknownTopicOrPartition, text);
+            return refuse(ResponseError::UnknownTopicOrPartition, "");
         };
         let before = topic.partitions.len();
         let wanted = usize::try_from(asked.count).unwrap_or_default();
