@@ -112,6 +112,10 @@ impl Broker {
             Request::CreateTopics(request) => Some(topics.create(request).into()),
             Request::DeleteTopics(request) => {
                 let response = topics.delete(&request);
+                let deleted = response.responses.iter().filter(|topic| topic.error_code == 0);
+                for name in deleted.filter_map(|topic| topic.name.as_ref()) {
+                    groups.forget_topic(name);
+                }
                 Some(response.into())
             }
             Request::CreatePartitions(request) => Some(topics.create_partitions(&request).into()),

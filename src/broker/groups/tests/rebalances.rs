@@ -171,13 +171,19 @@ fn a_new_group_waits_for_members_as_long_as_they_come() {
         2999 wait
         3000 wait
         5000 join v=3 client=c rebalance=8000
-        5500 join v=3 client=c id=c#3@1388
         6000 wait
         7999 wait
         8000 wait
         > 1 joined id=a#1 gen=1 range leader=a#1 a#1:-:m b#2@3e8:-:m c#3@1388:-:m
         > 2 joined id=b#2@3e8 gen=1 range leader=a#1
-        > 6 joined id=c#3@1388 gen=1 range leader=a#1
+        > 5 joined id=c#3@1388 gen=1 range leader=a#1
+        # none came in the second delay
+        10000 join group=h v=3 client=d
+        11000 join group=h v=3 client=e
+        15999 wait
+        16000 wait
+        > 9 joined id=d#4@2710 gen=1 range leader=d#4@2710 d#4@2710:-:m e#5@2af8:-:m
+        > 10 joined id=e#5@2af8 gen=1 range leader=d#4@2710
         ",
     );
 }
@@ -376,8 +382,8 @@ fn a_second_instance_with_the_same_static_id_fences_the_first() {
         9 sync id=b#2@1 gen=3
         10 join client=a static=s
         > 12 RebalanceInProgress
-        11 sync id=s#5@a gen=3 static=s
-        > 14 RebalanceInProgress
+        11 sync id=s#4@7 gen=3 static=s
+        > 14 FencedInstanceId
         12 join client=b id=b#2@1
         13 join client=c id=c#3@5
         > 15 joined id=b#2@1 gen=4 range leader=s#5@a
@@ -456,6 +462,26 @@ fn static_members_that_are_all_away() {
         30000 wait
         30000 describe
         > 11 g Empty consumer/
+        # the one that is left allows no time to join: it is given some
+        40000 join client=b v=3 rebalance=8000
+        > 12 joined id=b#3@9c40 gen=3 range leader=b#3@9c40 b#3@9c40:-:m
+        40000 sync id=b#3@9c40 gen=3 give=b#3@9c40:x
+        > 13 assignment=x
+        40001 join client=a static=s rebalance=0
+        40002 join client=b id=b#3@9c40 rebalance=8000
+        > 15 joined id=b#3@9c40 gen=4 range leader=b#3@9c40 b#3@9c40:-:m s#4@9c41:s:m
+        > 14 joined id=s#4@9c41 gen=4 range leader=b#3@9c40
+        40003 sync id=b#3@9c40 gen=4
+        > 16 assignment=
+        40003 sync id=s#4@9c41 gen=4
+        > 17 assignment=
+        40004 leave id=b#3@9c40
+        > 18 ok
+        40500 beat id=s#4@9c41 gen=4 static=s
+        > 19 RebalanceInProgress
+        46499 wait
+        46500 describe
+        > 21 g Empty consumer/
         ",
     );
 }
@@ -512,6 +538,76 @@ fn tools_list_and_describe_groups() {
         > 13 MemberIdRequired id=b#2@4
         4 list
         > 14 g:consumer:Stable h::Empty simple::Empty
+        ",
+    );
+}
+
+#[test]
+fn corners_that_a_broker_has() {
+    check(
+        0,
+        "
+        0 join v=5 client=a static=s rebalance=4000
+        > 1 joined id=s#1 gen=1 range leader=s#1 s#1:s:m
+        0 join v=5 client=b static=t rebalance=4000
+        0 join client=a id=s#1 static=s rebalance=4000
+        > 3 joined id=s#1 gen=2 range leader=s#1 s#1:s:m t#2:t:m
+        > 2 joined id=t#2 gen=2 range leader=s#1
+        0 sync id=s#1 gen=2 static=s give=s#1:x
+        > 4 assignment=x
+        # the second owes its sync; its successor cannot settle that, and all join again
+        1 join client=b static=t rebalance=4000
+        > 5 joined id=t#3@1 gen=2 range leader=s#1
+        2 sync id=t#3@1 gen=2 static=t
+        > 6 assignment=
+        3500 beat id=s#1 gen=2 static=s
+        > 7 ok
+        3500 beat id=t#3@1 gen=2 static=t
+        > 8 ok
+        5000 beat id=s#1 gen=2 static=s
+        > 9 RebalanceInProgress
+        5000 join client=a id=s#1 static=s rebalance=4000
+        5000 join client=b id=t#3@1 static=t rebalance=4000
+        > 10 joined id=s#1 gen=3 range leader=s#1 s#1:s:m t#3@1:t:m
+        > 11 joined id=t#3@1 gen=3 range leader=s#1
+        5000 sync id=s#1 gen=3 static=s give=t#3@1:y
+        > 12 assignment=
+        5000 sync id=t#3@1 gen=3 static=t
+        > 13 assignment=y
+        # a member that got an id and leaves has others join again
+        5100 join client=c
+        > 14 MemberIdRequired id=c#4@13ec
+        5100 leave id=c#4@13ec
+        > 15 ok
+        5100 beat id=s#1 gen=3 static=s
+        > 16 RebalanceInProgress
+        5100 join client=b id=t#3@1 static=t rebalance=4000
+        5100 join client=a id=s#1 static=s rebalance=4000
+        > 18 joined id=s#1 gen=4 range leader=s#1 s#1:s:m t#3@1:t:m
+        > 17 joined id=t#3@1 gen=4 range leader=s#1
+        5100 sync id=s#1 gen=4 static=s give=t#3@1:z,stranger:z
+        > 19 assignment=
+        5100 sync id=t#3@1 gen=4 static=t
+        > 20 assignment=z
+        # one that joined no more than the first time goes when it does not sync
+        5200 join client=d v=3 rebalance=4000
+        5200 join client=a id=s#1 static=s rebalance=4000
+        5200 join client=b id=t#3@1 static=t rebalance=4000
+        > 21 joined id=d#5@1450 gen=5 range leader=s#1
+        > 22 joined id=s#1 gen=5 range leader=s#1 d#5@1450:-:m s#1:s:m t#3@1:t:m
+        > 23 joined id=t#3@1 gen=5 range leader=s#1
+        5200 sync id=s#1 gen=5 static=s give=s#1:p,t#3@1:q
+        > 24 assignment=p
+        5200 sync id=t#3@1 gen=5 static=t
+        > 25 assignment=q
+        8000 beat id=s#1 gen=5 static=s
+        > 26 ok
+        8000 beat id=t#3@1 gen=5 static=t
+        > 27 ok
+        10500 beat id=s#1 gen=5 static=s
+        > 28 RebalanceInProgress
+        10500 describe
+        > 29 g PreparingRebalance consumer/ s#1:s:a::p t#3@1:t:b::q
         ",
     );
 }
