@@ -13,6 +13,7 @@ pub mod print;
 mod registry;
 mod run;
 mod signals;
+mod simulate;
 mod submit;
 mod tap;
 #[cfg(test)]
@@ -174,6 +175,8 @@ enum Command {
     Drain(health::DrainArgs),
     /// Undo `drain`
     Undrain(health::UndrainArgs),
+    /// Look for faults: the whole system from a seed, in virtual time
+    Simulate(simulate::SimulateArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -244,6 +247,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Tap(arguments) => tap::tap(&global, &arguments),
         Command::Drain(arguments) => health::drain(&global, &arguments),
         Command::Undrain(arguments) => health::undrain(&global, &arguments),
+        Command::Simulate(arguments) => simulate::run(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

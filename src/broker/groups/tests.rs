@@ -4,6 +4,7 @@
 mod commits;
 mod random;
 mod rebalances;
+mod static_members;
 
 use std::collections::BTreeMap;
 
