@@ -130,9 +130,7 @@ impl Broker {
             Request::ListOffsets(request) => {
                 Some(list_offsets::list_offsets(topics, version, &request).into())
             }
-            Request::FindCoordinator(request) => {
-                Some(find_coordinator(settings, &request).into())
-            }
+            Request::FindCoordinator(request) => Some(find_coordinator(settings, &request).into()),
             Request::JoinGroup(request) => {
                 groups.join(now_ms, ticket, client_id, version, request, replies);
                 None

@@ -165,3 +165,26 @@ fn worker_settings(codec: Arc<Codec>) -> WorkerSettings {
         leaderless_pause_ms: 2_000,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_seeds_find_nothing_and_each_repeats_itself() {
+        let settings = SimulationSettings::default();
+        for seed in 1..=8 {
+            let outcome = run(seed, &settings).unwrap();
+            assert_eq!(outcome.violations, [], "seed {seed}");
+            assert!(outcome.coverage.faults() >= FAULTS_MIN, "seed {seed}: {}", outcome.coverage);
+            assert_eq!(run(seed, &settings).unwrap(), outcome, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn one_lane_and_one_process_drain_too() {
+        let settings = SimulationSettings { tasks: 50, lanes: 1, instances: 1 };
+        let outcome = run(3, &settings).unwrap();
+        assert_eq!(outcome.violations, []);
+    }
+}

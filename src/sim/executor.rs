@@ -185,15 +185,8 @@ mod tests {
         executor.run(40, || false);
         executor.timeline.kill(ids[1]);
         executor.run(60, || false);
-        let expected = vec![
-            (20, "b"),
-            (20, "c"),
-            (30, "a"),
-            (40, "b"),
-            (40, "c"),
-            (60, "a"),
-            (60, "c"),
-        ];
+        let expected =
+            vec![(20, "b"), (20, "c"), (30, "a"), (40, "b"), (40, "c"), (60, "a"), (60, "c")];
         assert_eq!(*log.borrow(), expected);
     }
 }
