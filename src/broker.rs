@@ -7,7 +7,9 @@
 
 pub mod batch;
 mod fetch;
+pub mod front;
 mod groups;
+mod guard;
 mod list_offsets;
 mod log;
 mod produce;
@@ -106,12 +108,15 @@ impl Broker {
         let Broker { settings, topics, fetches, groups, transactions, replies, .. } = self;
         let reply: Option<Reply> = match request {
             Request::ApiVersions(_) => Some(wire::api_versions(version).into()),
-            Request::Metadata(request) => {
-                Some(topics.metadata(now_ms, settings, version, request).into())
-            }
-            Request::CreateTopics(request) => Some(topics.create(now_ms, request).into()),
+            Request::Metadata(request) => Some(topics.metadata(settings, version, request).into()),
+            Request::CreateTopics(request) => Some(topics.create(request).into()),
             Request::DeleteTopics(request) => {
                 let response = topics.delete(&request);
+                for deleted in response.responses.iter().filter(|deleted| deleted.error_code == 0) {
+                    if let Some(name) = &deleted.name {
+                        groups.forget_topic(name);
+                    }
+                }
                 Some(response.into())
             }
             Request::CreatePartitions(request) => Some(topics.create_partitions(&request).into()),
@@ -120,10 +125,12 @@ impl Broker {
                 produce::produce(topics, transactions, now_ms, request).map(Reply::from)
             }
             Request::Fetch(request) => {
-                fetches.fetch(topics, now_ms, ticket, version, request, replies);
+                fetches.fetch(topics, now_ms, ticket, request, replies);
                 None
             }
-            Request::ListOffsets(request) => Some(list_offsets::list_offsets(topics, &request).into()),
+            Request::ListOffsets(request) => {
+                Some(list_offsets::list_offsets(topics, version, &request).into())
+            }
             Request::FindCoordinator(request) => {
                 Some(find_coordinator(settings, &request).into())
             }
@@ -136,15 +143,13 @@ impl Broker {
                 None
             }
             Request::Heartbeat(request) => Some(groups.heartbeat(now_ms, &request).into()),
-            Request::LeaveGroup(request) => {
-                Some(groups.leave(now_ms, request, replies).into())
-            }
+            Request::LeaveGroup(request) => Some(groups.leave(now_ms, request, replies).into()),
             Request::OffsetCommit(request) => Some(groups.commit(now_ms, topics, &request).into()),
             Request::OffsetFetch(request) => Some(groups.committed(&request).into()),
             Request::ListGroups(request) => Some(groups.list(&request).into()),
             Request::DescribeGroups(request) => Some(groups.describe(&request).into()),
             Request::InitProducerId(request) => {
-                Some(transactions.init(now_ms, topics, groups, &request).into())
+                Some(transactions.init(now_ms, topics, groups, version, &request).into())
             }
             Request::AddPartitionsToTxn(request) => {
                 Some(transactions.add_partitions(now_ms, topics, &request).into())

@@ -11,6 +11,7 @@ pub mod outputs;
 pub mod prepared;
 mod ready;
 mod render;
+pub mod snapshot;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -465,4 +466,4 @@ impl Lane {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

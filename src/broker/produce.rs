@@ -1,11 +1,107 @@
 //! Produce.
 
-use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
+#[cfg(test)]
+mod tests;
 
+use bytes::Bytes;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
+use kafka_protocol::protocol::StrBytes;
+
+use super::batch::{Batch, BatchError};
+use super::log::Appended;
 use super::topics::Topics;
 use super::transactions::Transactions;
 
+/// Why a partition's batch is not there.
+struct Refusal {
+    code: ResponseError,
+    text: Option<String>,
+}
+
+impl From<ResponseError> for Refusal {
+    fn from(code: ResponseError) -> Self {
+        Refusal { code, text: None }
+    }
+}
+
+impl From<BatchError> for Refusal {
+    fn from(error: BatchError) -> Self {
+        Refusal { code: error.code(), text: Some(error.to_string()) }
+    }
+}
+
 /// `None` for `acks=0`.
-pub fn produce(_topics: &mut Topics, _transactions: &Transactions, _now_ms: i64, _request: ProduceRequest) -> Option<ProduceResponse> {
-    unimplemented!()
+pub fn produce(
+    topics: &mut Topics,
+    transactions: &Transactions,
+    now_ms: i64,
+    request: ProduceRequest,
+) -> Option<ProduceResponse> {
+    let acks = request.acks;
+    let is_named = request.transactional_id.is_some();
+    let responses = request.topic_data.into_iter().map(|topic| {
+        let partitions = topic.partition_data.into_iter().map(|partition| {
+            let appended = if [-1, 0, 1].contains(&acks) {
+                let records = partition.records.unwrap_or_default();
+                let to = (topic.name.as_str(), partition.index);
+                append(topics, transactions, now_ms, is_named, to, &records)
+            } else {
+                Err(ResponseError::InvalidRequiredAcks.into())
+            };
+            let response = PartitionProduceResponse::default().with_index(partition.index);
+            match appended {
+                Ok(appended) => {
+                    let log = topics.log(&topic.name, partition.index);
+                    response
+                        .with_base_offset(appended.base_offset)
+                        .with_log_append_time_ms(appended.log_append_time_ms)
+                        .with_log_start_offset(log.map_or(-1, |log| log.start_offset()))
+                }
+                Err(Refusal { code, text }) => response
+                    .with_error_code(code.code())
+                    .with_base_offset(-1)
+                    .with_error_message(text.map(StrBytes::from_string)),
+            }
+        });
+        let partitions = partitions.collect();
+        TopicProduceResponse::default().with_name(topic.name).with_partition_responses(partitions)
+    });
+    let response = ProduceResponse::default().with_responses(responses.collect());
+    (acks != 0).then_some(response)
+}
+
+fn append(
+    topics: &mut Topics,
+    transactions: &Transactions,
+    now_ms: i64,
+    is_named: bool,
+    (topic, partition): (&str, i32),
+    records: &Bytes,
+) -> Result<Appended, Refusal> {
+    let unknown = ResponseError::UnknownTopicOrPartition;
+    let id = topics.id(topic, partition).ok_or(unknown)?;
+    let (log, config) = topics.by_id(id).zip(topics.config(topic)).ok_or(unknown)?;
+    let batch = Batch::produced(records)?;
+    let header = batch.header();
+    if header.is_transactional() && !is_named {
+        return Err(ResponseError::TransactionalIdAuthorizationFailed.into());
+    }
+    // As Kafka: the coordinator is asked for the first batch of a transaction only.
+    if header.is_transactional() && !log.in_transaction(header.producer_id, header.producer_epoch) {
+        transactions.may_write(header.producer_id, header.producer_epoch, topic, partition)?;
+    }
+    batch.check(config.batch_bytes_max.min(topics.batch_bytes_max()))?;
+    if config.compaction.is_some() {
+        batch.check_keys()?;
+    }
+    let is_ahead = header.max_timestamp_ms.saturating_sub(now_ms) > config.timestamp_after_ms_max;
+    if is_ahead && !config.stamps {
+        return Err(BatchError::Timestamp.into());
+    }
+    match log.check(header)? {
+        Some(duplicate) => Ok(duplicate),
+        None => Ok(topics.append(now_ms, id, &batch)?),
+    }
 }

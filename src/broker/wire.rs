@@ -3,7 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::*;
+use kafka_protocol::protocol::buf::ByteBuf;
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Message};
+
+use super::guard::Guarded;
 
 /// The error code of a version that is not served.
 const UNSUPPORTED_VERSION: i16 = 35;
@@ -51,7 +54,9 @@ macro_rules! apis {
                 match self { $(Request::$name(_) => ApiKey::$name,)* }
             }
 
-            fn decode(api: ApiKey, version: i16, body: &mut Bytes) -> Result<Self, WireError> {
+            fn decode<B: ByteBuf>(
+                api: ApiKey, version: i16, body: &mut B,
+            ) -> Result<Self, WireError> {
                 $(if api == ApiKey::$name {
                     // A version that the crate does not know cannot be decoded, though it may be
                     // announced: see Produce.
@@ -129,9 +134,9 @@ apis! {
 /// versions that are known, see [`api_versions`].
 pub fn decode(mut frame: Bytes) -> Result<Call, WireError> {
     let length = frame.len();
-    let [Some(key), Some(version)] = [0, 2].map(|at| {
-        frame.get(at..at + 2).map(|bytes| i16::from_be_bytes([bytes[0], bytes[1]]))
-    }) else {
+    let [Some(key), Some(version)] = [0, 2]
+        .map(|at| frame.get(at..at + 2).map(|bytes| i16::from_be_bytes([bytes[0], bytes[1]])))
+    else {
         return Err(WireError::Short(length));
     };
     let api = ApiKey::try_from(key).map_err(|()| WireError::Api(key))?;
@@ -142,17 +147,30 @@ pub fn decode(mut frame: Bytes) -> Result<Call, WireError> {
     if !is_served && api != ApiKey::ApiVersions {
         return Err(WireError::Version { api, version, min, max });
     }
-    let malformed =
-        |error: String| WireError::Malformed { api, version, reason: error };
-    let header = RequestHeader::decode(&mut frame, api.request_header_version(version))
-        .map_err(|error| malformed(error.to_string()))?;
+    let mut guarded = Guarded::new(frame.clone());
+    let mut parts = read(api, version, is_served, &mut guarded)?;
+    if guarded.has_cut_down() {
+        parts = read(api, version, is_served, &mut frame)?;
+    }
+    let (header, request) = parts;
+    let client_id = header.client_id.map_or_else(String::new, |id| id.to_string());
+    Ok(Call { request, version, correlation_id: header.correlation_id, client_id })
+}
+
+fn read<B: ByteBuf>(
+    api: ApiKey,
+    version: i16,
+    is_served: bool,
+    frame: &mut B,
+) -> Result<(RequestHeader, Request), WireError> {
+    let header = RequestHeader::decode(frame, api.request_header_version(version))
+        .map_err(|error| WireError::Malformed { api, version, reason: error.to_string() })?;
     let request = if is_served {
-        Request::decode(api, version, &mut frame)?
+        Request::decode(api, version, frame)?
     } else {
         Request::ApiVersions(ApiVersionsRequest::default())
     };
-    let client_id = header.client_id.map_or_else(String::new, |id| id.to_string());
-    Ok(Call { request, version, correlation_id: header.correlation_id, client_id })
+    Ok((header, request))
 }
 
 /// Encodes an answer, its length first.
@@ -166,9 +184,11 @@ pub fn encode(reply: &Reply, version: i16, correlation_id: i32) -> Result<Bytes,
     let version = if served { version } else { 0 };
     let mut frame = BytesMut::from(&[0; 4][..]);
     let header = ResponseHeader::default().with_correlation_id(correlation_id);
-    reply
-        .encode_into(&header, version, &mut frame)
-        .map_err(|reason| WireError::Encode { api, version, reason })?;
+    reply.encode_into(&header, version, &mut frame).map_err(|reason| WireError::Encode {
+        api,
+        version,
+        reason,
+    })?;
     let length = u32::try_from(frame.len() - 4).map_err(|_| WireError::Encode {
         api,
         version,
@@ -181,7 +201,10 @@ pub fn encode(reply: &Reply, version: i16, correlation_id: i32) -> Result<Bytes,
 /// What is served, as a client asks for it first of all.
 pub fn api_versions(version: i16) -> ApiVersionsResponse {
     let served = SERVED.iter().map(|(api, min, max)| {
-        ApiVersion::default().with_api_key(*api as i16).with_min_version(*min).with_max_version(*max)
+        ApiVersion::default()
+            .with_api_key(*api as i16)
+            .with_min_version(*min)
+            .with_max_version(*max)
     });
     let is_served = SERVED
         .iter()

@@ -29,6 +29,12 @@ pub(super) fn settings(policy: Policy) -> LaneSettings {
     }
 }
 
+/// What every record of `tasks` carries.
+const TRACE: Header<'static> = Header {
+    name: "traceparent",
+    value: Some(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+};
+
 /// A lane with the next offset of each topic, and everything that it published.
 pub(super) struct Bench {
     pub lane: Lane,
@@ -56,8 +62,7 @@ impl Bench {
 
     fn put(&mut self, topic: Topic, key: Option<&str>, value: Option<&[u8]>, traceparent: bool) {
         let offset = self.next.entry(topic).or_insert(0);
-        let trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let headers = [Header { name: "traceparent", value: Some(trace) }];
+        let headers = [TRACE];
         let record = RawRecord {
             topic,
             partition: 0,
@@ -128,7 +133,7 @@ impl Bench {
                 timestamp_ms: self.now,
                 key: None,
                 value: Some(&value),
-                headers: &[],
+                headers: &[TRACE],
             };
             self.lane.offer_reread(offset, Some(&record));
         }

@@ -10,6 +10,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::{Quota, RateLimiter};
+use serde::{Deserialize, Serialize};
 
 use super::fact::{Reservation, TenantIndex};
 use super::fleet::{Rate, Release};
@@ -17,7 +18,7 @@ use crate::model::reason::RefusalReason;
 use crate::model::resource::{Dimension, Limit, TenantSpec};
 use crate::model::time::Timestamp;
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tenant {
     pub spec: TenantSpec,
     pub removed: bool,
@@ -29,7 +30,7 @@ pub struct Tenant {
     pub burst_arrival_ns: Option<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tenants {
     lane: u32,
     lanes: u32,

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::TaskKey;
 use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 
 /// A task's place: by priority, then by the time until which it can wait, then by arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     pub priority: Priority,
     pub until: Timestamp,
@@ -15,7 +17,7 @@ pub struct Place {
     pub key: TaskKey,
 }
 
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Backlog {
     places: BTreeSet<Place>,
     by_until: BTreeSet<(Timestamp, TaskKey)>,

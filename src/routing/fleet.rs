@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::fact::ResourceIndex;
 use super::rights::{first_deal, units};
 use super::window::Window;
@@ -12,7 +14,7 @@ use crate::model::resource::{Dimension, Limit, ResourceSpec};
 use crate::model::time::Timestamp;
 
 /// One rate limit, and the lane's part of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     pub limit: Limit,
     pub rights: u32,
@@ -45,7 +47,7 @@ impl Rate {
 }
 
 /// What is free of a resource in this lane: the least over its limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Room {
     pub slots: u32,
     pub requests: u64,
@@ -59,7 +61,7 @@ impl Room {
 }
 
 /// The numbers of a resource that every scoring reads, apart from the rest so that they are dense.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Terms {
     pub usd_per_input_token: f64,
     pub usd_per_output_token: f64,
@@ -109,7 +111,7 @@ impl Terms {
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resource {
     pub id: Arc<str>,
     pub spec: ResourceSpec,
@@ -156,7 +158,7 @@ impl Resource {
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fleet {
     lane: u32,
     lanes: u32,

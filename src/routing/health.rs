@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::fleet::{Fleet, Resource};
 use crate::model::health::{HealthEvent, HealthScope, HealthStatus};
 
 /// The last event of every `(scope, id)` that is not healthy.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Health {
     events: BTreeMap<(HealthScope, String), (HealthStatus, f64)>,
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashTable;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::TaskKey;
 use crate::model::time::Timestamp;
@@ -59,6 +60,23 @@ impl Recent {
 
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
+    }
+}
+
+/// The ring alone: the index follows from it.
+impl Serialize for Recent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.ring.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Recent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut recent = Recent::default();
+        for (at, key) in VecDeque::<(Timestamp, TaskKey)>::deserialize(deserializer)? {
+            recent.insert(at, key);
+        }
+        Ok(recent)
     }
 }
 

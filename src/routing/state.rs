@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
+use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
 use super::admission::Tenants;
@@ -21,14 +22,14 @@ use crate::model::time::Timestamp;
 pub const FALLBACKS_MAX: usize = 4;
 
 /// An attempt that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tried {
     pub resource: ResourceIndex,
     pub end: AttemptEnd,
 }
 
 /// Where a task is that the lane holds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Phase {
     /// In the backlog, until this time; `turn` keeps the order of arrival.
     Waiting { until: Timestamp, turn: u64, blocked_by: RefusalReason },
@@ -44,7 +45,7 @@ pub enum Phase {
 }
 
 /// Up to [`FALLBACKS_MAX`] resources, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fallbacks([ResourceIndex; FALLBACKS_MAX]);
 
 /// Larger than any index: [`crate::model::resource::RESOURCES_MAX`] is smaller.
@@ -67,7 +68,7 @@ impl Fallbacks {
 }
 
 /// A task that waits or is in flight.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LiveTask {
     pub task: Arc<NewTask>,
     /// The number of the last attempt; 0 before the first.
@@ -80,7 +81,7 @@ pub struct LiveTask {
     pub phase: Phase,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub lane: u32,
     pub lanes: u32,

@@ -8,12 +8,14 @@
 //! Debits are kept over `window + start_within`: a worker may start as late as `start_within`
 //! after its reservation, so the starts of a longer span may bunch up in one window.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::time::Timestamp;
 
 /// Sub-buckets of a window. 128 costs 1 KiB per limit and at most 0.8 % of the window's capacity.
 const BUCKETS_PER_WINDOW: u64 = 128;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     bucket_ms: u64,
     /// Debits by sub-bucket; bucket number `n` is at `n % buckets.len()`.

@@ -6,6 +6,7 @@ use crate::text::{File, code_only, line_of, word_positions};
 
 /// A module of `src`, what it may use of ours, and whether it is pure.
 struct Rule {
+    /// Also a module inside one, as `a::b`: of those that fit, the longest holds.
     module: &'static str,
     ours: &'static [&'static str],
     /// For a pure module, the crates that it may use; `None` where it may do I/O.
@@ -64,6 +65,20 @@ const RULES: &[Rule] = &[
         ours: &["clock", "codec", "config", "lane", "model", "registry", "telemetry"],
         pure_crates: None,
     },
+    Rule {
+        module: "broker",
+        ours: &[],
+        pure_crates: Some(&[
+            "bytes",
+            "crc32c",
+            "flate2",
+            "kafka_protocol",
+            "lz4_flex",
+            "snap",
+            "zstd",
+        ]),
+    },
+    Rule { module: "broker::front", ours: &["broker", "clock"], pure_crates: None },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },
     Rule {
         module: "demo",
@@ -73,6 +88,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "cli",
         ours: &[
+            "broker",
             "clock",
             "codec",
             "config",
@@ -111,7 +127,7 @@ pub fn forbidden(files: &[File], dependencies: &BTreeSet<String>) -> Vec<String>
     for file in files.iter().filter(|file| file.is(&["rs"])) {
         let Some(module) = file.module() else { continue };
         let code = code_only(&file.text);
-        let Some(rule) = RULES.iter().find(|rule| rule.module == module) else {
+        let Some(rule) = rule_for(file) else {
             found.push(format!(
                 "{}: module {module} has no rule in tests/tidy/imports.rs",
                 file.path
@@ -121,6 +137,7 @@ pub fn forbidden(files: &[File], dependencies: &BTreeSet<String>) -> Vec<String>
         for (at, used) in ours_used(&file.path, &code) {
             let line = line_of(&code, at);
             if used.module != module && !rule.ours.contains(&used.module) {
+                let module = rule.module;
                 found.push(format!("{}:{line}: {module} may not use {}", file.path, used.module));
             } else if used.module == "lane"
                 && used.submodule
@@ -140,6 +157,15 @@ pub fn forbidden(files: &[File], dependencies: &BTreeSet<String>) -> Vec<String>
         }
     }
     found
+}
+
+/// The rule of the module that is innermost of those around the file.
+fn rule_for(file: &File) -> Option<&'static Rule> {
+    let path = file.path.strip_prefix("src/")?.strip_suffix(".rs")?.replace('/', "::");
+    let around = |rule: &&Rule| {
+        path.strip_prefix(rule.module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    RULES.iter().filter(around).max_by_key(|rule| rule.module.len())
 }
 
 fn impure(
@@ -269,7 +295,8 @@ fn split_identifier(item: &str) -> (&str, &str) {
 
 #[test]
 fn what_is_forbidden_is_found() {
-    let dependencies = BTreeSet::from(["rdkafka", "rand", "serde", "tokio"].map(str::to_owned));
+    let dependencies =
+        BTreeSet::from(["bytes", "rdkafka", "rand", "serde", "tokio"].map(str::to_owned));
     let rows: &[(&str, &str, &[&str])] = &[
         ("src/model/task.rs", "use crate::model::time::Timestamp; use serde::Serialize;", &[]),
         ("src/model/task.rs", "\nuse crate::lane::Lane;", &["2: model may not use lane"]),
@@ -313,6 +340,16 @@ fn what_is_forbidden_is_found() {
         ("src/lane.rs", "let x = rand::random();", &["1: lane is pure, no crate rand"]),
         ("src/lane.rs", "let tokio = 1; let rand = self::rand::x;", &[]),
         ("src/lane.rs", "x.exp(); libm::exp(x);", &["1: exp differs between machines: use libm"]),
+        ("src/broker/log.rs", "use bytes::Bytes; use super::wire::Request;", &[]),
+        ("src/broker.rs", "use tokio::sync::mpsc;", &["1: broker is pure, no crate tokio"]),
+        ("src/broker/log.rs", "use crate::clock::wall_now;", &["1: broker may not use clock"]),
+        ("src/broker/fronts.rs", "TcpStream", &["1: broker is pure, no TcpStream"]),
+        ("src/broker/front.rs", "use tokio::net::TcpListener; use crate::clock::wall_now;", &[]),
+        (
+            "src/broker/front/fault.rs",
+            "use crate::broker::wire::Request; use crate::config::Config;",
+            &["1: broker::front may not use config"],
+        ),
         ("src/misc.rs", "", &[" module misc has no rule in tests/tidy/imports.rs"]),
         ("tests/any.rs", "use pointsman::routing::engine; use tokio::x;", &[]),
     ];

@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::Bench;
+use super::{Bench, settings};
+use crate::lane::Lane;
 use crate::model::policy::Policy;
 use crate::model::resource::Dimension;
 use crate::model::time::Timestamp;
@@ -148,6 +149,10 @@ proptest! {
             at: bench.lane.state().batch_time,
             results_caught_up_at: bench.lane.state().results_caught_up_at,
         };
+        let bytes = folded.snapshot().unwrap();
+        let restored = Lane::restore(0, 1, &bytes, settings(Policy::default())).unwrap();
+        prop_assert!(restored.state() == folded.state(), "a snapshot gives another state");
+        prop_assert_eq!(restored.positions(), folded.positions());
         let (mut state, mut live) = (folded.state().clone(), bench.lane.state().clone());
         state.evolve(&opened);
         live.evolve(&opened);

@@ -1,0 +1,248 @@
+//! The whole lane at a seq, as bytes: what recovery begins with in place of the first batch.
+//!
+//! `magic, format version, header, state, XXH3-128 of all that`. Header and state are postcard's. A
+//! snapshot is a cache of the journal: one that cannot be used is dropped, and an older one or the
+//! journal's beginning serves.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::journal::ChainHash;
+use super::{Lane, LaneSettings};
+use crate::routing::eligibility::Memo;
+use crate::routing::fact::{ENGINE_VERSION, FACT_LEVEL};
+use crate::routing::shape::SharedShape;
+use crate::routing::state::State;
+
+/// Raised with every change of the state's encoding.
+pub const FORMAT_VERSION: u16 = 1;
+
+const MAGIC: [u8; 4] = *b"PMLS";
+const HASH_BYTES: usize = 16;
+
+/// What a snapshot says of itself, before its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotHeader {
+    pub engine_version: u32,
+    pub fact_level: u32,
+    pub lane: u32,
+    pub lanes: u32,
+    pub epoch: u32,
+    /// The batch after which it was taken.
+    pub seq: u64,
+    /// The chain hash of that batch.
+    pub hash: [u8; 16],
+    /// The next offsets of `tasks`, `task-results` and `lane-inbox`.
+    pub offsets: [Option<i64>; 3],
+}
+
+/// Why a snapshot cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("the snapshot is damaged: {0}")]
+    Damaged(String),
+    #[error(
+        "the snapshot has format {found} and fact level {fact_level}; this release reads format {FORMAT_VERSION} and fact levels up to {FACT_LEVEL}"
+    )]
+    Newer { found: u16, fact_level: u32 },
+    #[error("the state cannot be encoded: {0}")]
+    Unencodable(String),
+    #[error("the snapshot is of lane {lane} of {lanes}")]
+    Other { lane: u32, lanes: u32 },
+}
+
+impl Lane {
+    /// The lane as its last batch left it. To be taken right after [`Lane::prepare`] or
+    /// [`Lane::fold`]: a later `prepare` moves the state on in time even where it makes no batch.
+    ///
+    /// # Errors
+    /// Where a part of the state cannot be encoded: a bug.
+    pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
+        let header = SnapshotHeader {
+            engine_version: ENGINE_VERSION,
+            fact_level: FACT_LEVEL,
+            lane: self.state.lane,
+            lanes: self.state.lanes,
+            epoch: self.epoch,
+            seq: self.seq,
+            hash: self.hash.0,
+            offsets: self.decided().map(|(_, offset)| offset),
+        };
+        let mut bytes = Vec::with_capacity(SNAPSHOT_BYTES_USUAL);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
+        let bytes = postcard::to_extend(&header, bytes);
+        let mut bytes = bytes
+            .and_then(|bytes| postcard::to_extend(&self.state, bytes))
+            .map_err(|error| SnapshotError::Unencodable(error.to_string()))?;
+        let hash = xxh3_128(&bytes);
+        bytes.extend_from_slice(&hash.to_be_bytes());
+        Ok(bytes)
+    }
+
+    /// The lane that the bytes were taken of, number `lane` of `lanes`.
+    ///
+    /// # Errors
+    /// Where the bytes are damaged, of another lane, or of a newer release.
+    pub fn restore(
+        lane: u32,
+        lanes: u32,
+        bytes: &[u8],
+        settings: LaneSettings,
+    ) -> Result<Self, SnapshotError> {
+        let (header, rest) = read_header(bytes)?;
+        if (header.lane, header.lanes) != (lane, lanes) {
+            return Err(SnapshotError::Other { lane: header.lane, lanes: header.lanes });
+        }
+        let mut state: State = postcard::from_bytes(rest).map_err(damaged)?;
+        let mut memo = Memo::default();
+        share_shapes(&mut state, &mut memo);
+        let mut lane = Lane::genesis(lane, lanes, header.epoch, settings);
+        lane.seq = header.seq;
+        lane.hash = ChainHash(header.hash);
+        lane.fleet_read = state.fleet_position;
+        lane.health_read = state.health_position;
+        lane.results_caught_up_at = state.results_caught_up_at;
+        let [tasks, task_results, lane_inbox] = header.offsets;
+        if let Some(offset) = tasks {
+            lane.tasks.start_at(offset);
+        }
+        if let Some(offset) = task_results {
+            lane.results.start_at(offset);
+        }
+        if let Some(offset) = lane_inbox {
+            lane.inbox.start_at(offset);
+        }
+        lane.state = state;
+        lane.memo = memo;
+        Ok(lane)
+    }
+}
+
+/// Most lanes rest at far less; one with 100,000 tasks in flight has ten times as much.
+const SNAPSHOT_BYTES_USUAL: usize = 1 << 20;
+
+/// Checks the bytes and reads what they say of themselves; the rest is the state.
+///
+/// # Errors
+/// Where the bytes are damaged, or of a newer release.
+pub fn read_header(bytes: &[u8]) -> Result<(SnapshotHeader, &[u8]), SnapshotError> {
+    let short = || SnapshotError::Damaged(format!("it has {} bytes", bytes.len()));
+    let (body, hash) = bytes.split_last_chunk::<HASH_BYTES>().ok_or_else(short)?;
+    if xxh3_128(body).to_be_bytes() != *hash {
+        return Err(SnapshotError::Damaged("its hash does not match".to_owned()));
+    }
+    let (magic, body) = body.split_first_chunk::<4>().ok_or_else(short)?;
+    let (version, body) = body.split_first_chunk::<2>().ok_or_else(short)?;
+    if *magic != MAGIC {
+        return Err(SnapshotError::Damaged("it does not begin as a snapshot".to_owned()));
+    }
+    let found = u16::from_be_bytes(*version);
+    if found != FORMAT_VERSION {
+        return Err(SnapshotError::Newer { found, fact_level: 0 });
+    }
+    let (header, rest): (SnapshotHeader, _) = postcard::take_from_bytes(body).map_err(damaged)?;
+    if header.fact_level > FACT_LEVEL {
+        return Err(SnapshotError::Newer { found, fact_level: header.fact_level });
+    }
+    Ok((header, rest))
+}
+
+fn damaged(error: postcard::Error) -> SnapshotError {
+    SnapshotError::Damaged(error.to_string())
+}
+
+/// Tasks of one shape share it in memory, as they did.
+fn share_shapes(state: &mut State, memo: &mut Memo) {
+    let shapes = state.tasks.values().map(|live| &live.task.shape);
+    let shared: Vec<SharedShape> =
+        shapes.map(|shape| memo.candidates_of(state, shape).shape.clone()).collect();
+    for (live, shape) in state.tasks.values_mut().zip(shared) {
+        // A task that was just decoded is not shared yet.
+        if let Some(task) = Arc::get_mut(&mut live.task) {
+            task.shape = shape;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::lane::tests::{Bench, settings};
+    use crate::model::policy::Policy;
+
+    fn lived() -> Bench {
+        let mut bench = Bench::new(Policy::default());
+        bench.resource("one", json!({"slots": 3}));
+        for id in 0..6 {
+            bench.task(&format!("t{id}"), json!({"class": format!("c{}", id % 2)}));
+        }
+        bench.step();
+        bench
+    }
+
+    #[test]
+    fn a_lane_comes_back_as_it_was_and_goes_on_alike() {
+        let mut bench = lived();
+        let bytes = bench.lane.snapshot().unwrap();
+        let restored = Lane::restore(0, 1, &bytes, settings(Policy::default())).unwrap();
+        assert_eq!(restored.state(), bench.lane.state());
+        assert_eq!(restored.positions(), bench.lane.positions());
+        assert_eq!(restored.snapshot().unwrap(), bytes);
+        let shapes = restored.state().tasks.values().map(|live| Arc::as_ptr(&live.task.shape));
+        let shapes: std::collections::BTreeSet<_> = shapes.collect();
+        assert_eq!(shapes.len(), 2, "tasks of one shape share it");
+        let mut twin = lived();
+        twin.lane = restored;
+        for bench in [&mut bench, &mut twin] {
+            bench.result("t1", 1, "succeeded", json!({"output_tokens": 7}));
+            bench.reread();
+            bench.step_at(1_010_000);
+        }
+        let [ours, theirs] = [&bench, &twin].map(|bench| &bench.prepared[1]);
+        assert_eq!(ours.counts, theirs.counts);
+        assert_eq!(ours.hash, theirs.hash);
+        // Compared as text, because a mismatch would print megabytes.
+        assert!(format!("{ours:?}") == format!("{theirs:?}"), "the outputs differ");
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        let bytes = lived().lane.snapshot().unwrap();
+        let check = |lanes: u32, change: &dyn Fn(&mut Vec<u8>), expected: &str| {
+            let mut bytes = bytes.clone();
+            change(&mut bytes);
+            let error = Lane::restore(0, lanes, &bytes, settings(Policy::default())).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        };
+        let sealed = |bytes: &mut Vec<u8>| {
+            bytes.truncate(bytes.len() - HASH_BYTES);
+            let hash = xxh3_128(bytes);
+            bytes.extend_from_slice(&hash.to_be_bytes());
+        };
+        check(1, &|bytes| bytes.truncate(9), "the snapshot is damaged: it has 9 bytes");
+        check(1, &|bytes| bytes[40] ^= 1, "the snapshot is damaged: its hash does not match");
+        check(1, &|bytes| bytes.truncate(500), "the snapshot is damaged: its hash does not match");
+        check(2, &|_| (), "the snapshot is of lane 0 of 1");
+        check(
+            1,
+            &|bytes| {
+                bytes[5] = 9;
+                sealed(bytes);
+            },
+            "the snapshot has format 9 and fact level 0; this release reads format 1 and fact levels up to 1",
+        );
+        check(
+            1,
+            &|bytes| {
+                bytes[0] = 0;
+                sealed(bytes);
+            },
+            "the snapshot is damaged: it does not begin as a snapshot",
+        );
+    }
+}

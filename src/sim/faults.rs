@@ -1,0 +1,156 @@
+//! What goes wrong, when, and how often each has happened at each step of the commit path.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use rand_chacha::ChaCha8Rng;
+
+use super::dice::Dice;
+
+/// A step of the commit path: one kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// `InitProducerId`.
+    Open,
+    /// `AddPartitionsToTxn`.
+    AddPartitions,
+    Produce,
+    /// `AddOffsetsToTxn`.
+    AddOffsets,
+    /// `TxnOffsetCommit`.
+    SendOffsets,
+    /// `EndTxn`.
+    End,
+}
+
+impl Step {
+    pub const ALL: [Step; 6] = [
+        Step::Open,
+        Step::AddPartitions,
+        Step::Produce,
+        Step::AddOffsets,
+        Step::SendOffsets,
+        Step::End,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Step::Open => "open",
+            Step::AddPartitions => "add_partitions",
+            Step::Produce => "produce",
+            Step::AddOffsets => "add_offsets",
+            Step::SendOffsets => "send_offsets",
+            Step::End => "end",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    RequestLost,
+    ResponseLost,
+    /// Beyond the transaction's time-out, sometimes.
+    Delayed,
+    CrashBefore,
+    CrashAfter,
+    /// The process stands still, longer than its session sometimes, and goes on as a zombie.
+    Paused,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 6] = [
+        Fault::RequestLost,
+        Fault::ResponseLost,
+        Fault::Delayed,
+        Fault::CrashBefore,
+        Fault::CrashAfter,
+        Fault::Paused,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Fault::RequestLost => "request_lost",
+            Fault::ResponseLost => "response_lost",
+            Fault::Delayed => "delayed",
+            Fault::CrashBefore => "crash_before",
+            Fault::CrashAfter => "crash_after",
+            Fault::Paused => "paused",
+        }
+    }
+}
+
+/// A process that was killed is started again after so long, microseconds.
+pub const RESTART_US: Range<u64> = 50_000..9_000_000;
+/// A paused one goes on after so long: sessions last 6 s.
+pub const PAUSE_US: Range<u64> = 500_000..12_000_000;
+/// A late answer comes after so long: transactions last 2 s.
+pub const DELAY_US: Range<u64> = 50_000..4_000_000;
+
+/// One request of the commit path in so many meets a fault.
+const ONE_IN: u64 = 12;
+
+#[derive(Debug)]
+pub struct Faults {
+    dice: ChaCha8Rng,
+    pub active: bool,
+    pub coverage: Coverage,
+}
+
+impl Faults {
+    pub fn new(dice: ChaCha8Rng) -> Self {
+        Faults { dice, active: true, coverage: Coverage::default() }
+    }
+
+    /// What happens to the next request of this step.
+    pub fn next(&mut self, step: Step) -> Option<Fault> {
+        if !self.active || !self.dice.chance(1, ONE_IN) {
+            return None;
+        }
+        let fault = Fault::ALL[self.dice.within(0..Fault::ALL.len() as u64) as usize];
+        *self.coverage.0.entry((fault, step)).or_insert(0) += 1;
+        Some(fault)
+    }
+
+    pub fn within(&mut self, range: Range<u64>) -> u64 {
+        self.dice.within(range)
+    }
+}
+
+/// How often each fault met each step.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Coverage(pub BTreeMap<(Fault, Step), u64>);
+
+impl Coverage {
+    pub fn faults(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    pub fn add(&mut self, other: &Coverage) {
+        for (cell, count) in &other.0 {
+            *self.0.entry(*cell).or_insert(0) += count;
+        }
+    }
+
+    /// Cells of the table that nothing hit.
+    pub fn missing(&self) -> Vec<(Fault, Step)> {
+        let all = Fault::ALL.iter().flat_map(|fault| Step::ALL.iter().map(|step| (*fault, *step)));
+        all.filter(|cell| !self.0.contains_key(cell)).collect()
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:14}", "")?;
+        for step in Step::ALL {
+            write!(formatter, "{:>16}", step.name())?;
+        }
+        for fault in Fault::ALL {
+            write!(formatter, "\n{:14}", fault.name())?;
+            for step in Step::ALL {
+                write!(formatter, "{:>16}", self.0.get(&(fault, step)).unwrap_or(&0))?;
+            }
+        }
+        Ok(())
+    }
+}

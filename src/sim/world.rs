@@ -1,0 +1,125 @@
+//! What all processes of one simulation share.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
+
+use super::faults::Faults;
+use super::network::Network;
+use super::records::{Origin, Plain, batch};
+use crate::broker::wire::{Reply, Request};
+use crate::codec::Codec;
+use crate::model::Topic;
+
+/// Topics keep their default names.
+pub fn name(topic: Topic) -> TopicName {
+    TopicName(StrBytes::from_static_str(topic.default_name()))
+}
+
+/// The topic of a name that [`name`] gave.
+pub fn topic(name: &TopicName) -> Option<Topic> {
+    Topic::ALL.into_iter().find(|topic| topic.default_name() == name.as_str())
+}
+
+pub struct World {
+    pub network: Rc<Network>,
+    pub codec: Arc<Codec>,
+    pub lanes: u32,
+    pub faults: RefCell<Faults>,
+    /// What must not happen and did, in words.
+    pub violations: RefCell<Vec<String>>,
+    /// Whether the workload has published everything.
+    pub published: Cell<bool>,
+}
+
+impl World {
+    pub fn partitions(&self, topic: Topic) -> i32 {
+        match topic {
+            Topic::Fleet | Topic::HealthEvents | Topic::OperatorActions => 1,
+            Topic::Tasks
+            | Topic::TaskResults
+            | Topic::LaneInbox
+            | Topic::RouteDecisions
+            | Topic::AllocationEvents
+            | Topic::BalanceEvents
+            | Topic::LoadSnapshots
+            | Topic::Journal
+            | Topic::TasksDlq
+            | Topic::TaskResultsDlq
+            | Topic::LaneInboxDlq
+            | Topic::HealthEventsDlq
+            | Topic::FleetDlq => i32::try_from(self.lanes).unwrap_or(1),
+        }
+    }
+
+    /// Creates all topics.
+    pub fn create_topics(&self) {
+        let topics = Topic::ALL.map(|topic| {
+            let compacted =
+                matches!(topic, Topic::Fleet | Topic::HealthEvents | Topic::LoadSnapshots);
+            let policy = CreatableTopicConfig::default()
+                .with_name(StrBytes::from_static_str("cleanup.policy"))
+                .with_value(Some(StrBytes::from_static_str("compact")));
+            CreatableTopic::default()
+                .with_name(name(topic))
+                .with_num_partitions(self.partitions(topic))
+                .with_replication_factor(1)
+                .with_configs(if compacted { vec![policy] } else { Vec::new() })
+        });
+        let request = CreateTopicsRequest::default().with_topics(topics.into()).with_timeout_ms(1_000);
+        match self.network.ask(Request::CreateTopics(request)) {
+            Some(Reply::CreateTopics(response)) => {
+                for topic in response.topics.iter().filter(|topic| topic.error_code != 0) {
+                    self.violation(format!("topic {:?}: error {}", topic.name, topic.error_code));
+                }
+            }
+            other => self.violation(format!("topics cannot be created: {other:?}")),
+        }
+    }
+
+    /// Publishes records at once, past the network: what clients of the contract do is not what is
+    /// looked at here.
+    pub fn publish(&self, topic: Topic, partition: i32, records: &[(Option<String>, Vec<u8>)]) {
+        let timestamp_ms = self.network.now_ms();
+        let plain: Vec<Plain> = records
+            .iter()
+            .map(|(key, value)| Plain {
+                offset: 0,
+                timestamp_ms,
+                key: key.clone().map(|key| key.into_bytes().into()),
+                value: Some(value.clone().into()),
+                headers: Vec::new(),
+            })
+            .collect();
+        let sent = batch(&plain, Origin::PLAIN).and_then(|bytes| {
+            let data = PartitionProduceData::default().with_index(partition).with_records(Some(bytes));
+            let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
+            let request =
+                ProduceRequest::default().with_acks(-1).with_timeout_ms(1_000).with_topic_data(vec![topic]);
+            match self.network.ask(Request::Produce(request)) {
+                Some(Reply::Produce(response)) => {
+                    let codes = response.responses.iter().flat_map(|topic| {
+                        topic.partition_responses.iter().map(|partition| partition.error_code)
+                    });
+                    match codes.into_iter().find(|code| *code != 0) {
+                        Some(code) => Err(format!("error {code}")),
+                        None => Ok(()),
+                    }
+                }
+                other => Err(format!("{other:?}")),
+            }
+        });
+        if let Err(error) = sent {
+            self.violation(format!("{} cannot be published: {error}", topic.default_name()));
+        }
+    }
+
+    pub fn violation(&self, violation: String) {
+        self.violations.borrow_mut().push(violation);
+    }
+}
