@@ -33,9 +33,9 @@ impl Shown {
         }
         // Tagged fields, or those of other versions, that are not there.
         for (field, absent) in [
-            ("current_leader", "LeaderIdAndEpoch { leader_id: -1, leader_epoch: -1}"),
-            ("diverging_epoch", "EpochEndOffset { epoch: -1, end_offset: -1}"),
-            ("snapshot_id", "SnapshotId { end_offset: -1, epoch: -1}"),
+            ("current_leader", "LeaderIdAndEpoch { leader_id: -1, leader_epoch: -1 }"),
+            ("diverging_epoch", "EpochEndOffset { epoch: -1, end_offset: -1 }"),
+            ("snapshot_id", "SnapshotId { end_offset: -1, epoch: -1 }"),
             ("ongoing_txn_producer_id", "-1"),
             ("ongoing_txn_producer_epoch", "-1"),
             ("results_by_transaction", "[]"),
@@ -183,7 +183,7 @@ fn value_end(text: &str) -> usize {
             '"' => in_string = !in_string,
             _ if in_string => {}
             '{' | '[' | '(' => depth += 1,
-            ',' | '}' | ']' | ')' if depth == 0 => return at,
+            ',' | '}' | ']' | ')' if depth == 0 => return text[..at].trim_end().len(),
             '}' | ']' | ')' => depth -= 1,
             _ => {}
         }

@@ -3,12 +3,12 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use pointsman::broker::front::{Front, FrontSettings};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
 use crate::kafka::KafkaCluster;
-use crate::model::Model;
 
 /// A broker without faults. Tests that stop nodes, or need TLS, start a [`KafkaCluster`].
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Broker {
 
 #[derive(Debug)]
 enum Kind {
-    Model { _process: Model },
+    Model { _front: Front },
     Kafka { _cluster: KafkaCluster },
     SomebodyElses,
 }
@@ -27,7 +27,7 @@ enum Kind {
 impl Broker {
     /// The one broker that all tests of this process share, started for the first who asks:
     /// `$POINTSMAN_TEST_BROKERS` where that is set; else what `$POINTSMAN_TEST_BROKER` says, `model`
-    /// (`pointsman broker`, needs nothing) where it says nothing, or `kafka` (Apache Kafka, needs Java).
+    /// (the modelled Kafka, inside this process) where it says nothing, or `kafka` (Apache Kafka, needs Java).
     ///
     /// # Panics
     /// Where it cannot be started, saying what to install.
@@ -40,8 +40,10 @@ impl Broker {
             let kind = std::env::var("POINTSMAN_TEST_BROKER").unwrap_or_else(|_| "model".into());
             match kind.as_str() {
                 "model" => {
-                    let (process, bootstrap) = Model::start();
-                    Broker { bootstrap, kind: Kind::Model { _process: process } }
+                    let front = Front::start(FrontSettings::default())
+                        .unwrap_or_else(|error| panic!("the modelled Kafka cannot start: {error}"));
+                    let bootstrap = front.address().to_string();
+                    Broker { bootstrap, kind: Kind::Model { _front: front } }
                 }
                 "kafka" => {
                     let cluster = KafkaCluster::start(1);

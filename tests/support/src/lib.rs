@@ -7,7 +7,6 @@
 mod broker;
 mod component;
 mod kafka;
-mod model;
 mod registry;
 mod wait;
 
