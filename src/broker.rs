@@ -112,10 +112,9 @@ impl Broker {
             Request::CreateTopics(request) => Some(topics.create(request).into()),
             Request::DeleteTopics(request) => {
                 let response = topics.delete(&request);
-                for deleted in response.responses.iter().filter(|deleted| deleted.error_code == 0) {
-                    if let Some(name) = &deleted.name {
-                        groups.forget_topic(name);
-                    }
+                let deleted = response.responses.iter().filter(|topic| topic.error_code == 0);
+                for name in deleted.filter_map(|topic| topic.name.as_ref()) {
+                    groups.forget_topic(name);
                 }
                 Some(response.into())
             }

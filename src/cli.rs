@@ -1,5 +1,6 @@
 //! argv → command → exit code. One file per command.
 
+mod broker;
 mod check;
 mod completions;
 mod config;
@@ -11,6 +12,8 @@ pub mod kafka;
 pub mod print;
 mod registry;
 mod run;
+mod signals;
+mod simulate;
 mod submit;
 mod tap;
 #[cfg(test)]
@@ -45,7 +48,10 @@ from variables such as POINTSMAN__KAFKA__BROKERS, which win; without any, the de
 localhost:9092.";
 
 const AFTER_LONG_HELP: &str = "\
-A first run, against a broker on localhost:9092:
+See it work, with nothing else installed:
+  pointsman demo
+
+A first run, against a broker on localhost:9092 (`pointsman broker` is one):
   pointsman check                        what is missing, and how to mend it
   pointsman topics apply                 create the topics
   pointsman fleet apply -f fleet.toml    say which models there are
@@ -153,6 +159,8 @@ enum Command {
     Check(check::CheckArgs),
     /// See it work: a real trace, a bundled fleet, simulated workers and an audit
     Demo(demo::DemoArgs),
+    /// A Kafka broker in memory, for development
+    Broker(broker::BrokerArgs),
     /// Show the configuration in force, or the reference of all settings
     Config(config::ConfigArgs),
     /// Compare the topics with what is needed, and create what is missing
@@ -167,6 +175,8 @@ enum Command {
     Drain(health::DrainArgs),
     /// Undo `drain`
     Undrain(health::UndrainArgs),
+    /// Look for faults: the whole system from a seed, in virtual time
+    Simulate(simulate::SimulateArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -229,6 +239,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Run(arguments) => run::run(&global, &arguments),
         Command::Check(arguments) => check::check(&global, &arguments),
         Command::Demo(arguments) => demo::run(&global, arguments),
+        Command::Broker(arguments) => broker::run(&global, &arguments),
         Command::Config(arguments) => config::run(&global, &arguments),
         Command::Topics(arguments) => topics::run(&global, &arguments),
         Command::Fleet(arguments) => fleet::run(&global, &arguments),
@@ -236,6 +247,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Tap(arguments) => tap::tap(&global, &arguments),
         Command::Drain(arguments) => health::drain(&global, &arguments),
         Command::Undrain(arguments) => health::undrain(&global, &arguments),
+        Command::Simulate(arguments) => simulate::run(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

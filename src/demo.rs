@@ -32,6 +32,8 @@ pub use conduct::{Ended, run};
 pub struct Options {
     /// `host:port`, comma separated.
     pub brokers: String,
+    /// They are this process's own, and end with it: nothing of them needs to be tidied up.
+    pub embedded: bool,
     /// librdkafka properties of every client, the router's too.
     pub properties: Vec<(String, String)>,
     /// Seconds of the trace in one second; above 0.
@@ -45,4 +47,11 @@ pub struct Options {
     pub keep: bool,
     /// The router is killed and restarted this long after the first task.
     pub kill_after: Option<Duration>,
+}
+
+impl Options {
+    /// What the summary calls the brokers.
+    pub fn broker_name(&self) -> &str {
+        if self.embedded { "embedded" } else { &self.brokers }
+    }
 }

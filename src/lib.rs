@@ -30,4 +30,6 @@ pub mod http;
 
 pub mod demo;
 
+pub mod sim;
+
 pub mod cli;

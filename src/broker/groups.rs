@@ -63,31 +63,19 @@ impl Groups {
         request: JoinGroupRequest,
         replies: &mut Replies,
     ) {
-        let id = request.group_id.to_string();
-        let refusal = if id.is_empty() {
-            Some(ResponseError::InvalidGroupId)
-        } else if !SESSION_TIMEOUT_MS.contains(&request.session_timeout_ms) {
-            Some(ResponseError::InvalidSessionTimeout)
-        } else if self.groups.contains_key(&id) {
-            None
-        } else if !request.member_id.is_empty() {
-            Some(ResponseError::UnknownMemberId)
-        } else {
-            self.create(&id).err()
-        };
-        if let Some(error) = refusal {
-            let refused = join_refused(&request.member_id, error);
-            return replies.push_back((ticket, refused.into()));
-        }
-        let member_id = self.member_id(now_ms, client_id, &request);
-        let join = Join { now_ms, ticket, client_id, version, member_id };
-        self.change(&id, |group| {
-            if let Err(error) = group.join(join, &request, replies) {
-                replies.push_back((ticket, join_refused(&request.member_id, error).into()));
-            }
-            // An initial delay of zero ends with the request.
-            group.expire(now_ms, replies);
+        let result = self.may_join(&request).and_then(|()| {
+            let member_id = self.member_id(now_ms, client_id, &request);
+            let join = Join { now_ms, ticket, client_id, version, member_id };
+            self.change(&request.group_id, |group| {
+                let result = group.join(join, &request, replies);
+                // An initial delay of zero ends with the request.
+                group.expire(now_ms, replies);
+                result
+            })
         });
+        if let Err(error) = result {
+            replies.push_back((ticket, join_refused(&request.member_id, error).into()));
+        }
     }
 
     /// The answer comes when the leader has shared the partitions out, or at once.
@@ -98,21 +86,15 @@ impl Groups {
         request: SyncGroupRequest,
         replies: &mut Replies,
     ) {
-        let id = request.group_id.as_str();
-        let error = self.error_of_absence(id);
-        let result = self
-            .change(id, |group| group.sync(now_ms, ticket, &request, replies))
-            .unwrap_or(Err(error));
+        let result =
+            self.change(&request.group_id, |group| group.sync(now_ms, ticket, &request, replies));
         if let Err(error) = result {
             replies.push_back((ticket, synced(Err(error)).into()));
         }
     }
 
     pub fn heartbeat(&mut self, now_ms: i64, request: &HeartbeatRequest) -> HeartbeatResponse {
-        let id = request.group_id.as_str();
-        let error = self.error_of_absence(id);
-        let result =
-            self.change(id, |group| group.heartbeat(now_ms, request)).unwrap_or(Err(error));
+        let result = self.change(&request.group_id, |group| group.heartbeat(now_ms, request));
         HeartbeatResponse::default().with_error_code(code(result))
     }
 
@@ -122,11 +104,8 @@ impl Groups {
         request: LeaveGroupRequest,
         replies: &mut Replies,
     ) -> LeaveGroupResponse {
-        let id = request.group_id.as_str();
-        let error = self.error_of_absence(id);
         let result = self
-            .change(id, |group| group.leave(now_ms, &request.member_id, replies))
-            .unwrap_or(Err(error));
+            .change(&request.group_id, |group| group.leave(now_ms, &request.member_id, replies));
         LeaveGroupResponse::default().with_error_code(code(result))
     }
 
@@ -156,7 +135,7 @@ impl Groups {
     /// Offsets that take effect when the producer's transaction is committed.
     pub fn commit_in_transaction(
         &mut self,
-        _now_ms: i64,
+        now_ms: i64,
         topics: &Topics,
         transactions: &Transactions,
         request: &TxnOffsetCommitRequest,
@@ -168,7 +147,7 @@ impl Groups {
             &request.group_id,
         );
         let exists = |topic: &str, partition| topics.log(topic, partition).is_some();
-        self.commit_in_transaction_where(request, exists, allowed)
+        self.commit_in_transaction_where(now_ms, request, exists, allowed)
     }
 
     /// The producer's transaction has ended: its pending offsets in this group take effect, or are gone.
@@ -211,17 +190,36 @@ impl Groups {
         }
     }
 
-    /// What a request of a member is answered where its group is not there.
-    fn error_of_absence(&self, id: &str) -> ResponseError {
-        if id.is_empty() { ResponseError::InvalidGroupId } else { ResponseError::UnknownMemberId }
-    }
-
-    /// Every change of a group goes through here, so that its timers are known.
-    fn change<T>(&mut self, id: &str, change: impl FnOnce(&mut Group) -> T) -> Option<T> {
-        let group = self.groups.get_mut(id)?;
+    /// Every change of a member goes through here, so that the group's timers are known.
+    ///
+    /// # Errors
+    /// The change's own, or that the group is not there.
+    fn change(
+        &mut self,
+        id: &str,
+        change: impl FnOnce(&mut Group) -> Result<(), ResponseError>,
+    ) -> Result<(), ResponseError> {
+        if id.is_empty() {
+            return Err(ResponseError::InvalidGroupId);
+        }
+        let group = self.groups.get_mut(id).ok_or(ResponseError::UnknownMemberId)?;
         let result = change(group);
         self.due_ms = self.due_ms.into_iter().chain(group.due_ms()).min();
-        Some(result)
+        result
+    }
+
+    /// Creates the group for its first member.
+    fn may_join(&mut self, request: &JoinGroupRequest) -> Result<(), ResponseError> {
+        let id = request.group_id.as_str();
+        if id.is_empty() {
+            Err(ResponseError::InvalidGroupId)
+        } else if !SESSION_TIMEOUT_MS.contains(&request.session_timeout_ms) {
+            Err(ResponseError::InvalidSessionTimeout)
+        } else if request.member_id.is_empty() && !self.groups.contains_key(id) {
+            self.create(id)
+        } else {
+            Ok(())
+        }
     }
 
     /// # Errors

@@ -7,7 +7,7 @@ mod describe;
 mod metadata;
 mod names;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,24 +1,26 @@
 //! `demo`: a real trace through the real router, with simulated workers, and an audit of it all.
 
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::Global;
 use super::exit::{Exit, coded};
 use super::print::Format;
-use crate::demo::{self, Options, fleet};
+use super::{Global, signals};
+use crate::broker::front::{Front, FrontSettings};
+use crate::demo::{self, Ended, Options, fleet};
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 The trace is one hour of a production code-completion service (8,819 requests, Microsoft Azure, \
 CC-BY-4.0). The fleet's prices and context windows are real as of 2026; its limits, speeds and \
 qualities are invented. At 40 % of the tasks one resource breaks, at 70 % it recovers.
+
+Without --brokers it brings a broker of its own, in memory and on a free port of this host: there \
+is nothing to install, and nothing is left. With --keep that broker stays until Ctrl-C.
 
 The demo makes topics of its own, named `demo-<time>-<process>-…`, and deletes them at the end \
 (unless --keep). The configuration file and POINTSMAN__… variables are not used; --property \
@@ -28,13 +30,15 @@ At the end a second consumer reads everything back and counts: tasks lost, decis
 limits exceeded in any sliding window. The exit code is 1 where it finds anything.
 
 Examples:
+  pointsman demo
+  pointsman demo --kill-after 10
+  pointsman demo --keep
   pointsman demo --brokers localhost:9092
-  pointsman demo --brokers localhost:9092 --kill-after 10
   pointsman demo --brokers localhost:9092 --tasks 1000 --json | jq .end_to_end_ms")]
 pub struct DemoArgs {
-    /// Brokers to begin with, comma separated
+    /// Brokers to begin with, comma separated; without it the demo brings its own
     #[arg(long, env = "POINTSMAN_DEMO_BROKERS", value_name = "HOST:PORT")]
-    pub brokers: String,
+    pub brokers: Option<String>,
     /// Seconds of the trace in one second
     #[arg(long, env = "POINTSMAN_DEMO_SPEED", value_name = "N", default_value_t = fleet::SPEED_DEFAULT, value_parser = speed)]
     pub speed: f64,
@@ -53,7 +57,8 @@ pub struct DemoArgs {
     /// Print the summary as one JSON object, and nothing else, on stdout
     #[arg(long, env = "POINTSMAN_DEMO_JSON")]
     pub json: bool,
-    /// Keep the topics, the router's configuration and its log
+    /// Keep the topics, the router's configuration and its log; and the demo's own broker, until
+    /// Ctrl-C
     #[arg(long, env = "POINTSMAN_DEMO_KEEP")]
     pub keep: bool,
     /// Kill the router (SIGKILL) this long after the first task, and start it again
@@ -80,20 +85,21 @@ pub struct DemoArgs {
 /// It could not be brought to its end: Kafka cannot be reached, the router ended, Ctrl-C. What the
 /// audit found is no error but `Exit::Failed`.
 pub fn run(global: &Global, arguments: DemoArgs) -> anyhow::Result<Exit> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // A second signal ends it at once: the shutdown itself may hang on an unreachable broker.
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            Exit::Failed as i32,
-            Arc::clone(&interrupted),
-        )
-        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
-        .context("signals cannot be handled")?;
-    }
+    let interrupted = signals::stop_on_signals()?;
+    let printer = global.printer();
     let json = arguments.json;
+    let (brokers, own) = match arguments.brokers {
+        Some(brokers) => (brokers, None),
+        None => {
+            let front = Front::start(FrontSettings::default())
+                .context("a broker for the demo cannot be started")?;
+            printer.note(&format!("broker: {}, the demo's own, in memory", front.address()));
+            (front.address().to_string(), Some(front))
+        }
+    };
     let options = Options {
-        brokers: arguments.brokers,
+        brokers,
+        embedded: own.is_some(),
         properties: arguments.properties,
         speed: arguments.speed,
         tasks: usize::try_from(arguments.tasks).unwrap_or(usize::MAX),
@@ -109,7 +115,6 @@ pub fn run(global: &Global, arguments: DemoArgs) -> anyhow::Result<Exit> {
         error
     })?;
 
-    let printer = global.printer();
     for note in &ended.notes {
         printer.note(note);
     }
@@ -127,7 +132,27 @@ pub fn run(global: &Global, arguments: DemoArgs) -> anyhow::Result<Exit> {
     } else {
         writeln!(out, "{}", ended.summary.tables())?;
     }
+    drop(out);
+    if let Some(front) = own.filter(|_| options.keep) {
+        printer.note(&look_around(&options.brokers, &ended));
+        signals::wait(&interrupted, || front.is_serving());
+    }
     Ok(if ended.summary.is_clean() { Exit::Ok } else { Exit::Failed })
+}
+
+/// What can be done with a broker that stays.
+fn look_around(address: &str, ended: &Ended) -> String {
+    let Ended { prefix, directory, .. } = ended;
+    let config = directory.join("pointsman.toml");
+    format!(
+        "the broker stays until Ctrl-C; look around:
+  kcat -b {address} -L
+  kcat -b {address} -C -t {prefix}tasks -o beginning -c 3 -f '%T %k %s\\n'
+  python3 -c \"from confluent_kafka.admin import AdminClient as A; \
+print(*A({{'bootstrap.servers': '{address}'}}).list_topics(timeout=9).topics, sep='\\n')\"
+  pointsman tap route-decisions --from-beginning --limit 3 --config {}",
+        config.display()
+    )
 }
 
 fn speed(text: &str) -> Result<f64, String> {

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::sync::watch;
 
-use super::Global;
 use super::exit::{Exit, coded};
+use super::{Global, signals};
 use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::http::Server;
@@ -34,7 +33,7 @@ pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
     let config = global.config()?;
     logs::start(&config.log, global.printer().stderr_colour());
     let telemetry = Arc::new(Telemetry::new(config.worker.workers));
-    let shutdown = stop_on_signals()?;
+    let shutdown = signals::stop_on_signals()?;
 
     let server = Server::bind(&config.http)
         .with_context(|| format!("http.address {} cannot be served", config.http.address))?;
@@ -84,22 +83,6 @@ fn stream(config: &Config, telemetry: &Telemetry, shutdown: &AtomicBool) -> anyh
         };
         coded(exit, format!("{:#}", anyhow::Error::new(error)))
     })
-}
-
-/// A flag that the first SIGTERM or SIGINT sets; the second one ends the process at once.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let shutdown = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        // The order counts: the first one looks at what earlier signals set.
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            128 + signal,
-            Arc::clone(&shutdown),
-        )
-        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&shutdown)))
-        .context("signals cannot be handled")?;
-    }
-    Ok(shutdown)
 }
 
 /// Marks the instance as stopping, and ends the process where the workers take too long: what

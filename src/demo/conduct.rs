@@ -49,6 +49,10 @@ pub struct Ended {
     pub report: AuditReport,
     /// What else should be said: each a line.
     pub notes: Vec<String>,
+    /// Before the name of each topic.
+    pub prefix: String,
+    /// Of the router's configuration and log, where they were to be kept.
+    pub directory: PathBuf,
 }
 
 /// Runs a demo; `interrupted` ends it early, and in order.
@@ -71,7 +75,9 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> anyhow::Result<Ended>
     if options.keep {
         notes.push(format!("kept: topics {}*, {}", stage.prefix(), stage.directory.display()));
     } else {
-        if let Err(error) = stage.topics.delete(&stage.client, &group_id(&stage.run_id)) {
+        if !options.embedded
+            && let Err(error) = stage.topics.delete(&stage.client, &group_id(&stage.run_id))
+        {
             notes.push(format!("topics {}* are left behind: {error:#}", stage.prefix()));
         }
         if let Err(error) = fs::remove_dir_all(&stage.directory) {
@@ -149,13 +155,14 @@ impl Stage<'_> {
             seed: self.options.seed,
             routing_us: played.decide.quantiles(1e6),
             elapsed_s: played.elapsed.as_secs_f64(),
-            broker: self.options.brokers.clone(),
+            broker: self.options.broker_name().to_owned(),
             unfinished: played.unfinished,
             kills: played.kills,
             broke: played.broke,
         };
         let summary = Summary::new(&report, played.work, measured);
-        Ok(Ended { summary, report, notes: played.notes })
+        let (prefix, directory) = (self.prefix(), self.directory.clone());
+        Ok(Ended { summary, report, notes: played.notes, prefix, directory })
     }
 
     fn await_ready(&self, router: &mut Router, interrupted: &AtomicBool) -> anyhow::Result<()> {

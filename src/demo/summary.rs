@@ -32,7 +32,7 @@ pub struct Summary {
     /// Tasks by the resource of their last decision.
     pub by_resource: Counts,
     pub elapsed_s: f64,
-    /// The bootstrap list.
+    /// The bootstrap list, or `embedded`.
     pub broker: String,
     /// Findings of the audit of every other kind: see `audit::Finding`.
     pub unreserved: u64,

@@ -24,8 +24,6 @@ const RESPAWN_US: u64 = 500_000;
 /// Control topics are read this often.
 const CONTROLS_US: u64 = 50_000;
 
-const ANSWER_US: u64 = 3_000_000;
-
 pub struct Instance {
     pub name: String,
     pub world: Rc<World>,
@@ -396,5 +394,3 @@ impl<'a> Client<'a> {
     }
 }
 
-/// For requests that are not part of the commit path.
-pub const TIMEOUT_US: u64 = ANSWER_US;

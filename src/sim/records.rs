@@ -51,7 +51,8 @@ pub fn batch(records: &[Plain], origin: Origin) -> Result<Bytes, String> {
             producer_epoch: origin.epoch,
             timestamp_type: TimestampType::Creation,
             offset: i64::from(index),
-            sequence: if origin.sequence < 0 { -1 } else { origin.sequence + index },
+            // -1 for a producer that is not idempotent: the encoder wants it counted on.
+            sequence: origin.sequence + index,
             timestamp: record.timestamp_ms,
             key: record.key.clone(),
             value: record.value.clone(),

@@ -2,7 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be run must fail the test")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Exit code, stdout, stderr.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
@@ -81,6 +84,57 @@ fn a_broker_that_does_not_answer_is_69() {
     let (code, out, _) = run(&["check"], &variables);
     assert_eq!(code, 69);
     assert!(out.contains("fix: start Kafka, or correct kafka.brokers"), "{out}");
+}
+
+#[test]
+fn the_broker_says_where_it_is_and_ends_when_it_is_asked() {
+    let development = "for development only: nothing is kept on disk, and beyond 64 MiB in memory \
+                       the oldest records go\n";
+    for (signal, json) in [(Signal::TERM, true), (Signal::INT, false)] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+            .args(["broker", "--port", "0", "--memory", "64MiB"])
+            .args(json.then_some("--json"))
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = if json {
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(line["memory_bytes"], 64 << 20);
+            line["bootstrap_servers"].as_str().unwrap().to_owned()
+        } else {
+            line.trim_end().to_owned()
+        };
+        drop(TcpStream::connect(&address).unwrap());
+        let port = address.rsplit_once(':').unwrap().1;
+        let (code, out, err) = run(&["broker", "--port", port], &[]);
+        assert_eq!((code, out.as_str()), (1, ""));
+        let expected = format!("error: {address} cannot be served; --port 0 takes a free port: ");
+        assert!(err.starts_with(&expected) && err.contains("in use"), "{err}");
+
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let mut err = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), development));
+    }
+}
+
+#[test]
+fn a_broker_cannot_be_everywhere_or_have_no_memory() {
+    for (arguments, why) in [
+        (["broker", "--host", "0.0.0.0"], "one IP address of this host, such as 127.0.0.1"),
+        (["broker", "--memory", "1MiB"], "32 MiB or more, such as 256MiB or 2GiB"),
+        (["broker", "--port", "65536"], "65536 is not in 0..=65535"),
+    ] {
+        let (code, out, err) = run(&arguments, &[]);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}");
+        assert!(err.contains(why), "{err}");
+    }
 }
 
 #[test]

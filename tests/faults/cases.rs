@@ -146,7 +146,7 @@ pub fn cases() -> Vec<Case> {
             cases.extend(faults.iter().map(|fault| Case {
                 api: *api,
                 skip: *skip,
-                fault: fault.clone(),
+                fault: *fault,
             }));
         }
     }

@@ -117,7 +117,7 @@ impl Site {
             topic,
             skip: case.skip,
             times: 1,
-            fault: case.fault.clone(),
+            fault: case.fault,
             ..Rule::default()
         })
     }

@@ -52,7 +52,7 @@ impl Member {
     }
 
     pub fn bytes(&self) -> usize {
-        let protocols = self.protocols.iter().map(|(name, metadata)| name.len() + metadata.len());
+        let protocols = self.protocols.iter().map(|(name, metadata)| bytes(name, metadata));
         protocols.sum::<usize>() + self.assignment.len()
     }
 
@@ -65,6 +65,11 @@ impl Member {
     pub fn extend_session(&mut self, now_ms: i64) {
         self.session_ends_ms = Some(now_ms + self.session_timeout_ms);
     }
+}
+
+/// What a protocol of a member takes, its entry too.
+pub fn bytes(name: &StrBytes, metadata: &Bytes) -> usize {
+    name.len() + metadata.len() + size_of::<(StrBytes, Bytes)>()
 }
 
 pub fn copied(protocols: &[JoinGroupRequestProtocol]) -> Vec<(StrBytes, Bytes)> {
@@ -115,6 +120,7 @@ pub struct Group {
     /// Members of this generation that have not asked for their assignment.
     pub to_sync: BTreeSet<StrBytes>,
     pub join_timer: Option<JoinTimer>,
+    /// When those that are still to sync are given up.
     pub sync_due_ms: Option<i64>,
     pub offsets: Offsets,
 }
@@ -220,7 +226,6 @@ impl Group {
     pub fn remove(&mut self, member_id: &StrBytes) -> Option<Member> {
         let removed = self.members.remove(member_id);
         self.pending.remove(member_id);
-        self.to_sync.remove(member_id);
         if self.is_leader(member_id) {
             self.leader = self.members.keys().next().cloned();
         }

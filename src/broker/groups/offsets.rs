@@ -186,17 +186,13 @@ impl Groups {
         request: &OffsetCommitRequest,
         exists: impl Fn(&str, i32) -> bool,
     ) -> OffsetCommitResponse {
-        self.put_all(request, None, exists, |group| match group.state {
-            State::Stable | State::PreparingRebalance => {
-                group.extend_session(now_ms, &request.member_id);
-            }
-            State::Empty | State::CompletingRebalance => {}
-        })
+        self.put_all(now_ms, request, None, exists)
     }
 
     /// Commits pending the transaction, if `allowed`.
     pub(super) fn commit_in_transaction_where(
         &mut self,
+        now_ms: i64,
         request: &TxnOffsetCommitRequest,
         exists: impl Fn(&str, i32) -> bool,
         allowed: Result<(), ResponseError>,
@@ -220,7 +216,7 @@ impl Groups {
             .with_group_instance_id(request.group_instance_id.clone())
             .with_topics(topics.collect());
         let transaction = Transaction { producer_id: request.producer_id.0, allowed };
-        let answered = self.put_all(&plain, Some(transaction), exists, |_| {});
+        let answered = self.put_all(now_ms, &plain, Some(transaction), exists);
         let topics = answered.topics.into_iter().map(|topic| {
             let partitions = topic.partitions.iter().map(|answer| {
                 TxnOffsetCommitResponsePartition::default()
@@ -236,10 +232,10 @@ impl Groups {
 
     fn put_all(
         &mut self,
+        now_ms: i64,
         request: &OffsetCommitRequest,
         transaction: Option<Transaction>,
         exists: impl Fn(&str, i32) -> bool,
-        then: impl FnOnce(&mut Group),
     ) -> OffsetCommitResponse {
         let is_any_known = request.topics.iter().any(|topic| {
             topic.partitions.iter().any(|asked| exists(&topic.name, asked.partition_index))
@@ -247,7 +243,7 @@ impl Groups {
         // Where no partition exists, the group is not asked, nor created.
         let mut group = Err(ResponseError::UnknownTopicOrPartition);
         if is_any_known {
-            group = self.group_to_commit(request, transaction);
+            group = self.group_to_commit(now_ms, request, transaction);
         }
         let producer_id = transaction.map(|transaction| transaction.producer_id);
         let topics = request.topics.iter().map(|topic| {
@@ -266,16 +262,14 @@ impl Groups {
                 .with_name(topic.name.clone())
                 .with_partitions(partitions.collect())
         });
-        let response = OffsetCommitResponse::default().with_topics(topics.collect());
-        if let Ok(group) = group {
-            then(group);
-        }
-        response
+        OffsetCommitResponse::default().with_topics(topics.collect())
     }
 
-    /// A group that is not there is created for who does not claim to be its member.
+    /// A group that is not there is created for who does not claim to be its member. To commit
+    /// keeps a member's session, but not in a transaction.
     fn group_to_commit(
         &mut self,
+        now_ms: i64,
         request: &OffsetCommitRequest,
         transaction: Option<Transaction>,
     ) -> Result<&mut Group, ResponseError> {
@@ -294,6 +288,10 @@ impl Groups {
         }
         let group = self.groups.get_mut(id).ok_or(ResponseError::UnknownServerError)?;
         group.validate_commit(request, transaction.is_some())?;
+        if transaction.is_none() {
+            group.extend_session(now_ms, &request.member_id);
+            self.due_ms = self.due_ms.into_iter().chain(group.due_ms()).min();
+        }
         Ok(group)
     }
 }

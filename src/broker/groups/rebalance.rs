@@ -6,8 +6,9 @@ use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
 
-use super::membership::{Group, JoinTimer, Member, State, Waiting, copied};
+use super::membership::{Group, JoinTimer, Member, State, Waiting, bytes, copied};
 use super::{Replies, Ticket, owned};
+use crate::broker::wire::Reply;
 
 /// Members of a group, and members that were given an id and did not come yet. A broker sets no
 /// bound unless told (`group.max.size`); every member is in the leader's answer.
@@ -48,11 +49,7 @@ pub fn synced(result: Result<Bytes, ResponseError>) -> SyncGroupResponse {
     }
 }
 
-fn answer(
-    waiting: Option<Waiting>,
-    reply: impl Into<super::super::wire::Reply>,
-    replies: &mut Replies,
-) {
+fn answer(waiting: Option<Waiting>, reply: impl Into<Reply>, replies: &mut Replies) {
     let ticket = waiting.and_then(|waiting| waiting.0);
     replies.extend(ticket.map(|ticket| (ticket, reply.into())));
 }
@@ -70,13 +67,13 @@ impl Group {
         let id = &request.member_id;
         let known = self.members.get(id);
         let is_accepted = match self.state {
-            State::Empty => self.pending.len() < MEMBERS_MAX,
+            State::Empty => true,
             State::PreparingRebalance => {
                 known.is_some_and(|member| member.joining.is_some())
-                    || self.joining_count().max(self.pending.len()) < MEMBERS_MAX
+                    || self.joining_count() < MEMBERS_MAX
             }
             State::CompletingRebalance | State::Stable => {
-                known.is_some() || self.members.len().max(self.pending.len()) < MEMBERS_MAX
+                known.is_some() || self.members.len() < MEMBERS_MAX
             }
         };
         if !is_accepted {
@@ -88,7 +85,7 @@ impl Group {
         }
         let others = self.members.iter().filter(|(of, _)| *of != id);
         let others_bytes = others.map(|(_, member)| member.bytes()).sum::<usize>();
-        let own = request.protocols.iter().map(|given| given.name.len() + given.metadata.len());
+        let own = request.protocols.iter().map(|given| bytes(&given.name, &given.metadata));
         if others_bytes + own.sum::<usize>() > GROUP_BYTES_MAX {
             return Err(ResponseError::UnknownServerError);
         }
@@ -107,6 +104,9 @@ impl Group {
         if let Some(holder) = holder.cloned() {
             self.join_replacing(&holder, join, request, replies);
         } else if request.group_instance_id.is_none() && join.version >= MEMBER_ID_REQUIRED_FROM {
+            if self.pending.len() >= MEMBERS_MAX {
+                return Err(ResponseError::GroupMaxSizeReached);
+            }
             let ends_ms = now_ms + i64::from(request.session_timeout_ms);
             self.pending.insert(join.member_id.clone(), ends_ms);
             let response = join_refused(&join.member_id, ResponseError::MemberIdRequired);
@@ -236,7 +236,6 @@ impl Group {
             self.answer_syncs(now_ms, Err(ResponseError::RebalanceInProgress), replies);
         }
         self.to_sync.clear();
-        self.sync_due_ms = None;
         self.is_initial = self.state == State::Empty;
         self.state = State::PreparingRebalance;
         let timeout_ms = self.rebalance_timeout_ms();
@@ -280,7 +279,6 @@ impl Group {
         }
         self.generation = self.generation.saturating_add(1);
         self.protocol = self.select_protocol();
-        self.to_sync.clear();
         if self.members.is_empty() {
             self.state = State::Empty;
             return;
@@ -335,9 +333,6 @@ impl Group {
             State::CompletingRebalance | State::Stable => {}
         }
         self.to_sync.remove(id);
-        if self.to_sync.is_empty() {
-            self.sync_due_ms = None;
-        }
         let is_leader = self.is_leader(id);
         let Some(member) = self.members.get_mut(id) else {
             return Err(ResponseError::UnknownMemberId);

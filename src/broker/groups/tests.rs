@@ -4,6 +4,7 @@
 mod commits;
 mod random;
 mod rebalances;
+mod static_members;
 
 use std::collections::BTreeMap;
 
@@ -182,7 +183,11 @@ impl Script {
                     Some(_) => Err(ResponseError::InvalidTxnState),
                     None => Ok(()),
                 };
-                Some(self.groups.commit_in_transaction_where(&request, exists, allowed).into())
+                Some(
+                    self.groups
+                        .commit_in_transaction_where(now_ms, &request, exists, allowed)
+                        .into(),
+                )
             }
             "fetch" => {
                 let topics = words.get("of").map(|_| {
@@ -215,6 +220,13 @@ impl Script {
         replies.iter().map(|(ticket, reply)| self.say(*ticket, reply)).collect()
     }
 
+    /// What comes of time alone.
+    fn advance(&mut self, now_ms: i64) -> Vec<String> {
+        let mut replies = Replies::new();
+        self.groups.advance(now_ms, &mut replies);
+        replies.iter().map(|(ticket, reply)| self.say(*ticket, reply)).collect()
+    }
+
     fn say(&self, ticket: Ticket, reply: &Reply) -> String {
         // What is answered can be sent, in the version it was asked in, or else in every one.
         let (_, min, max) = *wire::SERVED.iter().find(|(api, ..)| *api == reply.api()).unwrap();
@@ -223,7 +235,8 @@ impl Script {
             wire::encode(reply, version, 1).unwrap();
         }
         let of = ticket.0;
-        short(&match reply {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the other APIs are not of groups")]
+        let said = match reply {
             Reply::JoinGroup(joined) => say_join(of, joined),
             Reply::SyncGroup(synced) if synced.error_code == 0 => {
                 assert_eq!((&synced.protocol_type, &synced.protocol_name), (&None, &None));
@@ -302,7 +315,8 @@ impl Script {
                 format!("{of} {id} {state} {}/{}{members}", protocol.0, protocol.1)
             }
             other => panic!("{other:?}"),
-        })
+        };
+        short(&said)
     }
 }
 

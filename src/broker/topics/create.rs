@@ -15,9 +15,11 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::super::NODE;
 use super::super::log::Log;
 use super::{LogId, Partition, Topic, TopicConfig, Topics, names};
+
+/// Where Kafka would look at the assignment.
+const ONE_BROKER: &str = "Partitions cannot be assigned: there is one broker.";
 
 /// Why not, for a program and for people.
 type Refusal = (ResponseError, String);
@@ -170,16 +172,8 @@ impl Topics {
             );
             return refuse(ResponseError::InvalidPartitions, text);
         }
-        if let Some(assignments) = &asked.assignments {
-            if assignments.len() != wanted - before {
-                let text = format!(
-                    "Attempted to add {} additional partition(s), but only {} assignment(s) were specified.",
-                    wanted - before,
-                    assignments.len()
-                );
-                return refuse(ResponseError::InvalidReplicaAssignment, text);
-            }
-            assignments.iter().try_for_each(|assigned| check_replicas(&assigned.broker_ids))?;
+        if asked.assignments.is_some() {
+            return refuse(ResponseError::InvalidReplicaAssignment, ONE_BROKER);
         }
         self.check_room(wanted - before)?;
         if !validate_only {
@@ -192,20 +186,7 @@ impl Topics {
 /// How many partitions a new topic has.
 fn partitions_asked(topic: &CreatableTopic) -> Result<usize, Refusal> {
     if !topic.assignments.is_empty() {
-        if topic.replication_factor != -1 || topic.num_partitions != -1 {
-            let text = "A manual partition assignment was specified, but the replication factor \
-                        or numPartitions was not set to -1.";
-            return refuse(ResponseError::InvalidRequest, text);
-        }
-        for (index, _) in topic.assignments.iter().enumerate() {
-            let is_there = |index| topic.assignments.iter().any(|one| one.partition_index == index);
-            if !i32::try_from(index).is_ok_and(is_there) {
-                let text = "partitions should be a consecutive 0-based integer sequence";
-                return refuse(ResponseError::InvalidReplicaAssignment, text);
-            }
-        }
-        topic.assignments.iter().try_for_each(|assigned| check_replicas(&assigned.broker_ids))?;
-        return Ok(topic.assignments.len());
+        return refuse(ResponseError::InvalidReplicaAssignment, ONE_BROKER);
     }
     match topic.replication_factor {
         -1 | 1 => {}
@@ -229,12 +210,4 @@ fn partitions_asked(topic: &CreatableTopic) -> Result<usize, Refusal> {
             "Number of partitions was set to an invalid non-positive value.",
         ),
     }
-}
-
-fn check_replicas(brokers: &[kafka_protocol::messages::BrokerId]) -> Result<(), Refusal> {
-    if brokers == [NODE] {
-        return Ok(());
-    }
-    let text = format!("The manual partition assignment must name broker {} alone.", NODE.0);
-    refuse(ResponseError::InvalidReplicaAssignment, text)
 }

@@ -64,15 +64,15 @@ fn members_commit_in_their_generation() {
         0 commit id=a#1 static=s gen=1 at=t:0:1
         > 9 t:0:UnknownMemberId
         # a commit keeps the session
-        5999 commit id=a#1 gen=1 at=t:0:2
+        5000 commit id=a#1 gen=1 at=t:0:2
         > 10 t:0:ok
-        11998 beat id=a#1 gen=1
+        10000 beat id=a#1 gen=1
         > 11 ok
         # while others join, too
-        11999 join client=b v=3
-        12000 commit id=a#1 gen=1 at=t:0:3
+        10001 join client=b v=3
+        10002 commit id=a#1 gen=1 at=t:0:3
         > 13 t:0:ok
-        12000 fetch of=t:0
+        10002 fetch of=t:0
         > 14 t:0:3:-1::ok
         ",
     );

@@ -1,4 +1,4 @@
-//! Joins, rebalances, static members, sessions.
+//! Joins, rebalances, sessions, and what tools see of them.
 
 use super::check;
 
@@ -171,13 +171,19 @@ fn a_new_group_waits_for_members_as_long_as_they_come() {
         2999 wait
         3000 wait
         5000 join v=3 client=c rebalance=8000
-        5500 join v=3 client=c id=c#3@1388
         6000 wait
         7999 wait
         8000 wait
         > 1 joined id=a#1 gen=1 range leader=a#1 a#1:-:m b#2@3e8:-:m c#3@1388:-:m
         > 2 joined id=b#2@3e8 gen=1 range leader=a#1
-        > 6 joined id=c#3@1388 gen=1 range leader=a#1
+        > 5 joined id=c#3@1388 gen=1 range leader=a#1
+        # none came in the second delay
+        10000 join group=h v=3 client=d
+        11000 join group=h v=3 client=e
+        15999 wait
+        16000 wait
+        > 9 joined id=d#4@2710 gen=1 range leader=d#4@2710 d#4@2710:-:m e#5@2af8:-:m
+        > 10 joined id=e#5@2af8 gen=1 range leader=d#4@2710
         ",
     );
 }
@@ -286,176 +292,6 @@ fn a_rebalance_goes_on_without_those_that_do_not_come() {
         > 13 RebalanceInProgress
         24001 describe
         > 16 g PreparingRebalance consumer/ d#4@4a39:-:d::
-        ",
-    );
-}
-
-#[test]
-fn a_static_member_that_restarts_triggers_no_rebalance() {
-    check(
-        0,
-        "
-        0 join client=a static=s
-        > 1 joined id=s#1 gen=1 range leader=s#1 s#1:s:m
-        1 join client=b static=t
-        2 join client=a id=s#1 static=s
-        > 3 joined id=s#1 gen=2 range leader=s#1 s#1:s:m t#2@1:t:m
-        > 2 joined id=t#2@1 gen=2 range leader=s#1
-        3 sync id=s#1 gen=2 static=s give=s#1:x,t#2@1:y
-        > 4 assignment=x
-        3 sync id=t#2@1 gen=2 static=t
-        > 5 assignment=y
-        # the follower, then the leader; neither is told that it leads
-        10 join client=b static=t
-        > 6 joined id=t#3@a gen=2 range leader=s#1
-        10 sync id=t#3@a gen=2 static=t
-        > 7 assignment=y
-        20 join client=a static=s
-        > 8 joined id=s#4@14 gen=2 range leader=s#1
-        20 sync id=s#4@14 gen=2 static=s
-        > 9 assignment=x
-        # the ones before
-        30 beat id=s#1 gen=2 static=s
-        > 10 FencedInstanceId
-        30 sync id=s#1 gen=2 static=s
-        > 11 FencedInstanceId
-        30 commit id=s#1 gen=2 static=s at=t:0:1
-        > 12 t:0:FencedInstanceId
-        30 pend producer=1 id=s#1 gen=2 static=s at=t:0:1
-        > 13 t:0:FencedInstanceId
-        30 join client=a id=s#1 static=s
-        > 14 FencedInstanceId id=s#1
-        30 beat id=s#1 gen=2
-        > 15 UnknownMemberId
-        30 beat id=s#4@14 gen=2 static=s
-        > 16 ok
-        30 beat id=s#4@14 gen=2 static=unknown
-        > 17 UnknownMemberId
-        30 describe
-        > 18 g Stable consumer/range s#4@14:s:a:m:x t#3@a:t:b:m:y
-        # a leader that joins with its id wants to share out anew
-        40 join client=a id=s#4@14 static=s
-        41 beat id=t#3@a gen=2 static=t
-        > 20 RebalanceInProgress
-        42 join client=b id=t#3@a static=t
-        > 19 joined id=s#4@14 gen=3 range leader=s#4@14 s#4@14:s:m t#3@a:t:m
-        > 21 joined id=t#3@a gen=3 range leader=s#4@14
-        ",
-    );
-}
-
-#[test]
-fn a_second_instance_with_the_same_static_id_fences_the_first() {
-    check(
-        0,
-        "
-        0 join client=a static=s
-        > 1 joined id=s#1 gen=1 range leader=s#1 s#1:s:m
-        0 sync id=s#1 gen=1 static=s give=s#1:x
-        > 2 assignment=x
-        1 join client=b v=3
-        # while the first waits for its join
-        2 join client=a id=s#1 static=s
-        > 3 joined id=b#2@1 gen=2 range leader=s#1
-        > 4 joined id=s#1 gen=2 range leader=s#1 b#2@1:-:m s#1:s:m
-        3 join client=b id=b#2@1
-        > 5 joined id=b#2@1 gen=2 range leader=s#1
-        4 sync id=s#1 gen=2 static=s give=s#1:x,b#2@1:y
-        > 6 assignment=x
-        4 sync id=b#2@1 gen=2
-        > 7 assignment=y
-        5 join client=c v=3
-        6 join client=a id=s#1 static=s
-        7 join client=a static=s
-        > 9 FencedInstanceId id=s#1
-        8 join client=b id=b#2@1
-        > 11 joined id=b#2@1 gen=3 range leader=s#4@7
-        > 8 joined id=c#3@5 gen=3 range leader=s#4@7
-        > 10 joined id=s#4@7 gen=3 range leader=s#4@7 b#2@1:-:m c#3@5:-:m s#4@7:s:m
-        # while the first waits for its assignment
-        9 sync id=b#2@1 gen=3
-        10 join client=a static=s
-        > 12 RebalanceInProgress
-        11 sync id=s#5@a gen=3 static=s
-        > 14 RebalanceInProgress
-        12 join client=b id=b#2@1
-        13 join client=c id=c#3@5
-        > 15 joined id=b#2@1 gen=4 range leader=s#5@a
-        > 16 joined id=c#3@5 gen=4 range leader=s#5@a
-        > 13 joined id=s#5@a gen=4 range leader=s#5@a b#2@1:-:m c#3@5:-:m s#5@a:s:m
-        14 sync id=c#3@5 gen=4 give=s#5@a:x
-        ",
-    );
-}
-
-#[test]
-fn a_static_member_that_changes_the_protocol_triggers_a_rebalance() {
-    check(
-        0,
-        "
-        0 join client=a static=s protocols=range:1,roundrobin:2
-        > 1 joined id=s#1 gen=1 range leader=s#1 s#1:s:1
-        0 sync id=s#1 gen=1 static=s give=s#1:x
-        > 2 assignment=x
-        1 join client=a static=s protocols=roundrobin:2,range:1
-        > 3 joined id=s#2@1 gen=2 roundrobin leader=s#2@1 s#2@1:s:2
-        # with other metadata only, it does not
-        2 sync id=s#2@1 gen=2 static=s give=s#2@1:x
-        > 4 assignment=x
-        3 join client=a static=s protocols=roundrobin:9,range:1
-        > 5 joined id=s#3@3 gen=2 roundrobin leader=s#2@1
-        4 describe
-        > 6 g Stable consumer/roundrobin s#3@3:s:a:9:x
-        ",
-    );
-}
-
-#[test]
-fn a_static_member_that_is_away_keeps_its_place_until_its_session_ends() {
-    check(
-        0,
-        "
-        0 join client=a static=s session=30000 rebalance=8000
-        > 1 joined id=s#1 gen=1 range leader=s#1 s#1:s:m
-        0 sync id=s#1 gen=1 static=s give=s#1:x
-        > 2 assignment=x
-        1 join client=b v=3 session=30000 rebalance=8000
-        # the leader is away: another one leads
-        8001 wait
-        > 3 joined id=b#2@1 gen=2 range leader=b#2@1 b#2@1:-:m s#1:s:m
-        8001 sync id=b#2@1 gen=2 give=s#1:x,b#2@1:y
-        > 5 assignment=y
-        # one that does not ask for its assignment goes, static or not
-        16001 wait
-        16001 describe
-        > 7 g PreparingRebalance consumer/ b#2@1:-:b::y
-        ",
-    );
-}
-
-#[test]
-fn static_members_that_are_all_away() {
-    check(
-        0,
-        "
-        0 join client=a static=s session=30000 rebalance=8000
-        > 1 joined id=s#1 gen=1 range leader=s#1 s#1:s:m
-        0 sync id=s#1 gen=1 static=s give=s#1:x
-        > 2 assignment=x
-        100 join client=b
-        > 3 MemberIdRequired id=b#2@64
-        200 join client=b id=b#2@64 rebalance=0
-        300 leave id=b#2@64
-        > 4 UnknownMemberId id=
-        > 5 ok
-        8200 wait
-        8200 describe
-        > 7 g PreparingRebalance consumer/ s#1:s:a::x
-        16200 wait
-        29999 wait
-        30000 wait
-        30000 describe
-        > 11 g Empty consumer/
         ",
     );
 }

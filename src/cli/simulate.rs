@@ -1,0 +1,172 @@
+//! `simulate`: the whole system from a seed.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use super::Global;
+use super::exit::Exit;
+use super::print::Format;
+use super::signals;
+use crate::clock::Stopwatch;
+use crate::sim::auditor::Violation;
+use crate::sim::faults::Coverage;
+use crate::sim::{Outcome, SimulationSettings, run as simulate};
+
+/// Violations that are printed; all are counted.
+const SHOWN_MAX: usize = 20;
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Runs the real worker and lanes over a modelled Kafka, in virtual time: processes crash and stand still, \
+requests and answers get lost, clocks differ. Then everything must come to its end. An independent \
+audit says what should not be. A seed repeats its run exactly.
+
+Exit code 3 where anything was found.
+
+Examples:
+  pointsman simulate --seed 7
+  pointsman simulate --seeds 1..2000 --json")]
+pub struct SimulateArgs {
+    /// One seed
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Seeds from A to B, both included
+    #[arg(long, value_name = "A..B", value_parser = range, default_value = "1..100")]
+    seeds: (u64, u64),
+    /// Tasks of each seed
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    tasks: u64,
+    /// Lanes of each seed
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    lanes: u32,
+    /// Processes of the router
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    instances: u32,
+    /// Seeds that run at once [default: one for each core]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn range(text: &str) -> Result<(u64, u64), String> {
+    let parsed = text.split_once("..").and_then(|(from, to)| {
+        let to = to.strip_prefix('=').unwrap_or(to);
+        Some((from.parse().ok()?, to.parse().ok()?))
+    });
+    parsed
+        .filter(|(from, to): &(u64, u64)| from <= to)
+        .ok_or_else(|| "two seeds such as 1..2000, the first not above the second".to_owned())
+}
+
+/// All seeds together.
+#[derive(Debug, Default)]
+struct Total {
+    seeds: u64,
+    steps: u64,
+    requests: u64,
+    violations: Vec<Violation>,
+    coverage: Coverage,
+}
+
+impl Total {
+    fn add(&mut self, outcome: Outcome) {
+        self.seeds += 1;
+        self.steps += outcome.steps;
+        self.requests += outcome.requests;
+        self.violations.extend(outcome.violations);
+        self.coverage.add(&outcome.coverage);
+    }
+}
+
+pub fn run(global: &Global, arguments: &SimulateArgs) -> anyhow::Result<Exit> {
+    let printer = global.printer();
+    let settings = SimulationSettings {
+        tasks: arguments.tasks,
+        lanes: arguments.lanes,
+        instances: arguments.instances,
+    };
+    let (first, last) = arguments.seed.map_or(arguments.seeds, |seed| (seed, seed));
+    let stop = signals::stop_on_signals()?;
+    let bar = ProgressBar::new(last - first + 1);
+    let jobs = arguments.jobs.or_else(|| std::thread::available_parallelism().ok());
+    let jobs = jobs.map_or(1, NonZeroUsize::get);
+    let began = Stopwatch::start();
+    let (next, total) = (AtomicU64::new(first), Mutex::new(Total::default()));
+    let failed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > last {
+                        break;
+                    }
+                    match simulate(seed, &settings) {
+                        Ok(outcome) => {
+                            total.lock().unwrap_or_else(PoisonError::into_inner).add(outcome);
+                        }
+                        Err(error) => {
+                            bar.println(format!("seed {seed}: {error}"));
+                            failed.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    total.violations.sort_by_key(|violation| violation.seed);
+    let elapsed_s = began.elapsed().as_secs_f64();
+    let mut out = std::io::stdout().lock();
+    if arguments.json || printer.format != Format::Table {
+        let line = json!({
+            "seeds": total.seeds, "steps": total.steps, "elapsed_s": elapsed_s,
+            "violations": total.violations,
+        });
+        writeln!(out, "{line}")?;
+    } else {
+        for violation in total.violations.iter().take(SHOWN_MAX) {
+            let Violation { seed, invariant, detail } = violation;
+            writeln!(out, "seed {seed}: {invariant}: {detail}")?;
+        }
+        writeln!(
+            out,
+            "{} seeds, {} steps, {} requests, {} faults, {} violations in {elapsed_s:.1} s\n{}",
+            total.seeds,
+            total.steps,
+            total.requests,
+            total.coverage.faults(),
+            total.violations.len(),
+            total.coverage,
+        )?;
+    }
+    if failed.load(Ordering::Relaxed) {
+        return Ok(Exit::Failed);
+    }
+    Ok(if total.violations.is_empty() { Exit::Ok } else { Exit::Difference })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_a_range_with_both_ends() {
+        assert_eq!(range("1..2000"), Ok((1, 2_000)));
+        assert_eq!(range("5..=5"), Ok((5, 5)));
+        for wrong in ["7", "2..1", "a..b", ""] {
+            assert!(range(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The whole system from one seed: the real worker and lanes, through a modelled client, over the modelled
+//! Kafka, in virtual time. Processes crash and stand still, requests and answers get lost or come late,
+//! clocks differ, resources fail. First faults, in which nothing may go wrong (safety), then a quiet time
+//! in which everything must come to its end (liveness). One seed repeats a run exactly.
+
+pub mod auditor;
+pub mod dice;
+pub mod executor;
+pub mod faults;
+mod group;
+mod instance;
+mod network;
+mod producer;
+mod reader;
+mod records;
+mod workload;
+mod world;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::codec::{Codec, CodecError, OutputFormat, RegisteredSchemas};
+use crate::config::StartFrom;
+use crate::lane::LaneSettings;
+use crate::model::policy::Policy;
+use crate::stream::worker::WorkerSettings;
+use auditor::{Progress, Violation, is_drained, look};
+use dice::{Dice, stream};
+use executor::Executor;
+use faults::{Coverage, Faults};
+use instance::Instance;
+use network::Network;
+use world::World;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimulationSettings {
+    pub tasks: u64,
+    pub lanes: u32,
+    /// Processes of the router.
+    pub instances: u32,
+}
+
+impl Default for SimulationSettings {
+    fn default() -> Self {
+        SimulationSettings { tasks: 200, lanes: 3, instances: 2 }
+    }
+}
+
+/// What became of one seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub violations: Vec<Violation>,
+    /// How often a process ran.
+    pub steps: u64,
+    pub requests: u64,
+    /// Virtual time until the last task was done, milliseconds.
+    pub virtual_ms: u64,
+    pub coverage: Coverage,
+}
+
+/// Faults go on for so long at least, microseconds of virtual time.
+const FAULTS_US: u64 = 15_000_000;
+/// Faults that a run must have met before the quiet time begins, and how long they are waited for.
+const FAULTS_MIN: u64 = 10;
+const FAULTS_US_MAX: u64 = 60_000_000;
+/// Everything must be done within this time after the last fault.
+const QUIET_US: u64 = 180_000_000;
+/// Whether it is, is looked at this often.
+const LOOK_US: u64 = 500_000;
+
+/// Clocks differ from the broker's by so much at most, milliseconds.
+const CLOCK_OFFSET_MS: u64 = 400;
+
+/// Runs one seed.
+///
+/// # Errors
+/// Where no codec can be made.
+pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecError> {
+    let mut executor = Executor::default();
+    let timeline = Rc::clone(&executor.timeline);
+    let codec = Arc::new(Codec::new(OutputFormat::Avro, RegisteredSchemas::default())?);
+    let world = Rc::new(World {
+        network: Network::new(Rc::clone(&timeline), stream(seed, 1)),
+        codec: Arc::clone(&codec),
+        lanes: settings.lanes,
+        faults: RefCell::new(Faults::new(stream(seed, 2))),
+        violations: RefCell::default(),
+        published: Cell::new(false),
+    });
+    world.create_topics();
+    workload::publish_fleet(&world);
+    timeline.spawn(workload::produce(Rc::clone(&world), settings.tasks, stream(seed, 3)));
+    timeline.spawn(workload::work(Rc::clone(&world), stream(seed, 4)));
+    let mut dice = stream(seed, 5);
+    let worker = worker_settings(codec);
+    for number in 0..settings.instances {
+        let offset = dice.within(0..2 * CLOCK_OFFSET_MS + 1);
+        let offset = i64::try_from(offset).unwrap_or(0) - CLOCK_OFFSET_MS as i64;
+        let instance = Instance::new(&format!("i{number}"), Rc::clone(&world), offset);
+        timeline.spawn(instance.keep(worker.clone()));
+    }
+
+    let mut steps = executor.run(FAULTS_US, || false);
+    steps += executor.run(FAULTS_US_MAX, || {
+        world.published.get() && world.faults.borrow().coverage.faults() >= FAULTS_MIN
+    });
+    world.faults.borrow_mut().active = false;
+    let quiet_until_us = timeline.now_us() + QUIET_US;
+    let mut progress = Progress::default();
+    let mut drained = false;
+    while !drained && timeline.now_us() < quiet_until_us {
+        let until_us = timeline.now_us() + LOOK_US;
+        let before = steps;
+        steps += executor.run(until_us, || false);
+        drained = world.published.get() && is_drained(&world, &mut progress);
+        if steps == before && !drained {
+            break;
+        }
+    }
+    let mut violations = look(&world, &worker.lane, seed);
+    let told = world.violations.take().into_iter();
+    violations.extend(told.map(|detail| Violation { seed, invariant: "told", detail }));
+    let coverage = world.faults.borrow().coverage.clone();
+    Ok(Outcome {
+        violations,
+        steps,
+        requests: world.network.requests(),
+        virtual_ms: timeline.now_us() / 1_000,
+        coverage,
+    })
+}
+
+fn worker_settings(codec: Arc<Codec>) -> WorkerSettings {
+    let policy = Policy {
+        start_within_ms: 500,
+        lease_ms_min: 4_000,
+        lease_ms_max: 10_000,
+        wait_ms_max: 20_000,
+        load_snapshot_ms: 2_000,
+        ..Policy::default()
+    };
+    WorkerSettings {
+        lane: LaneSettings {
+            codec,
+            policy,
+            batch_records_max: 64,
+            source: "pointsman/simulation".to_owned(),
+            group: group::GROUP.to_owned(),
+            topic_names: BTreeMap::new(),
+            decisions_by_pool: false,
+        },
+        start_from: StartFrom::Earliest,
+        batch_wait_ms: 20,
+        queued_records_max: 256,
+        queued_bytes_max: 4 << 20,
+        clock_uncertainty_ms: 2 * CLOCK_OFFSET_MS,
+        journal_wait_ms: 14_000,
+        leaderless_pause_ms: 2_000,
+    }
+}

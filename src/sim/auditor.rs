@@ -1,0 +1,168 @@
+//! Looks at everything that was committed, and says what should not be: the demo's independent audit of
+//! decisions and reservations, and the chain of every lane's journal.
+
+use std::collections::BTreeMap;
+
+use super::reader::read_all;
+use super::records::Plain;
+use super::workload::fleet;
+use super::world::World;
+use crate::demo::audit::audit;
+use crate::demo::audit::history::{DeadLetterSeen, Names, TaskSeen};
+use crate::lane::{Lane, LaneSettings};
+use crate::model::Topic;
+use crate::model::resource::FleetFile;
+
+/// One thing that should not be.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Violation {
+    pub seed: u64,
+    /// A stable name.
+    pub invariant: &'static str,
+    pub detail: String,
+}
+
+/// Everything that is wrong with what was committed.
+pub fn look(world: &World, settings: &LaneSettings, seed: u64) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut say =
+        |invariant, detail: String| found.push(Violation { seed, invariant, detail });
+    let mut names = Names::default();
+    let codec = &world.codec;
+    let (mut tasks, mut decisions) = (Vec::new(), Vec::new());
+    let (mut allocations, mut dead_letters) = (Vec::new(), Vec::new());
+    each(world, Topic::Tasks, |partition, record| {
+        let task = record
+            .with_raw(Topic::Tasks, partition, |raw| codec.decode_task(raw).ok())
+            .map(|task| names.keep(&task.task_id));
+        tasks.push(TaskSeen { partition, offset: record.offset, task });
+    });
+    each(world, Topic::RouteDecisions, |partition, record| {
+        record.with_raw(Topic::RouteDecisions, partition, |raw| {
+            match codec.decode_route_decision(raw) {
+                Ok(decision) => decisions.push(names.decision(&decision)),
+                Err(error) => say("readable", error.to_string()),
+            }
+        });
+    });
+    each(world, Topic::AllocationEvents, |partition, record| {
+        record.with_raw(Topic::AllocationEvents, partition, |raw| {
+            match codec.decode_allocation_event(raw) {
+                Ok(event) => allocations.push(names.allocation(&event)),
+                Err(error) => say("readable", error.to_string()),
+            }
+        });
+    });
+    each(world, Topic::TasksDlq, |_, record| {
+        let headers: BTreeMap<&str, i64> = record
+            .headers
+            .iter()
+            .filter_map(|(name, value)| {
+                let text = std::str::from_utf8(value.as_deref()?).ok()?;
+                Some((name.as_str(), text.parse().ok()?))
+            })
+            .collect();
+        let number = |name: &str| headers.get(name).copied().unwrap_or(-1);
+        dead_letters.push(DeadLetterSeen {
+            partition: i32::try_from(number("__connect.errors.partition")).unwrap_or(-1),
+            offset: number("__connect.errors.offset"),
+        });
+    });
+    let resources = fleet().into_iter().map(serde_json::from_value).collect::<Result<_, _>>();
+    match resources {
+        Ok(resources) => {
+            let fleet = FleetFile { resources, ..FleetFile::default() };
+            let report = audit(&fleet, &tasks, &decisions, &allocations, &dead_letters);
+            for finding in &report.findings {
+                let text = finding.to_string();
+                let (invariant, detail) = text.split_once(": ").unwrap_or(("audit", &text));
+                let invariant = INVARIANTS.iter().find(|name| **name == invariant);
+                say(invariant.copied().unwrap_or("audit"), detail.to_owned());
+            }
+        }
+        Err(error) => say("fleet", error.to_string()),
+    }
+    for lane in 0..world.lanes {
+        journal(world, settings, lane, &mut say);
+    }
+    found
+}
+
+/// The audit's kinds of findings.
+const INVARIANTS: [&str; 7] = [
+    "lost",
+    "duplicated",
+    "oversubscribed",
+    "unreserved",
+    "undecided",
+    "unreleased",
+    "inconsistent",
+];
+
+fn each(world: &World, topic: Topic, mut take: impl FnMut(i32, &Plain)) {
+    for partition in 0..world.partitions(topic) {
+        for record in read_all(world, topic, partition) {
+            take(partition, &record);
+        }
+    }
+}
+
+/// The journal's seqs have no gap, its hashes chain, and nothing is left when all is done.
+fn journal(
+    world: &World,
+    settings: &LaneSettings,
+    number: u32,
+    say: &mut impl FnMut(&'static str, String),
+) {
+    let mut lane = Lane::genesis(number, world.lanes, 1, settings.clone());
+    let partition = i32::try_from(number).unwrap_or(0);
+    for record in read_all(world, Topic::Journal, partition) {
+        if let Err(error) = lane.fold(&record.value.unwrap_or_default()) {
+            return say("journal", error.to_string());
+        }
+    }
+    let state = lane.state();
+    if state.in_flight > 0 || !state.tasks.is_empty() {
+        let detail = format!(
+            "lane {number} holds {} tasks, {} in flight",
+            state.tasks.len(),
+            state.in_flight
+        );
+        say("drained", detail);
+    }
+}
+
+/// Whether every lane has read all its tasks and holds none of them.
+pub fn is_drained(world: &World, progress: &mut Progress) -> bool {
+    (0..world.lanes).all(|lane| progress.lane(world, lane))
+}
+
+/// How far the journals were looked at.
+#[derive(Debug, Default)]
+pub struct Progress {
+    lanes: BTreeMap<u32, (usize, bool)>,
+}
+
+impl Progress {
+    fn lane(&mut self, world: &World, lane: u32) -> bool {
+        let partition = i32::try_from(lane).unwrap_or(0);
+        let tasks = read_all(world, Topic::Tasks, partition);
+        let journal = read_all(world, Topic::Journal, partition);
+        let (seen, drained) = self.lanes.entry(lane).or_insert((0, tasks.is_empty()));
+        if journal.len() == *seen && *seen > 0 {
+            return *drained;
+        }
+        *seen = journal.len();
+        let Some(last) = journal.last() else { return *drained };
+        let value = last.value.clone().unwrap_or_default();
+        let Ok(record) = world.codec.decode_journal(&value) else { return false };
+        let read = record
+            .offsets
+            .iter()
+            .find(|range| range.topic == Topic::Tasks.default_name())
+            .map_or(0, |range| range.to);
+        let end = tasks.last().map_or(0, |task| task.offset + 1);
+        *drained = read >= end && record.in_flight == 0 && record.backlog == 0;
+        *drained
+    }
+}
