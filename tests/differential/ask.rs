@@ -48,7 +48,12 @@ pub fn produce(topic: &str, partition: i32, records: Bytes) -> ProduceRequest {
     ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![data])
 }
 
-pub fn produce_in(transaction: &str, topic: &str, partition: i32, records: Bytes) -> ProduceRequest {
+pub fn produce_in(
+    transaction: &str,
+    topic: &str,
+    partition: i32,
+    records: Bytes,
+) -> ProduceRequest {
     produce(topic, partition, records).with_transactional_id(Some(transactional(transaction)))
 }
 
@@ -68,8 +73,14 @@ pub fn fetch(topic: &str, partition: i32, offset: i64, isolation: i8) -> FetchRe
 }
 
 /// `-1` is the time of the end, `-2` of the beginning, `-3` the largest.
-pub fn list_offsets(topic: &str, partition: i32, time_ms: i64, isolation: i8) -> ListOffsetsRequest {
-    let of = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(time_ms);
+pub fn list_offsets(
+    topic: &str,
+    partition: i32,
+    time_ms: i64,
+    isolation: i8,
+) -> ListOffsetsRequest {
+    let of =
+        ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(time_ms);
     let of = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![of]);
     ListOffsetsRequest::default()
         .with_replica_id(BrokerId(-1))
@@ -122,8 +133,9 @@ pub fn commit_in(
         .with_partition_index(partition)
         .with_committed_offset(offset)
         .with_committed_metadata(Some(text(metadata)));
-    let of =
-        TxnOffsetCommitRequestTopic::default().with_name(topic_name(topic)).with_partitions(vec![of]);
+    let of = TxnOffsetCommitRequestTopic::default()
+        .with_name(topic_name(topic))
+        .with_partitions(vec![of]);
     TxnOffsetCommitRequest::default()
         .with_transactional_id(transactional(transaction))
         .with_producer_id(ProducerId(producer.0))

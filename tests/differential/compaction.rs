@@ -5,7 +5,7 @@ use testbed::eventually;
 
 use crate::ask::{self, READ_COMMITTED, READ_UNCOMMITTED};
 use crate::client;
-use crate::raw::{Batch};
+use crate::raw::Batch;
 use crate::script::{LIMIT, Script};
 
 /// As soon and as thoroughly as Kafka can.

@@ -1,11 +1,12 @@
 //! Committed offsets: who may commit them, and who sees them when.
 
 use kafka_protocol::messages::OffsetFetchResponse;
+use testbed::eventually;
 
 use crate::ask;
 use crate::groups::{JOIN, SYNC, enter, join};
 use crate::raw::Batch;
-use crate::script::Script;
+use crate::script::{LIMIT, Script};
 
 /// All of a group's offsets, in an order.
 fn all_of(script: &mut Script, what: &str, group: &str, version: i16) {
@@ -16,6 +17,17 @@ fn all_of(script: &mut Script, what: &str, group: &str, version: i16) {
         topic.partitions.sort_by_key(|of| of.partition_index);
     }
     script.write(what, &answer);
+}
+
+/// The group's coordinator learns of a transaction's end a moment after its own has answered.
+fn committed(script: &mut Script, group: &str, topic: &str, partitions: &[i32]) {
+    let stable = ask::committed(group, &[(topic, partitions)]).with_require_stable(true);
+    let answer = eventually("stable offsets", LIMIT, || {
+        let answer = script.answer(7, &stable);
+        let is_stable = answer.topics[0].partitions.iter().all(|of| of.error_code == 0);
+        is_stable.then_some(answer)
+    });
+    script.write("committed", &answer);
 }
 
 #[test]
@@ -72,18 +84,20 @@ fn only_members_of_the_generation_commit() {
         let answer = script.ask("init", 4, &ask::init(&id, 60_000));
         let producer = (answer.producer_id.0, answer.producer_epoch);
         script.ask("add offsets", 0, &ask::add_offsets(&id, producer, &group));
-        let both = |script: &mut Script, what: &str, generation: i32, member: &str, name: Option<&str>| {
-            let request = ask::commit(&group, (&topic, 0, 1, Some("plain")))
-                .with_generation_id_or_member_epoch(generation)
-                .with_member_id(ask::text(member))
-                .with_group_instance_id(name.map(ask::text));
-            script.ask(&format!("{what}, plain"), 7, &request);
-            let request = ask::commit_in(&id, producer, &group, (&topic, 0, 2, "transactional"))
-                .with_generation_id(generation)
-                .with_member_id(ask::text(member))
-                .with_group_instance_id(name.map(ask::text));
-            script.ask(&format!("{what}, transactional"), 3, &request);
-        };
+        let both =
+            |script: &mut Script, what: &str, generation: i32, member: &str, name: Option<&str>| {
+                let request = ask::commit(&group, (&topic, 0, 1, Some("plain")))
+                    .with_generation_id_or_member_epoch(generation)
+                    .with_member_id(ask::text(member))
+                    .with_group_instance_id(name.map(ask::text));
+                script.ask(&format!("{what}, plain"), 7, &request);
+                let request =
+                    ask::commit_in(&id, producer, &group, (&topic, 0, 2, "transactional"))
+                        .with_generation_id(generation)
+                        .with_member_id(ask::text(member))
+                        .with_group_instance_id(name.map(ask::text));
+                script.ask(&format!("{what}, transactional"), 3, &request);
+            };
         both(script, "no group, no member", -1, "", None);
         both(script, "no group, a member", 1, "nobody", None);
         let named = |request: kafka_protocol::messages::JoinGroupRequest| {
@@ -110,9 +124,7 @@ fn only_members_of_the_generation_commit() {
             ask::commit_in(&id, producer, &group, (&topic, 0, 3, "old"))
         });
         script.ask("commit", 1, &ask::end(&id, producer, true));
-        script.ask("committed", 7, &{
-            ask::committed(&group, &[(&topic, &[0])]).with_require_stable(true)
-        });
+        committed(script, &group, &topic, &[0]);
         let restarted = script.answer(JOIN, &named(ask::join(&group, "", "a"))).member_id;
         script.ask("add offsets", 0, &ask::add_offsets(&id, producer, &group));
         both(script, "the member before the restart", 2, &member, None);
@@ -158,13 +170,7 @@ fn pending_offsets_are_unstable() {
             let of = (&*topic, 0, 11 * round, "again");
             script.ask("offsets again", 3, &ask::commit_in(&id, producer, &group, of));
             script.ask("end", 1, &ask::end(&id, producer, commit));
-            // The coordinator of the group may learn of it after that of the transaction has answered.
-            let stable = ask::committed(&group, &[(&topic, &[0, 1])]).with_require_stable(true);
-            testbed::eventually("stable offsets", crate::script::LIMIT, || {
-                let answer = script.answer(7, &stable);
-                let is_stable = answer.topics[0].partitions.iter().all(|of| of.error_code == 0);
-                is_stable.then_some(())
-            });
+            committed(script, &group, &topic, &[0, 1]);
             look(script, "ended");
         }
         let errors = [
@@ -199,12 +205,7 @@ fn offsets_and_records_of_one_transaction_go_together() {
             let of = (&*topic, 0, i64::from(sequence) + 1, "m");
             script.ask("offsets", 3, &ask::commit_in(&id, producer, &group, of));
             script.ask("end", 1, &ask::end(&id, producer, commit));
-            let stable = ask::committed(&group, &[(&topic, &[0])]).with_require_stable(true);
-            testbed::eventually("stable offsets", crate::script::LIMIT, || {
-                let answer = script.answer(7, &stable);
-                (answer.topics[0].partitions[0].error_code == 0).then_some(())
-            });
-            script.ask("committed", 7, &stable);
+            committed(script, &group, &topic, &[0]);
         }
         // The next producer of that id finds nothing open.
         let next = script.ask("the next", 4, &ask::init(&id, 60_000));

@@ -105,7 +105,9 @@ fn what_is_not_there_cannot_be_written() {
         script.produce("no partition", &ask::produce(&topic, 1, batch()));
         script.produce("a negative partition", &ask::produce(&topic, -1, batch()));
         let mut both = ask::produce(&topic, 0, batch());
-        both.topic_data[0].partition_data.extend(ask::produce("", 3, batch()).topic_data.remove(0).partition_data);
+        both.topic_data[0]
+            .partition_data
+            .extend(ask::produce("", 3, batch()).topic_data.remove(0).partition_data);
         script.produce("one of two partitions", &both);
         let client = Client::producer(script, &[("message.timeout.ms", "5000")]);
         for (topic, partition) in [(&missing, 0), (&topic, 1)] {
@@ -231,9 +233,12 @@ fn sequences_find_duplicates_and_gaps() {
         }
         // A batch across the largest.
         let third = script.ask("init", 4, &ask::init_idempotent()).producer_id.0;
-        for (what, sequence) in
-            [("before it", i32::MAX - 1), ("across", i32::MAX), ("after", 1), ("across again", i32::MAX)]
-        {
+        for (what, sequence) in [
+            ("before it", i32::MAX - 1),
+            ("across", i32::MAX),
+            ("after", 1),
+            ("across again", i32::MAX),
+        ] {
             let count = if what == "before it" { 1 } else { 2 };
             let batch = Batch::of(&["f=6", "g=7"][..count]).by((third, 0), sequence);
             script.produce(what, &ask::produce(&topic, 0, batch.bytes()));

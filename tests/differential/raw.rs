@@ -64,11 +64,6 @@ impl Raw {
         assert!(frame.is_empty(), "{} bytes follow the response", frame.len());
         response
     }
-
-    /// Whether the broker has closed the connection in place of an answer.
-    pub fn is_closed(&mut self) -> bool {
-        self.stream.read(&mut [0; 1]).is_ok_and(|length| length == 0)
-    }
 }
 
 /// A record batch as a producer writes it.

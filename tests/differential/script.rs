@@ -61,6 +61,11 @@ impl Script {
         name
     }
 
+    /// Shows `name`, which is made of one that nobody else uses, as `stem`.
+    pub fn also(&mut self, name: &str, stem: &str) {
+        self.shown.name(name, stem);
+    }
+
     pub fn connect(&self) -> Raw {
         Raw::connect(&self.bootstrap)
     }
@@ -145,7 +150,7 @@ impl Script {
     }
 
     pub fn write(&mut self, what: &str, answer: &impl Debug) {
-        let answer = self.shown.answer(&format!("{answer:?}"));
+        let (what, answer) = (self.shown.text(what), self.shown.answer(&format!("{answer:?}")));
         self.lines.push(format!("{what}: {answer}"));
     }
 
@@ -159,6 +164,11 @@ impl Script {
         let mut records = Vec::new();
         for partition in answer.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
             records.extend(partition.records.take());
+            // How far it goes beyond what the reader may see is a matter of Kafka's index.
+            let end = partition.last_stable_offset;
+            if let Some(aborted) = &mut partition.aborted_transactions {
+                aborted.retain(|of| of.first_offset < end);
+            }
         }
         self.write(what, &answer);
         for bytes in records {
@@ -169,14 +179,6 @@ impl Script {
 
     fn raw(&mut self) -> &mut Raw {
         self.raw.as_mut().expect("it is there until the end")
-    }
-
-    /// For an answer that is no answer but the end of the connection; the next request makes a new one.
-    pub fn hang_up<R: Request>(&mut self, what: &str, version: i16, request: &R) {
-        let mut raw = self.connect();
-        raw.send(version, request);
-        let end = if raw.is_closed() { "the connection is closed" } else { "something came" };
-        self.say(format!("{what}: {end}"));
     }
 }
 
@@ -198,6 +200,12 @@ impl Drop for Script {
             eprintln!("so far:\n{}", self.lines.join("\n"));
         }
     }
+}
+
+/// Where `name` stands in what was asked: Kafka answers in the order of a hash table, by names that differ
+/// from run to run.
+pub fn place(asked: &[&str], name: &str) -> usize {
+    asked.iter().position(|of| *of == name).unwrap_or(asked.len())
 }
 
 /// # Panics

@@ -87,7 +87,7 @@ fn a_silent_members_partitions_go_to_the_other() {
         metadata.extend(topic.as_bytes());
         metadata.extend([0, 0, 0, 0]);
         let subscribed = |member: &str| {
-            let mut request = ask::join(&group, member, "").with_session_timeout_ms(2_000);
+            let mut request = ask::join(&group, member, "").with_session_timeout_ms(6_000);
             request.protocols[0].metadata = metadata.clone().into();
             request
         };

@@ -28,7 +28,15 @@ impl Shown {
     /// An answer's `{:?}`.
     pub fn answer(&mut self, debug: &str) -> String {
         let mut text = self.text(debug);
-        for dropped in ["unknown_tagged_fields", "throttle_time_ms", "node_endpoints", "records"] {
+        // What an error message says is for people.
+        for dropped in [
+            "unknown_tagged_fields",
+            "throttle_time_ms",
+            "node_endpoints",
+            "records",
+            "error_message",
+            "batch_index_error_message",
+        ] {
             text = rewrite(&text, dropped, |_| None);
         }
         // Tagged fields, or those of other versions, that are not there.
@@ -50,12 +58,6 @@ impl Shown {
                     None if code == 0 => "none".to_owned(),
                     None => format!("unknown {code}"),
                 })
-            });
-        }
-        // Whether there is one is the protocol's, what it says is not.
-        for field in ["error_message", "batch_index_error_message"] {
-            text = rewrite(&text, field, |value| {
-                Some(if value == "None" { value.to_owned() } else { "Some(…)".to_owned() })
             });
         }
         for (field, kind) in

@@ -8,9 +8,7 @@ use testbed::eventually;
 
 use crate::ask;
 use crate::client;
-use crate::groups::{
-    BEAT, JOIN, LEAVE, SYNC, describe, enter, joined, send_join, until_rebalance,
-};
+use crate::groups::{BEAT, JOIN, LEAVE, SYNC, describe, enter, joined, send_join, until_rebalance};
 use crate::script::{LIMIT, Script};
 
 #[test]
@@ -19,7 +17,9 @@ fn a_restarted_static_member_is_who_it_was() {
         let group = script.name("group");
         let named = |name: &'static str| {
             move |request: JoinGroupRequest| {
-                request.with_group_instance_id(Some(ask::text(name))).with_session_timeout_ms(30_000)
+                request
+                    .with_group_instance_id(Some(ask::text(name)))
+                    .with_session_timeout_ms(30_000)
             }
         };
         // It need not come again.
@@ -59,7 +59,8 @@ fn a_restarted_static_member_is_who_it_was() {
                 .with_group_instance_id(instance);
             script.ask(&format!("the old b commits, {what}"), 7, &commit);
         }
-        let unknown = ask::heartbeat(&group, 2, &again).with_group_instance_id(Some(ask::text("x")));
+        let unknown =
+            ask::heartbeat(&group, 2, &again).with_group_instance_id(Some(ask::text("x")));
         script.ask("b by another name", BEAT, &unknown);
 
         // With another subscription it is still who it was: the leader is not asked.

@@ -116,8 +116,7 @@ fn a_reader_is_woken_when_a_transaction_ends() {
         let client = Client::transactional(script, &id);
         client.producer.init_transactions(LIMIT).unwrap();
         let group = script.name("reader");
-        let consumer =
-            client::consumer(script, &group, &[("isolation.level", "read_committed")]);
+        let consumer = client::consumer(script, &group, &[("isolation.level", "read_committed")]);
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&topic, 0, Offset::Beginning).unwrap();
         consumer.assign(&list).unwrap();

@@ -22,9 +22,8 @@ fn a_producer_is_fenced_by_the_next_of_its_id() {
         };
         script.ask("add", 0, &ask::add_partitions(&id, old, &topic, &[0]));
         script.ask("add offsets", 0, &ask::add_offsets(&id, old, &group));
-        let offsets = |producer, offset| {
-            ask::commit_in(&id, producer, &group, (&topic, 0, offset, "m"))
-        };
+        let offsets =
+            |producer, offset| ask::commit_in(&id, producer, &group, (&topic, 0, offset, "m"));
         script.ask("offsets", 3, &offsets(old, 1));
         script.produce("produce", &within(old, 0, 0));
         // What was open is aborted first.

@@ -40,7 +40,10 @@ impl Broker {
             let kind = std::env::var("POINTSMAN_TEST_BROKER").unwrap_or_else(|_| "model".into());
             match kind.as_str() {
                 "model" => {
-                    let front = Front::start(FrontSettings::default())
+                    let mut settings = FrontSettings::default();
+                    // As `ops/kafka/kafka` has it: a test says which topics it wants.
+                    settings.broker.topics_auto_created = false;
+                    let front = Front::start(settings)
                         .unwrap_or_else(|error| panic!("the modelled Kafka cannot start: {error}"));
                     let bootstrap = front.address().to_string();
                     Broker { bootstrap, kind: Kind::Model { _front: front } }
