@@ -201,7 +201,10 @@ fn read(
         Err(code) => data
             .with_error_code(code.code())
             .with_high_watermark(-1)
-            .with_aborted_transactions(None)
+            // As Kafka: of what is not there, nothing was aborted.
+            .with_aborted_transactions(
+                (code == ResponseError::UnknownTopicOrPartition).then(Vec::new),
+            )
             .with_records(Some(bytes::Bytes::new())),
     }
 }

@@ -5,30 +5,36 @@ mod tests;
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::batch::{Batch, BatchError};
-use super::log::Appended;
-use super::topics::Topics;
+use super::batch::{Batch, BatchError, RawRecord};
+use super::log::{Appended, Log};
+use super::topics::{TopicConfig, Topics};
 use super::transactions::Transactions;
 
 /// Why a partition's batch is not there.
 struct Refusal {
     code: ResponseError,
     text: Option<String>,
+    /// -1 where the log was not asked.
+    start_offset: i64,
+    /// The records that it is for, where it is not for the batch.
+    records: Vec<i32>,
 }
 
 impl From<ResponseError> for Refusal {
     fn from(code: ResponseError) -> Self {
-        Refusal { code, text: None }
+        Refusal { code, text: None, start_offset: -1, records: Vec::new() }
     }
 }
 
 impl From<BatchError> for Refusal {
     fn from(error: BatchError) -> Self {
-        Refusal { code: error.code(), text: Some(error.to_string()) }
+        Refusal { text: Some(error.to_string()), ..error.code().into() }
     }
 }
 
@@ -59,10 +65,20 @@ pub fn produce(
                         .with_log_append_time_ms(appended.log_append_time_ms)
                         .with_log_start_offset(log.map_or(-1, |log| log.start_offset()))
                 }
-                Err(Refusal { code, text }) => response
-                    .with_error_code(code.code())
-                    .with_base_offset(-1)
-                    .with_error_message(text.map(StrBytes::from_string)),
+                Err(Refusal { code, text, start_offset, records }) => {
+                    let text = text.map(StrBytes::from_string);
+                    let records = records.into_iter().map(|index| {
+                        BatchIndexAndErrorMessage::default()
+                            .with_batch_index(index)
+                            .with_batch_index_error_message(text.clone())
+                    });
+                    response
+                        .with_error_code(code.code())
+                        .with_base_offset(-1)
+                        .with_log_start_offset(start_offset)
+                        .with_record_errors(records.collect())
+                        .with_error_message(text.clone())
+                }
             }
         });
         let partitions = partitions.collect();
@@ -92,16 +108,41 @@ fn append(
     if header.is_transactional() && !log.in_transaction(header.producer_id, header.producer_epoch) {
         transactions.may_write(header.producer_id, header.producer_epoch, topic, partition)?;
     }
-    batch.check(config.batch_bytes_max.min(topics.batch_bytes_max()))?;
+    let start_offset = log.start_offset();
+    validate(log, config, topics.batch_bytes_max(), now_ms, &batch)
+        .map_err(|refusal| {
+            // Kafka throws away these two, and what its log says of itself with them.
+            let is_asked = !matches!(
+                refusal.code,
+                ResponseError::CorruptMessage | ResponseError::MessageTooLarge
+            );
+            Refusal { start_offset: if is_asked { start_offset } else { -1 }, ..refusal }
+        })?
+        .map_or_else(|| Ok(topics.append(now_ms, id, &batch)?), Ok)
+}
+
+/// Whether the batch can be appended; where it is there already.
+fn validate(
+    log: &Log,
+    config: &TopicConfig,
+    bytes_max: usize,
+    now_ms: i64,
+    batch: &Batch,
+) -> Result<Option<Appended>, Refusal> {
+    let header = batch.header();
+    batch.check(config.batch_bytes_max.min(bytes_max))?;
     if config.compaction.is_some() {
-        batch.check_keys()?;
+        batch.check_keys().map_err(|error| {
+            let is_so = |record: &RawRecord| record.key.is_none();
+            let of_records = error == BatchError::KeyMissing;
+            let records = if of_records { batch.records_where(is_so) } else { Vec::new() };
+            Refusal { records, ..error.into() }
+        })?;
     }
-    let is_ahead = header.max_timestamp_ms.saturating_sub(now_ms) > config.timestamp_after_ms_max;
-    if is_ahead && !config.stamps {
-        return Err(BatchError::Timestamp.into());
+    let latest_ms = now_ms.saturating_add(config.timestamp_after_ms_max);
+    if header.max_timestamp_ms > latest_ms && !config.stamps {
+        let records = batch.records_where(|record| record.timestamp_ms(header) > latest_ms);
+        return Err(Refusal { records, ..BatchError::Timestamp.into() });
     }
-    match log.check(header)? {
-        Some(duplicate) => Ok(duplicate),
-        None => Ok(topics.append(now_ms, id, &batch)?),
-    }
+    Ok(log.check(header)?)
 }

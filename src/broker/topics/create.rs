@@ -16,6 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::super::log::Log;
+use super::super::once;
 use super::{LogId, Partition, Topic, TopicConfig, Topics, names};
 
 /// Where Kafka would look at the assignment.
@@ -39,9 +40,8 @@ fn outcome(result: Result<(), Refusal>) -> (i16, Option<StrBytes>) {
 impl Topics {
     pub fn create(&mut self, request: CreateTopicsRequest) -> CreateTopicsResponse {
         let mut results = Vec::new();
-        for topic in &request.topics {
-            let twice = request.topics.iter().filter(|other| other.name == topic.name).count() > 1;
-            let created = if twice {
+        for (topic, again) in once(&request.topics, |topic| topic.name.clone()) {
+            let created = if again {
                 refuse(ResponseError::InvalidRequest, "Duplicate topic name.")
             } else {
                 self.create_one(topic, request.validate_only)
@@ -121,10 +121,11 @@ impl Topics {
     }
 
     pub fn delete(&mut self, request: &DeleteTopicsRequest) -> DeleteTopicsResponse {
-        let responses = request.topic_names.iter().map(|name| {
-            let known = self.topics.remove(name.as_str());
+        let responses = once(&request.topic_names, Clone::clone).map(|(name, again)| {
+            let known = if again { None } else { self.topics.remove(name.as_str()) };
             let code = match &known {
                 Some(_) => 0,
+                None if again => ResponseError::InvalidRequest.code(),
                 None => ResponseError::UnknownTopicOrPartition.code(),
             };
             for id in known.into_iter().flat_map(|topic| topic.partitions) {
@@ -141,8 +142,12 @@ impl Topics {
         &mut self,
         request: &CreatePartitionsRequest,
     ) -> CreatePartitionsResponse {
-        let results = request.topics.iter().map(|topic| {
-            let (code, text) = outcome(self.create_more(topic, request.validate_only));
+        let results = once(&request.topics, |topic| topic.name.clone()).map(|(topic, again)| {
+            let (code, text) = outcome(if again {
+                refuse(ResponseError::InvalidRequest, "Duplicate topic name.")
+            } else {
+                self.create_more(topic, request.validate_only)
+            });
             let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
             result.with_error_code(code).with_error_message(text)
         });
