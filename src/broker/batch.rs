@@ -141,14 +141,18 @@ impl Batch {
         if size < HEADER_BYTES {
             return Err(BatchError::Corrupt);
         }
-        if records.len() != size {
+        let (Some(_), Some(rest)) = (records.get(..size), records.get(size..)) else {
+            return Err(BatchError::NotOne);
+        };
+        // As Kafka: the beginning of another one is left out.
+        if begins_with_batch(rest) {
             return Err(BatchError::NotOne);
         }
         if records.get(MAGIC) != Some(&2) {
             return Err(BatchError::Magic);
         }
         let header = Header::read(records).ok_or(BatchError::Corrupt)?;
-        Ok(Batch { header, bytes: records.clone() })
+        Ok(Batch { header, bytes: records.slice(..size) })
     }
 
     /// Checks what a broker checks of every client's batch, in Kafka's order.
@@ -321,6 +325,12 @@ impl Batch {
 /// The records of a decompressed payload; `None` ends them where they cannot be read.
 pub fn records(payload: &[u8]) -> impl Iterator<Item = Option<RawRecord<'_>>> {
     records::read(payload)
+}
+
+fn begins_with_batch(bytes: &[u8]) -> bool {
+    let length = bytes.get(8..LENGTH_END).map(|mut length| length.get_i32());
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    length.is_some_and(|length| bytes.len() - LENGTH_END >= length)
 }
 
 fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {

@@ -201,7 +201,7 @@ fn read(
         Err(code) => data
             .with_error_code(code.code())
             .with_high_watermark(-1)
-            // As Kafka: of what is not there, nothing was aborted.
+            // As Kafka, which asks no log here.
             .with_aborted_transactions(
                 (code == ResponseError::UnknownTopicOrPartition).then(Vec::new),
             )

@@ -20,7 +20,7 @@ use super::transactions::Transactions;
 struct Refusal {
     code: ResponseError,
     text: Option<String>,
-    /// -1 where the log was not asked.
+    /// Of the log that was looked at; else -1.
     start_offset: i64,
     /// The records that it is for, where it is not for the batch.
     records: Vec<i32>,
@@ -35,6 +35,16 @@ impl From<ResponseError> for Refusal {
 impl From<BatchError> for Refusal {
     fn from(error: BatchError) -> Self {
         Refusal { text: Some(error.to_string()), ..error.code().into() }
+    }
+}
+
+impl Refusal {
+    /// As Kafka: these it finds before it comes to the log.
+    fn at(self, log: &Log) -> Self {
+        match self.code {
+            ResponseError::CorruptMessage | ResponseError::MessageTooLarge => self,
+            _ => Refusal { start_offset: log.start_offset(), ..self },
+        }
     }
 }
 
@@ -108,37 +118,30 @@ fn append(
     if header.is_transactional() && !log.in_transaction(header.producer_id, header.producer_epoch) {
         transactions.may_write(header.producer_id, header.producer_epoch, topic, partition)?;
     }
-    let start_offset = log.start_offset();
-    validate(log, config, topics.batch_bytes_max(), now_ms, &batch)
-        .map_err(|refusal| {
-            // Kafka throws away these two, and what its log says of itself with them.
-            let is_asked = !matches!(
-                refusal.code,
-                ResponseError::CorruptMessage | ResponseError::MessageTooLarge
-            );
-            Refusal { start_offset: if is_asked { start_offset } else { -1 }, ..refusal }
-        })?
-        .map_or_else(|| Ok(topics.append(now_ms, id, &batch)?), Ok)
+    let known = look(&batch, now_ms, log, config, topics.batch_bytes_max());
+    match known.map_err(|refusal| refusal.at(log))? {
+        Some(duplicate) => Ok(duplicate),
+        None => Ok(topics.append(now_ms, id, &batch)?),
+    }
 }
 
-/// Whether the batch can be appended; where it is there already.
-fn validate(
+/// Whether a batch may be appended; where it is already there, `Some`.
+fn look(
+    batch: &Batch,
+    now_ms: i64,
     log: &Log,
     config: &TopicConfig,
     bytes_max: usize,
-    now_ms: i64,
-    batch: &Batch,
 ) -> Result<Option<Appended>, Refusal> {
-    let header = batch.header();
     batch.check(config.batch_bytes_max.min(bytes_max))?;
     if config.compaction.is_some() {
         batch.check_keys().map_err(|error| {
-            let is_so = |record: &RawRecord| record.key.is_none();
             let of_records = error == BatchError::KeyMissing;
-            let records = if of_records { batch.records_where(is_so) } else { Vec::new() };
-            Refusal { records, ..error.into() }
+            let is_so = |record: &RawRecord| of_records && record.key.is_none();
+            Refusal { records: batch.records_where(is_so), ..error.into() }
         })?;
     }
+    let header = batch.header();
     let latest_ms = now_ms.saturating_add(config.timestamp_after_ms_max);
     if header.max_timestamp_ms > latest_ms && !config.stamps {
         let records = batch.records_where(|record| record.timestamp_ms(header) > latest_ms);

@@ -25,8 +25,7 @@ pub struct Violation {
 /// Everything that is wrong with what was committed.
 pub fn look(world: &World, settings: &LaneSettings, seed: u64) -> Vec<Violation> {
     let mut found = Vec::new();
-    let mut say =
-        |invariant, detail: String| found.push(Violation { seed, invariant, detail });
+    let mut say = |invariant, detail: String| found.push(Violation { seed, invariant, detail });
     let mut names = Names::default();
     let codec = &world.codec;
     let (mut tasks, mut decisions) = (Vec::new(), Vec::new());

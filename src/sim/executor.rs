@@ -68,7 +68,7 @@ impl Timeline {
 
     /// Sleeps until that time, or until woken.
     pub fn until(&self, at_us: u64) -> Sleep<'_> {
-        Sleep { timeline: self, at_us, asleep: false }
+        Sleep { timeline: self, at_us, asleep: None }
     }
 
     pub async fn sleep(&self, us: u64) {
@@ -83,22 +83,31 @@ impl Timeline {
 pub struct Sleep<'t> {
     timeline: &'t Timeline,
     at_us: u64,
-    asleep: bool,
+    /// Its place among the sleepers.
+    asleep: Option<(u64, u64, u64)>,
 }
 
 impl Future for Sleep<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if self.asleep || self.at_us <= self.timeline.now_us() {
+        if self.asleep.is_some() || self.at_us <= self.timeline.now_us() {
             return Poll::Ready(());
         }
-        self.asleep = true;
         let order = self.timeline.order.get() + 1;
         self.timeline.order.set(order);
         let sleeper = (self.at_us, order, self.timeline.current.get());
+        self.asleep = Some(sleeper);
         self.timeline.sleepers.borrow_mut().insert(sleeper);
         Poll::Pending
+    }
+}
+
+impl Drop for Sleep<'_> {
+    fn drop(&mut self) {
+        if let Some(sleeper) = &self.asleep {
+            self.timeline.sleepers.borrow_mut().remove(sleeper);
+        }
     }
 }
 
@@ -176,15 +185,8 @@ mod tests {
         executor.run(40, || false);
         executor.timeline.kill(ids[1]);
         executor.run(60, || false);
-        let expected = vec![
-            (20, "b"),
-            (20, "c"),
-            (30, "a"),
-            (40, "b"),
-            (40, "c"),
-            (60, "a"),
-            (60, "c"),
-        ];
+        let expected =
+            vec![(20, "b"), (20, "c"), (30, "a"), (40, "b"), (40, "c"), (60, "a"), (60, "c")];
         assert_eq!(*log.borrow(), expected);
     }
 }

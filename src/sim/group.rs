@@ -145,9 +145,10 @@ async fn join(instance: &Instance, membership: &Rc<RefCell<Membership>>) -> Opti
         instance.sleep(BACKOFF_US).await;
         return None;
     }
-    let lanes = synced.assignment.chunks_exact(4).filter_map(|bytes| {
-        Some(u32::from_be_bytes(bytes.try_into().ok()?))
-    });
+    let lanes = synced
+        .assignment
+        .chunks_exact(4)
+        .filter_map(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
     Some(lanes.collect())
 }
 
@@ -178,8 +179,7 @@ fn share(lanes: u32, joined: &JoinGroupResponse) -> Vec<SyncGroupRequestAssignme
 
 /// What the group has committed for these lanes; `None` where it cannot be known now.
 pub async fn committed(instance: &Instance, lanes: &[u32]) -> Option<Vec<(u32, LaneCommit)>> {
-    let partitions: Vec<i32> =
-        lanes.iter().filter_map(|lane| i32::try_from(*lane).ok()).collect();
+    let partitions: Vec<i32> = lanes.iter().filter_map(|lane| i32::try_from(*lane).ok()).collect();
     let topics = Topic::LANE_INPUTS.map(|topic| {
         OffsetFetchRequestTopic::default()
             .with_name(name(topic))
@@ -190,9 +190,8 @@ pub async fn committed(instance: &Instance, lanes: &[u32]) -> Option<Vec<(u32, L
         .with_topics(Some(topics.into()))
         .with_require_stable(true);
     let network = &instance.world.network;
-    let reply = network
-        .call(&instance.name, Request::OffsetFetch(request), ANSWER_US, Fate::Arrives)
-        .await;
+    let reply =
+        network.call(&instance.name, Request::OffsetFetch(request), ANSWER_US, Fate::Arrives).await;
     let Some(Reply::OffsetFetch(response)) = reply else { return None };
     if response.error_code != 0 {
         return None;

@@ -67,8 +67,7 @@ impl Instance {
 
     /// A request without a fault.
     pub async fn ask(&self, request: Request, timeout_us: u64) -> Option<Reply> {
-        let reply =
-            self.world.network.call(&self.name, request, timeout_us, Fate::Arrives).await;
+        let reply = self.world.network.call(&self.name, request, timeout_us, Fate::Arrives).await;
         self.sleep(0).await;
         reply
     }
@@ -393,4 +392,3 @@ impl<'a> Client<'a> {
         }
     }
 }
-

@@ -17,8 +17,8 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::faults::Step;
-use super::instance::Instance;
 use super::group::Membership;
+use super::instance::Instance;
 use super::records::{Origin, Plain, batch};
 use super::world::name;
 use crate::broker::wire::{Reply, Request};
@@ -109,9 +109,9 @@ impl Producer {
             let bytes = |range: &Option<std::ops::Range<u32>>| {
                 range.as_ref().map(|range| bytes::Bytes::copy_from_slice(batch.slice(range)))
             };
-            let headers = batch.headers_of(record).map(|(name, value)| {
-                (name.to_owned(), value.map(bytes::Bytes::copy_from_slice))
-            });
+            let headers = batch
+                .headers_of(record)
+                .map(|(name, value)| (name.to_owned(), value.map(bytes::Bytes::copy_from_slice)));
             self.queued.entry((topic, record.partition)).or_default().push(Plain {
                 offset: 0,
                 timestamp_ms: record.timestamp_ms,
@@ -210,7 +210,9 @@ impl Producer {
             }
         }
         let topics = topics.into_iter().map(|(topic, partitions)| {
-            TxnOffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(partitions)
+            TxnOffsetCommitRequestTopic::default()
+                .with_name(name(topic))
+                .with_partitions(partitions)
         });
         let request = TxnOffsetCommitRequest::default()
             .with_transactional_id(self.transactional_id.clone())

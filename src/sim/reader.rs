@@ -170,7 +170,8 @@ pub async fn offset_at(
     time: i64,
     committed: bool,
 ) -> Option<i64> {
-    let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(time);
+    let asked =
+        ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(time);
     let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked]);
     let request = ListOffsetsRequest::default()
         .with_replica_id(BrokerId(-1))

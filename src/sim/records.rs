@@ -65,7 +65,8 @@ pub fn batch(records: &[Plain], origin: Origin) -> Result<Bytes, String> {
         .collect();
     let mut bytes = BytesMut::new();
     let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-    RecordBatchEncoder::encode(&mut bytes, &records, &options).map_err(|error| error.to_string())?;
+    RecordBatchEncoder::encode(&mut bytes, &records, &options)
+        .map_err(|error| error.to_string())?;
     Ok(bytes.freeze())
 }
 

@@ -100,8 +100,7 @@ pub async fn work(world: Rc<World>, dice: ChaCha8Rng) {
             let Found::Record(topic, partition, record) = found else { continue };
             record.with_raw(topic, partition, |raw| match world.codec.decode_route_decision(raw) {
                 Ok(decision) if decision.outcome == Outcome::Routed => {
-                    let resource =
-                        decision.primary.first().map(|link| link.resource.to_string());
+                    let resource = decision.primary.first().map(|link| link.resource.to_string());
                     let attempt = Attempt {
                         task: decision.task_id.to_string(),
                         number: decision.attempt,

@@ -71,7 +71,8 @@ impl World {
                 .with_replication_factor(1)
                 .with_configs(if compacted { vec![policy] } else { Vec::new() })
         });
-        let request = CreateTopicsRequest::default().with_topics(topics.into()).with_timeout_ms(1_000);
+        let request =
+            CreateTopicsRequest::default().with_topics(topics.into()).with_timeout_ms(1_000);
         match self.network.ask(Request::CreateTopics(request)) {
             Some(Reply::CreateTopics(response)) => {
                 for topic in response.topics.iter().filter(|topic| topic.error_code != 0) {
@@ -97,10 +98,14 @@ impl World {
             })
             .collect();
         let sent = batch(&plain, Origin::PLAIN).and_then(|bytes| {
-            let data = PartitionProduceData::default().with_index(partition).with_records(Some(bytes));
-            let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
-            let request =
-                ProduceRequest::default().with_acks(-1).with_timeout_ms(1_000).with_topic_data(vec![topic]);
+            let data =
+                PartitionProduceData::default().with_index(partition).with_records(Some(bytes));
+            let topic =
+                TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
+            let request = ProduceRequest::default()
+                .with_acks(-1)
+                .with_timeout_ms(1_000)
+                .with_topic_data(vec![topic]);
             match self.network.ask(Request::Produce(request)) {
                 Some(Reply::Produce(response)) => {
                     let codes = response.responses.iter().flat_map(|topic| {

@@ -1,9 +1,11 @@
 //! The program as a user runs it: exit codes, and what goes to stdout and stderr. No Kafka here.
 #![expect(clippy::unwrap_used, reason = "what cannot be run must fail the test")]
 
+mod demo;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -19,6 +21,38 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) 
         .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A program that goes on until it is asked to end, and does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn out(&mut self) -> BufReader<ChildStdout> {
+        BufReader::new(self.0.stdout.take().unwrap())
+    }
+
+    fn err(&mut self) -> BufReader<ChildStderr> {
+        BufReader::new(self.0.stderr.take().unwrap())
+    }
+
+    /// The exit code after this signal.
+    fn end(mut self, signal: Signal) -> Option<i32> {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Has ended, where all went well.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 /// A port where nobody listens: bound once, and given back.
@@ -91,17 +125,15 @@ fn the_broker_says_where_it_is_and_ends_when_it_is_asked() {
     let development = "for development only: nothing is kept on disk, and beyond 64 MiB in memory \
                        the oldest records go\n";
     for (signal, json) in [(Signal::TERM, true), (Signal::INT, false)] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pointsman"));
+        command
             .args(["broker", "--port", "0", "--memory", "64MiB"])
             .args(json.then_some("--json"))
             .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdin(Stdio::null());
+        let mut broker = Running::start(&mut command);
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        broker.out().read_line(&mut line).unwrap();
         let address = if json {
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
             assert_eq!(line["memory_bytes"], 64 << 20);
@@ -116,11 +148,11 @@ fn the_broker_says_where_it_is_and_ends_when_it_is_asked() {
         let expected = format!("error: {address} cannot be served; --port 0 takes a free port: ");
         assert!(err.starts_with(&expected) && err.contains("in use"), "{err}");
 
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-        let mut err = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), development));
+        let mut err = broker.err();
+        assert_eq!(broker.end(signal), Some(0));
+        let mut text = String::new();
+        err.read_to_string(&mut text).unwrap();
+        assert_eq!(text, development);
     }
 }
 

@@ -143,11 +143,7 @@ pub fn cases() -> Vec<Case> {
         // There is one InitProducerId, unless something went wrong before.
         let skips: &[u32] = if *api == ApiKey::InitProducerId { &[0] } else { &[0, 1, 3] };
         for skip in skips {
-            cases.extend(faults.iter().map(|fault| Case {
-                api: *api,
-                skip: *skip,
-                fault: *fault,
-            }));
+            cases.extend(faults.iter().map(|fault| Case { api: *api, skip: *skip, fault: *fault }));
         }
     }
     cases

@@ -195,6 +195,7 @@ fn what_is_no_good_batch_is_refused() {
         ("good", good.clone(), None),
         ("empty", Bytes::new(), Some(BatchError::NotOne)),
         ("cut", good.slice(..good.len() - 1), Some(BatchError::NotOne)),
+        ("and a beginning", Bytes::from([&good[..], &good[..80]].concat()), None),
         ("two", twice, Some(BatchError::NotOne)),
         ("length", changed(8, &48_i32.to_be_bytes()), Some(BatchError::Corrupt)),
         ("negative", changed(8, &(-1_i32).to_be_bytes()), Some(BatchError::Corrupt)),
@@ -212,6 +213,8 @@ fn what_is_no_good_batch_is_refused() {
     }
     let batch = Batch::produced(&good).unwrap();
     assert_eq!(batch.check(good.len() - 1), Err(BatchError::TooLarge));
+    let more = Batch::produced(&Bytes::from([&good[..], &good[..80]].concat())).unwrap();
+    assert_eq!(more, batch);
 }
 
 #[test]

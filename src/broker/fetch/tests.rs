@@ -91,6 +91,7 @@ fn what_is_there_is_answered_at_once() {
     let committed = |request: FetchRequest| request.with_isolation_level(1);
     let all = || vec![0, 1, 2, 3, 4];
     let none = (0, vec![], 5, 4, 0, None);
+    let unknown = || (3, vec![], -1, -1, -1, Some(vec![]));
     let wrong = |code| (code, vec![], -1, -1, -1, None);
     let one = i32::try_from(plain().batch(&[(None, Some("1"))]).size()).unwrap();
     let cases = [
@@ -121,9 +122,9 @@ fn what_is_there_is_answered_at_once() {
         (
             "no such partition",
             request(&[("a", 0, 5, MUCH), ("a", 2, 0, MUCH)]),
-            vec![none.clone(), wrong(3)],
+            vec![none.clone(), unknown()],
         ),
-        ("no such topic", request(&[("b", 0, 0, MUCH)]), vec![wrong(3)]),
+        ("no such topic", request(&[("b", 0, 0, MUCH)]), vec![unknown()]),
         ("no wait", request(&[("a", 0, 5, MUCH)]).with_max_wait_ms(0), vec![none.clone()]),
         ("nothing asked", request(&[("a", 0, 5, MUCH)]).with_min_bytes(0), vec![none]),
         ("no partitions", request(&[]), vec![]),
@@ -189,6 +190,9 @@ fn a_fetch_waits_for_records_time_or_an_error() {
         fetches.forget(Ticket(5));
         topics.delete(&DeleteTopicsRequest::default().with_topic_names(vec![name("b")]));
     };
-    assert_eq!(after(1_304, delete), (vec![(6, vec![(3, vec![], -1, -1, -1, None)])], None));
+    assert_eq!(
+        after(1_304, delete),
+        (vec![(6, vec![(3, vec![], -1, -1, -1, Some(vec![]))])], None)
+    );
     assert!(fetches.waiting.is_empty() && fetches.by_log.is_empty() && fetches.by_time.is_empty());
 }

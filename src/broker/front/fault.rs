@@ -135,7 +135,7 @@ impl Faults {
             rules.away = Some((Stopwatch::start(), duration));
             due = None;
         }
-        due.or_else(|| rules.absence(request))
+        due.or_else(|| rules.absence(request.api()))
     }
 
     fn rules(&self) -> MutexGuard<'_, Rules> {
@@ -145,16 +145,16 @@ impl Faults {
 }
 
 impl Rules {
-    fn absence(&mut self, request: &Request) -> Option<Fault> {
+    fn absence(&mut self, api: ApiKey) -> Option<Fault> {
         let (since, duration) = self.away?;
         if since.elapsed() >= duration {
             self.away = None;
             return None;
         }
-        if request.api() == ApiKey::FindCoordinator {
+        if api == ApiKey::FindCoordinator {
             return Some(Fault::Error(ResponseError::CoordinatorNotAvailable));
         }
-        is_coordinated(request).then_some(Fault::Error(ResponseError::NotCoordinator))
+        is_coordinated(api).then_some(Fault::Error(ResponseError::NotCoordinator))
     }
 }
 

@@ -236,30 +236,12 @@ pub fn names_topic(request: &Request, topic: &str) -> bool {
 }
 
 /// Whether only a coordinator, of a group or of transactions, answers it.
-pub fn is_coordinated(request: &Request) -> bool {
-    match request {
-        Request::JoinGroup(_)
-        | Request::SyncGroup(_)
-        | Request::Heartbeat(_)
-        | Request::LeaveGroup(_)
-        | Request::OffsetCommit(_)
-        | Request::OffsetFetch(_)
-        | Request::DescribeGroups(_)
-        | Request::InitProducerId(_)
-        | Request::AddPartitionsToTxn(_)
-        | Request::AddOffsetsToTxn(_)
-        | Request::TxnOffsetCommit(_)
-        | Request::EndTxn(_) => true,
-        Request::ApiVersions(_)
-        | Request::Metadata(_)
-        | Request::CreateTopics(_)
-        | Request::DeleteTopics(_)
-        | Request::CreatePartitions(_)
-        | Request::DescribeConfigs(_)
-        | Request::Produce(_)
-        | Request::Fetch(_)
-        | Request::ListOffsets(_)
-        | Request::FindCoordinator(_)
-        | Request::ListGroups(_) => false,
-    }
+pub fn is_coordinated(api: ApiKey) -> bool {
+    use ApiKey as A;
+    #[rustfmt::skip]
+    let coordinated = [
+        A::JoinGroup, A::SyncGroup, A::Heartbeat, A::LeaveGroup, A::DescribeGroups, A::OffsetCommit, A::OffsetFetch,
+        A::InitProducerId, A::AddPartitionsToTxn, A::AddOffsetsToTxn, A::TxnOffsetCommit, A::EndTxn,
+    ];
+    coordinated.contains(&api)
 }

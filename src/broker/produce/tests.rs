@@ -46,9 +46,9 @@ fn batches_are_appended_or_refused() {
         ("other partition", "a", 1, one(), (0, 0, -1, 0)),
         ("stamped", "stamped", 0, one(), (0, 0, 5_000, 0)),
         ("stamped, ahead", "stamped", 0, ahead.clone(), (0, 1, 5_000, 0)),
-        ("ahead", "a", 0, ahead, (32, -1, -1, -1)),
+        ("ahead", "a", 0, ahead, (32, -1, -1, 0)),
         ("a table", "table", 0, one(), (0, 0, -1, 0)),
-        ("a table, no key", "table", 0, keyless, (87, -1, -1, -1)),
+        ("a table, no key", "table", 0, keyless, (87, -1, -1, 0)),
         (
             "too large",
             "narrow",
@@ -64,7 +64,7 @@ fn batches_are_appended_or_refused() {
         ("flipped", "a", 0, Some(flipped.into()), (2, -1, -1, -1)),
         ("idempotent", "a", 0, Some(idempotent(1, 0, 0).bytes(ONE)), (0, 2, -1, 0)),
         ("again", "a", 0, Some(idempotent(1, 0, 0).bytes(ONE)), (0, 2, 1_000, 0)),
-        ("a gap", "a", 0, Some(idempotent(1, 0, 2).bytes(ONE)), (45, -1, -1, -1)),
+        ("a gap", "a", 0, Some(idempotent(1, 0, 2).bytes(ONE)), (45, -1, -1, 0)),
         ("no transactional id", "a", 0, Some(transactional(1, 0, 1).bytes(ONE)), (53, -1, -1, -1)),
     ];
     for (about, topic, partition, records, expected) in rows {

@@ -1,19 +1,22 @@
 //! The settings of topics and of the broker, with Kafka's defaults.
 
 use std::collections::BTreeMap;
+use std::num::ParseIntError;
 
 use super::super::log::Compaction;
 
 /// What a setting may be.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// A whole number that is at least this.
+    /// A whole number of 64 bits that is at least this.
     Whole(i64),
+    /// Of 32 bits.
+    Int(i64),
     /// In [0, 1].
     Share,
     Switch,
     OneOf(&'static [&'static str]),
-    /// Several of them, by commas.
+    /// Any of them, by commas.
     SomeOf(&'static [&'static str]),
     Text,
 }
@@ -34,35 +37,35 @@ const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "prod
 /// By name. Those that only say how Kafka keeps files are taken and told, and do nothing here.
 const TOPIC: &[Known] = &[
     known("cleanup.policy", "delete", Kind::SomeOf(&["compact", "delete"])),
-    known("compression.gzip.level", "-1", Kind::Whole(-1)),
-    known("compression.lz4.level", "9", Kind::Whole(1)),
+    known("compression.gzip.level", "-1", Kind::Int(-1)),
+    known("compression.lz4.level", "9", Kind::Int(1)),
     known("compression.type", "producer", Kind::OneOf(CODECS)),
-    known("compression.zstd.level", "3", Kind::Whole(-131_072)),
+    known("compression.zstd.level", "3", Kind::Int(-131_072)),
     known("delete.retention.ms", "86400000", Kind::Whole(0)),
     known("file.delete.delay.ms", "60000", Kind::Whole(0)),
     known("flush.messages", FOREVER, Kind::Whole(1)),
     known("flush.ms", FOREVER, Kind::Whole(0)),
     known("follower.replication.throttled.replicas", "", Kind::Text),
-    known("index.interval.bytes", "4096", Kind::Whole(0)),
+    known("index.interval.bytes", "4096", Kind::Int(0)),
     known("leader.replication.throttled.replicas", "", Kind::Text),
     known("local.retention.bytes", "-2", Kind::Whole(-2)),
     known("local.retention.ms", "-2", Kind::Whole(-2)),
     known("max.compaction.lag.ms", FOREVER, Kind::Whole(1)),
-    known("max.message.bytes", "1048588", Kind::Whole(0)),
+    known("max.message.bytes", "1048588", Kind::Int(0)),
     known("message.timestamp.after.max.ms", "3600000", Kind::Whole(0)),
     known("message.timestamp.before.max.ms", FOREVER, Kind::Whole(0)),
     known("message.timestamp.type", "CreateTime", Kind::OneOf(&["CreateTime", "LogAppendTime"])),
     known("min.cleanable.dirty.ratio", "0.5", Kind::Share),
     known("min.compaction.lag.ms", "0", Kind::Whole(0)),
-    known("min.insync.replicas", "1", Kind::Whole(1)),
+    known("min.insync.replicas", "1", Kind::Int(1)),
     known("preallocate", "false", Kind::Switch),
     known("remote.log.copy.disable", "false", Kind::Switch),
     known("remote.log.delete.on.disable", "false", Kind::Switch),
     known("remote.storage.enable", "false", Kind::Switch),
     known("retention.bytes", "-1", Kind::Whole(i64::MIN)),
     known("retention.ms", "604800000", Kind::Whole(-1)),
-    known("segment.bytes", "1073741824", Kind::Whole(14)),
-    known("segment.index.bytes", "10485760", Kind::Whole(4)),
+    known("segment.bytes", "1073741824", Kind::Int(1 << 20)),
+    known("segment.index.bytes", "10485760", Kind::Int(4)),
     known("segment.jitter.ms", "0", Kind::Whole(0)),
     known("segment.ms", "604800000", Kind::Whole(1)),
     known("unclean.leader.election.enable", "false", Kind::Switch),
@@ -121,37 +124,58 @@ impl TopicConfig {
             })?;
             kept.insert(known.name, value.to_owned());
         }
-        Ok(TopicConfig::of(kept))
+        let config = TopicConfig::of(kept);
+        let [least, most] =
+            ["min.compaction.lag.ms", "max.compaction.lag.ms"].map(|name| config.whole(name));
+        if least > most {
+            return Err(format!(
+                "conflict topic config setting min.compaction.lag.ms ({least}) > \
+                 max.compaction.lag.ms ({most})"
+            ));
+        }
+        Ok(config)
     }
 
     fn of(given: BTreeMap<&'static str, String>) -> Self {
-        let value = |name: &str| {
-            let default = TOPIC.iter().find(|known| known.name == name);
-            let default = default.map_or("", |known| known.default);
-            given.get(name).map_or(default, String::as_str)
-        };
-        // All were checked.
-        let whole = |name| value(name).parse::<i64>().unwrap_or_default();
-        let policy = value("cleanup.policy");
-        let has = |wanted: &str| policy.split(',').any(|one| one.trim() == wanted);
-        let deletes = has("delete");
-        let bound = |name| Some(whole(name)).filter(|bound| deletes && *bound >= 0);
-        let compaction = has("compact").then(|| Compaction {
-            dirty_ratio: value("min.cleanable.dirty.ratio").parse().unwrap_or_default(),
-            delete_retention_ms: whole("delete.retention.ms"),
-            lag_ms_min: whole("min.compaction.lag.ms"),
-            lag_ms_max: whole("max.compaction.lag.ms"),
-        });
-        TopicConfig {
-            compaction,
-            retention_ms: bound("retention.ms"),
-            retention_bytes: bound("retention.bytes").and_then(|bytes| bytes.try_into().ok()),
-            deletes,
-            batch_bytes_max: usize::try_from(whole("max.message.bytes")).unwrap_or_default(),
-            stamps: value("message.timestamp.type") == "LogAppendTime",
-            timestamp_after_ms_max: whole("message.timestamp.after.max.ms"),
+        let mut config = TopicConfig {
             given,
-        }
+            compaction: None,
+            retention_ms: None,
+            retention_bytes: None,
+            deletes: false,
+            batch_bytes_max: 0,
+            stamps: false,
+            timestamp_after_ms_max: 0,
+        };
+        let policy = config.value("cleanup.policy");
+        let has = |wanted: &str| policy.split(',').any(|one| one.trim() == wanted);
+        let (deletes, compacts) = (has("delete"), has("compact"));
+        let bound = |name| Some(config.whole(name)).filter(|bound| deletes && *bound >= 0);
+        let retention_bytes = bound("retention.bytes").and_then(|bytes| bytes.try_into().ok());
+        config.retention_ms = bound("retention.ms");
+        config.retention_bytes = retention_bytes;
+        config.deletes = deletes;
+        config.compaction = compacts.then(|| Compaction {
+            dirty_ratio: config.value("min.cleanable.dirty.ratio").parse().unwrap_or_default(),
+            delete_retention_ms: config.whole("delete.retention.ms"),
+            lag_ms_min: config.whole("min.compaction.lag.ms"),
+            lag_ms_max: config.whole("max.compaction.lag.ms"),
+        });
+        config.batch_bytes_max = config.whole("max.message.bytes").try_into().unwrap_or_default();
+        config.stamps = config.value("message.timestamp.type") == "LogAppendTime";
+        config.timestamp_after_ms_max = config.whole("message.timestamp.after.max.ms");
+        config
+    }
+
+    fn value(&self, name: &str) -> &str {
+        let default = TOPIC.iter().find(|known| known.name == name);
+        let default = default.map_or("", |known| known.default);
+        self.given.get(name).map_or(default, String::as_str)
+    }
+
+    /// A number; all were checked.
+    fn whole(&self, name: &str) -> i64 {
+        self.value(name).parse().unwrap_or_default()
     }
 
     /// Every setting by name: its value, its default, and whether it was given.
@@ -177,11 +201,8 @@ impl Kind {
             Err(format!("String must be one of: {}", of.join(", ")))
         };
         match self {
-            Kind::Whole(least) => match value.parse::<i64>() {
-                Ok(number) if number >= least => Ok(()),
-                Ok(_) => Err(format!("Value must be at least {least}")),
-                Err(_) => Err("Not a number of type LONG".to_owned()),
-            },
+            Kind::Whole(least) => at_least(value.parse(), least, "LONG"),
+            Kind::Int(least) => at_least(value.parse::<i32>().map(i64::from), least, "INT"),
             Kind::Share => match value.parse::<f64>() {
                 Ok(share) if (0.0..=1.0).contains(&share) => Ok(()),
                 Ok(share) if share < 0.0 => Err("Value must be at least 0".to_owned()),
@@ -191,8 +212,17 @@ impl Kind {
             Kind::Switch if ["true", "false"].contains(&value.to_lowercase().as_str()) => Ok(()),
             Kind::Switch => Err("Expected value to be either true or false".to_owned()),
             Kind::OneOf(of) => one_of(value, of),
+            Kind::SomeOf(_) if value.is_empty() => Ok(()),
             Kind::SomeOf(of) => value.split(',').try_for_each(|one| one_of(one.trim(), of)),
             Kind::Text => Ok(()),
         }
+    }
+}
+
+fn at_least(number: Result<i64, ParseIntError>, least: i64, kind: &str) -> Result<(), String> {
+    match number {
+        Ok(number) if number >= least => Ok(()),
+        Ok(_) => Err(format!("Value must be at least {least}")),
+        Err(_) => Err(format!("Not a number of type {kind}")),
     }
 }

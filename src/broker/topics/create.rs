@@ -29,22 +29,26 @@ fn refuse<T>(code: ResponseError, text: impl Into<String>) -> Result<T, Refusal>
     Err((code, text.into()))
 }
 
-/// An error code and a text, as most answers have them.
+/// An error code, and a text where there is one.
 fn outcome(result: Result<(), Refusal>) -> (i16, Option<StrBytes>) {
     match result {
         Ok(()) => (0, None),
-        Err((code, text)) => (code.code(), Some(StrBytes::from_string(text))),
+        Err((code, text)) => (code.code(), (!text.is_empty()).then(|| StrBytes::from_string(text))),
     }
 }
 
 impl Topics {
     pub fn create(&mut self, request: CreateTopicsRequest) -> CreateTopicsResponse {
+        // Names are looked at before anything is created, and a name that is there twice is answered once.
+        let asked = once(&request.topics, |topic| topic.name.clone());
+        let named = asked.map(|(topic, again)| (topic, again, self.check_name(&topic.name)));
+        let named: Vec<_> = named.collect();
         let mut results = Vec::new();
-        for (topic, again) in once(&request.topics, |topic| topic.name.clone()) {
+        for (topic, again, checked) in named {
             let created = if again {
                 refuse(ResponseError::InvalidRequest, "Duplicate topic name.")
             } else {
-                self.create_one(topic, request.validate_only)
+                checked.and_then(|()| self.create_one(topic, request.validate_only))
             };
             let (code, text) = outcome(created);
             let result = CreatableTopicResult::default().with_name(topic.name.clone());
@@ -55,7 +59,6 @@ impl Topics {
 
     fn create_one(&mut self, topic: &CreatableTopic, validate_only: bool) -> Result<(), Refusal> {
         let name = topic.name.as_str();
-        self.check_name(name)?;
         if self.topics.contains_key(name) {
             let text = format!("Topic '{name}' already exists.");
             return refuse(ResponseError::TopicAlreadyExists, text);
@@ -161,8 +164,7 @@ impl Topics {
     ) -> Result<(), Refusal> {
         let name = asked.name.as_str();
         let Some(topic) = self.topics.get(name) else {
-            let text = "This server does not host this topic-partition.";
-            return refuse(ResponseError::UnknownTopicOrPartition, text);
+            return refuse(ResponseError::UnknownTopicOrPartition, "");
         };
         let before = topic.partitions.len();
         let wanted = usize::try_from(asked.count).unwrap_or_default();

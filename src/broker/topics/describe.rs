@@ -77,6 +77,10 @@ impl Topics {
                 let entries = BROKER.iter();
                 Ok(entries.map(|(name, value)| entry(name, value, value, false)).collect())
             }
+            BROKER_RESOURCE if name.parse::<i32>().is_err() => Err((
+                ResponseError::InvalidRequest,
+                format!("Broker id must be an integer, but it is: {name}"),
+            )),
             BROKER_RESOURCE => Err((
                 ResponseError::InvalidRequest,
                 format!(
