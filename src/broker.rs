@@ -17,8 +17,9 @@ mod topics;
 mod transactions;
 pub mod wire;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
@@ -46,6 +47,8 @@ pub struct Settings {
     pub batch_bytes_max: usize,
     /// All partitions together.
     pub partitions_max: usize,
+    /// Whether a topic comes to be when a client that allows it asks for it by name.
+    pub topics_auto_created: bool,
     /// A new group waits this long for more members, milliseconds.
     pub group_initial_rebalance_delay_ms: i64,
 }
@@ -59,6 +62,7 @@ impl Default for Settings {
             // Above what Pointsman allows itself for a dead letter.
             batch_bytes_max: 16 << 20,
             partitions_max: 10_000,
+            topics_auto_created: true,
             group_initial_rebalance_delay_ms: 0,
         }
     }
@@ -199,10 +203,26 @@ impl Broker {
     }
 }
 
+/// Each of what a request names, once, and whether it names that again, which Kafka refuses.
+fn once<T, K: Ord>(asked: &[T], key: impl Fn(&T) -> K) -> impl Iterator<Item = (&T, bool)> {
+    let mut counts = BTreeMap::<K, usize>::new();
+    for one in asked {
+        *counts.entry(key(one)).or_default() += 1;
+    }
+    asked.iter().filter_map(move |one| counts.remove(&key(one)).map(|count| (one, count > 1)))
+}
+
 fn find_coordinator(
     settings: &Settings,
-    _request: &FindCoordinatorRequest,
+    request: &FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
+    // Of a group, of a transaction.
+    if ![0, 1].contains(&request.key_type) {
+        return FindCoordinatorResponse::default()
+            .with_error_code(ResponseError::InvalidRequest.code())
+            .with_node_id(BrokerId(-1))
+            .with_port(-1);
+    }
     FindCoordinatorResponse::default()
         .with_node_id(NODE)
         .with_host(StrBytes::from_string(settings.host.clone()))

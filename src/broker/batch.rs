@@ -201,6 +201,13 @@ impl Batch {
         if count == self.header.record_count { Ok(()) } else { Err(BatchError::Records) }
     }
 
+    /// Which records this is true of, counted from 0.
+    pub fn records_where(&self, is_so: impl Fn(&RawRecord) -> bool) -> Vec<i32> {
+        let payload = self.payload().unwrap_or_default();
+        let records = (0..).zip(records::read(&payload).flatten());
+        records.filter(|(_, record)| is_so(record)).map(|(index, _)| index).collect()
+    }
+
     /// As it is kept: in memory of its own, at its offset, and stamped with the time of the append
     /// where one is given.
     pub fn placed(&self, base_offset: i64, appended_ms: Option<i64>) -> Self {

@@ -11,6 +11,7 @@ use kafka_protocol::messages::list_offsets_response::{
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
 use super::log::{Isolation, Log};
+use super::once;
 use super::topics::Topics;
 
 const LATEST: i64 = -1;
@@ -24,11 +25,17 @@ pub fn list_offsets(
 ) -> ListOffsetsResponse {
     let isolation = Isolation::from(request.isolation_level);
     let listed = request.topics.iter().map(|topic| {
-        let partitions = topic.partitions.iter().map(|asked| {
+        let partitions = once(&topic.partitions, |asked| asked.partition_index);
+        let partitions = partitions.map(|(asked, again)| {
             let log = topics.log(&topic.name, asked.partition_index);
             let response =
                 ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
-            match find(log, isolation, asked) {
+            let found = if again {
+                Err(ResponseError::InvalidRequest)
+            } else {
+                find(log, isolation, asked)
+            };
+            match found {
                 Ok((offset, timestamp_ms)) => {
                     let known_epoch = version >= 4 && offset >= 0;
                     response

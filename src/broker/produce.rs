@@ -5,11 +5,13 @@ mod tests;
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::batch::{Batch, BatchError};
+use super::batch::{Batch, BatchError, RawRecord};
 use super::log::{Appended, Log};
 use super::topics::{TopicConfig, Topics};
 use super::transactions::Transactions;
@@ -18,19 +20,21 @@ use super::transactions::Transactions;
 struct Refusal {
     code: ResponseError,
     text: Option<String>,
-    /// Of the log that was looked at.
+    /// Of the log that was looked at; else -1.
     start_offset: i64,
+    /// The records that it is for, where it is not for the batch.
+    records: Vec<i32>,
 }
 
 impl From<ResponseError> for Refusal {
     fn from(code: ResponseError) -> Self {
-        Refusal { code, text: None, start_offset: -1 }
+        Refusal { code, text: None, start_offset: -1, records: Vec::new() }
     }
 }
 
 impl From<BatchError> for Refusal {
     fn from(error: BatchError) -> Self {
-        Refusal { code: error.code(), text: Some(error.to_string()), start_offset: -1 }
+        Refusal { text: Some(error.to_string()), ..error.code().into() }
     }
 }
 
@@ -71,11 +75,20 @@ pub fn produce(
                         .with_log_append_time_ms(appended.log_append_time_ms)
                         .with_log_start_offset(log.map_or(-1, |log| log.start_offset()))
                 }
-                Err(Refusal { code, text, start_offset }) => response
-                    .with_error_code(code.code())
-                    .with_base_offset(-1)
-                    .with_log_start_offset(start_offset)
-                    .with_error_message(text.map(StrBytes::from_string)),
+                Err(Refusal { code, text, start_offset, records }) => {
+                    let text = text.map(StrBytes::from_string);
+                    let records = records.into_iter().map(|index| {
+                        BatchIndexAndErrorMessage::default()
+                            .with_batch_index(index)
+                            .with_batch_index_error_message(text.clone())
+                    });
+                    response
+                        .with_error_code(code.code())
+                        .with_base_offset(-1)
+                        .with_log_start_offset(start_offset)
+                        .with_record_errors(records.collect())
+                        .with_error_message(text.clone())
+                }
             }
         });
         let partitions = partitions.collect();
@@ -122,11 +135,17 @@ fn look(
 ) -> Result<Option<Appended>, Refusal> {
     batch.check(config.batch_bytes_max.min(bytes_max))?;
     if config.compaction.is_some() {
-        batch.check_keys()?;
+        batch.check_keys().map_err(|error| {
+            let of_records = error == BatchError::KeyMissing;
+            let is_so = |record: &RawRecord| of_records && record.key.is_none();
+            Refusal { records: batch.records_where(is_so), ..error.into() }
+        })?;
     }
-    let ahead_ms = batch.header().max_timestamp_ms.saturating_sub(now_ms);
-    if ahead_ms > config.timestamp_after_ms_max && !config.stamps {
-        return Err(BatchError::Timestamp.into());
+    let header = batch.header();
+    let latest_ms = now_ms.saturating_add(config.timestamp_after_ms_max);
+    if header.max_timestamp_ms > latest_ms && !config.stamps {
+        let records = batch.records_where(|record| record.timestamp_ms(header) > latest_ms);
+        return Err(Refusal { records, ..BatchError::Timestamp.into() });
     }
-    Ok(log.check(batch.header())?)
+    Ok(log.check(header)?)
 }

@@ -117,9 +117,7 @@ impl Transactions {
         }
         if producer.open.is_some() {
             // This epoch is nobody's: the one who asks again gets the next.
-            producer.epoch = producer.epoch.saturating_add(1);
-            producer.last_epoch = NO_EPOCH;
-            producer.finish(now_ms, topics, groups, false);
+            producer.fence(now_ms, topics, groups);
             return Err(ResponseError::ConcurrentTransactions);
         }
         match expected {
@@ -246,9 +244,7 @@ impl Transactions {
     pub fn advance(&mut self, now_ms: i64, topics: &mut Topics, groups: &mut Groups) {
         for producer in self.producers.values_mut() {
             if producer.ends_ms().is_some_and(|at| at <= now_ms) {
-                producer.epoch = producer.epoch.saturating_add(1);
-                producer.last_epoch = NO_EPOCH;
-                producer.finish(now_ms, topics, groups, false);
+                producer.fence(now_ms, topics, groups);
             }
         }
     }
@@ -324,6 +320,14 @@ impl Producer {
     fn transaction(&mut self, now_ms: i64) -> &mut Transaction {
         let begin = || Transaction { begun_ms: now_ms, ..Transaction::default() };
         self.open.get_or_insert_with(begin)
+    }
+
+    /// Aborts what is open, in the next epoch. Its owner may go on in that one, as who it was, until
+    /// somebody else comes.
+    fn fence(&mut self, now_ms: i64, topics: &mut Topics, groups: &mut Groups) {
+        self.last_epoch = self.epoch;
+        self.epoch = self.epoch.saturating_add(1);
+        self.finish(now_ms, topics, groups, false);
     }
 
     fn finish(&mut self, now_ms: i64, topics: &mut Topics, groups: &mut Groups, commit: bool) {

@@ -35,6 +35,7 @@ fn decode(registry: &Registry, value: &[u8]) -> Vec<(String, AvroValue)> {
 }
 
 #[test]
+#[ignore = "needs a schema registry: see ops/test"]
 fn a_decision_is_readable_by_the_registrys_schema() {
     let url = SchemaRegistry::shared().url();
     let site = Site::bare(&format!(

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use testbed::KafkaCluster;
+use testbed::Broker;
 
 use crate::site::pointsman;
 
@@ -21,7 +21,7 @@ const FAULTS: [&str; 8] = [
 
 /// The summary of a demo that ended well.
 fn demo(arguments: &[&str]) -> Value {
-    let brokers = KafkaCluster::shared().bootstrap();
+    let brokers = Broker::shared().bootstrap();
     let demo = ["demo", "--json", "--tasks", "600", "--brokers", brokers];
     let ran = pointsman(&[&demo, arguments].concat(), Stdio::null());
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);

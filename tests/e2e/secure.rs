@@ -105,6 +105,7 @@ fn denied(site: &Site) {
 }
 
 #[test]
+#[ignore = "needs Apache Kafka: see ops/test"]
 fn brokers_with_tls_and_passwords_are_served_and_a_wrong_password_is_denied() {
     let (cluster, directory) = broker();
     let ca = directory.path().join("ca.pem");

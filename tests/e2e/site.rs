@@ -11,7 +11,7 @@ use pointsman::model::Topic;
 use rdkafka::ClientConfig;
 use serde_json::Value;
 use tempfile::TempDir;
-use testbed::{KafkaCluster, eventually, unique, until};
+use testbed::{Broker, eventually, unique, until};
 
 /// For everything that takes a moment, on a machine that is busy with other tests.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ impl Site {
 
     /// On the shared broker, without any topic; `settings` are further sections of its file.
     pub fn bare(settings: &str) -> Self {
-        Site::on(KafkaCluster::shared().bootstrap(), settings)
+        Site::on(Broker::shared().bootstrap(), settings)
     }
 
     pub fn on(brokers: &str, settings: &str) -> Self {

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
-use testbed::{KafkaCluster, until};
+use testbed::{Broker, until};
 
 use crate::world::{LIMIT, World, read, task_ids};
 
@@ -87,7 +87,7 @@ fn offsets_that_somebody_reset_are_refused() {
     running.stop().unwrap();
     // The member's session has to be over before anyone may commit for the group.
     let group: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", KafkaCluster::shared().bootstrap())
+        .set("bootstrap.servers", Broker::shared().bootstrap())
         .set("group.id", &world.prefix)
         .create()
         .unwrap();
@@ -107,7 +107,7 @@ fn a_transaction_that_a_successor_fences_stays_hidden() {
     let config = world.config("a", &[]);
     // A zombie of the instance has a transaction open.
     let zombie: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", KafkaCluster::shared().bootstrap())
+        .set("bootstrap.servers", Broker::shared().bootstrap())
         .set("transactional.id", format!("{}-a-0", world.prefix))
         .create()
         .unwrap();

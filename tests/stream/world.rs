@@ -16,7 +16,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testbed::{KafkaCluster, eventually, unique};
+use testbed::{Broker, eventually, unique};
 
 pub const LIMIT: Duration = Duration::from_secs(60);
 
@@ -48,7 +48,7 @@ pub struct Running {
 impl World {
     pub fn new(lanes: i32) -> Self {
         start_log();
-        let kafka = KafkaCluster::shared();
+        let kafka = Broker::shared();
         let prefix = unique("w");
         for topic in Topic::ALL {
             let single = matches!(
@@ -80,7 +80,7 @@ impl World {
     /// The configuration of an instance; `changes` are environment variables without their prefix.
     pub fn config(&self, instance: &str, changes: &[(&str, &str)]) -> Config {
         let settings = BTreeMap::from([
-            ("KAFKA__BROKERS", KafkaCluster::shared().bootstrap().to_owned()),
+            ("KAFKA__BROKERS", Broker::shared().bootstrap().to_owned()),
             ("KAFKA__GROUP_ID", self.prefix.clone()),
             ("KAFKA__INSTANCE_ID", instance.to_owned()),
             (
@@ -223,7 +223,7 @@ pub fn task_ids(decisions: &[Seen]) -> Vec<u32> {
 
 pub fn read(name: &str, isolation: &str) -> Vec<Seen> {
     let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", KafkaCluster::shared().bootstrap())
+        .set("bootstrap.servers", Broker::shared().bootstrap())
         .set("group.id", "reader")
         .set("isolation.level", isolation)
         .set("enable.auto.commit", "false")

@@ -79,7 +79,7 @@ pub const BROKER: &[(&str, &str)] = &[
     ("delete.topic.enable", "true"),
     ("group.consumer.migration.policy", "bidirectional"),
     ("group.max.session.timeout.ms", "1800000"),
-    ("group.min.session.timeout.ms", "1000"),
+    ("group.min.session.timeout.ms", "6000"),
     ("group.share.heartbeat.interval.ms", "5000"),
     ("log.message.timestamp.after.max.ms", "3600000"),
     ("log.message.timestamp.before.max.ms", FOREVER),

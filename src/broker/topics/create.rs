@@ -16,6 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::super::log::Log;
+use super::super::once;
 use super::{LogId, Partition, Topic, TopicConfig, Topics, names};
 
 /// Where Kafka would look at the assignment.
@@ -38,16 +39,13 @@ fn outcome(result: Result<(), Refusal>) -> (i16, Option<StrBytes>) {
 
 impl Topics {
     pub fn create(&mut self, request: CreateTopicsRequest) -> CreateTopicsResponse {
-        let topics = request.topics.iter();
         // Names are looked at before anything is created, and a name that is there twice is answered once.
-        let named: Vec<_> = topics.map(|topic| (topic, self.check_name(&topic.name))).collect();
-        let mut results: Vec<CreatableTopicResult> = Vec::new();
-        for (topic, checked) in named {
-            if results.iter().any(|result| result.name == topic.name) {
-                continue;
-            }
-            let count = request.topics.iter().filter(|other| other.name == topic.name).count();
-            let created = if count > 1 {
+        let asked = once(&request.topics, |topic| topic.name.clone());
+        let named = asked.map(|(topic, again)| (topic, again, self.check_name(&topic.name)));
+        let named: Vec<_> = named.collect();
+        let mut results = Vec::new();
+        for (topic, again, checked) in named {
+            let created = if again {
                 refuse(ResponseError::InvalidRequest, "Duplicate topic name.")
             } else {
                 checked.and_then(|()| self.create_one(topic, request.validate_only))
@@ -126,10 +124,11 @@ impl Topics {
     }
 
     pub fn delete(&mut self, request: &DeleteTopicsRequest) -> DeleteTopicsResponse {
-        let responses = request.topic_names.iter().map(|name| {
-            let known = self.topics.remove(name.as_str());
+        let responses = once(&request.topic_names, Clone::clone).map(|(name, again)| {
+            let known = if again { None } else { self.topics.remove(name.as_str()) };
             let code = match &known {
                 Some(_) => 0,
+                None if again => ResponseError::InvalidRequest.code(),
                 None => ResponseError::UnknownTopicOrPartition.code(),
             };
             for id in known.into_iter().flat_map(|topic| topic.partitions) {
@@ -146,8 +145,12 @@ impl Topics {
         &mut self,
         request: &CreatePartitionsRequest,
     ) -> CreatePartitionsResponse {
-        let results = request.topics.iter().map(|topic| {
-            let (code, text) = outcome(self.create_more(topic, request.validate_only));
+        let results = once(&request.topics, |topic| topic.name.clone()).map(|(topic, again)| {
+            let (code, text) = outcome(if again {
+                refuse(ResponseError::InvalidRequest, "Duplicate topic name.")
+            } else {
+                self.create_more(topic, request.validate_only)
+            });
             let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
             result.with_error_code(code).with_error_message(text)
         });

@@ -8,7 +8,7 @@ use kafka_protocol::messages::metadata_response::{
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
-use super::super::{NODE, Settings};
+use super::super::{NODE, Settings, once};
 use super::{Topic, TopicConfig, Topics};
 
 /// As Kafka's own look: a random id in base 64.
@@ -28,10 +28,12 @@ impl Topics {
                 let all = self.topics.iter();
                 all.map(|(name, topic)| described(name, topic, version)).collect()
             }
-            Some(asked) => asked
-                .iter()
-                .map(|one| self.asked(one, version, request.allow_auto_topic_creation))
-                .collect(),
+            Some(asked) => {
+                let may_create = settings.topics_auto_created && request.allow_auto_topic_creation;
+                once(&asked, |one| (one.name.clone(), one.topic_id))
+                    .map(|(one, _)| self.asked(one, version, may_create))
+                    .collect()
+            }
         };
         let broker = MetadataResponseBroker::default()
             .with_node_id(NODE)
@@ -55,6 +57,7 @@ impl Topics {
             return known.map_or_else(
                 || {
                     MetadataResponseTopic::default()
+                        .with_name(None)
                         .with_topic_id(asked.topic_id)
                         .with_error_code(ResponseError::UnknownTopicId.code())
                 },

@@ -1,9 +1,10 @@
-//! Starts and stops the real components that the tests run against: Apache Kafka, a schema registry,
-//! and a Python with other implementations of the formats.
+//! Starts and stops the components that the tests run against: the modelled Kafka, Apache Kafka, a schema
+//! registry, and a Python with other implementations of the formats.
 //!
 //! A component that cannot be started fails the test with one line that says what to install: a test
 //! that skips itself is a test that is not there.
 
+mod broker;
 mod component;
 mod kafka;
 mod registry;
@@ -12,6 +13,7 @@ mod wait;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 
+pub use broker::{Broker, create_topic};
 pub use kafka::KafkaCluster;
 pub use registry::SchemaRegistry;
 pub use wait::{eventually, until};
