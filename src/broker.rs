@@ -149,6 +149,7 @@ impl Broker {
             Request::OffsetFetch(request) => Some(groups.committed(&request).into()),
             Request::ListGroups(request) => Some(groups.list(&request).into()),
             Request::DescribeGroups(request) => Some(groups.describe(&request).into()),
+            Request::DeleteGroups(request) => Some(groups.delete(&request).into()),
             Request::InitProducerId(request) => {
                 Some(transactions.init(now_ms, topics, groups, version, &request).into())
             }

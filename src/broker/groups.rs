@@ -5,8 +5,8 @@
 //! A timer falls due at its own instant, however late [`Groups::advance`] is called, so that a
 //! simulation that leaps over minutes sees what a broker would have done meanwhile.
 //!
-//! What is not here: the new group protocol, deletion of groups and of single offsets, and the expiry
-//! of offsets by time. Nothing survives the process.
+//! What is not here: the new group protocol, deletion of single offsets, and the expiry of offsets by
+//! time. Nothing survives the process.
 
 mod describe;
 mod membership;
@@ -19,13 +19,14 @@ mod timers;
 use std::collections::BTreeMap;
 
 use kafka_protocol::ResponseError;
+use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
 
 use super::topics::Topics;
 use super::transactions::Transactions;
 use super::{Replies, Ticket};
-use membership::Group;
+use membership::{Group, State};
 use rebalance::{Join, join_refused, synced};
 
 /// Groups that exist side by side. Tools and tests name a new one per run; those that hold nothing
@@ -122,6 +123,24 @@ impl Groups {
 
     pub fn committed(&self, request: &OffsetFetchRequest) -> OffsetFetchResponse {
         offsets::fetch(self.groups.get(request.group_id.as_str()), request)
+    }
+
+    /// Deletes groups without members, and their offsets.
+    pub fn delete(&mut self, request: &DeleteGroupsRequest) -> DeleteGroupsResponse {
+        let results = request.groups_names.iter().map(|id| {
+            let deleted = match self.groups.get(id.as_str()).map(|group| group.state) {
+                None => Err(ResponseError::GroupIdNotFound),
+                Some(State::Empty) => {
+                    self.groups.remove(id.as_str());
+                    Ok(())
+                }
+                Some(State::PreparingRebalance | State::CompletingRebalance | State::Stable) => {
+                    Err(ResponseError::NonEmptyGroup)
+                }
+            };
+            DeletableGroupResult::default().with_group_id(id.clone()).with_error_code(code(deleted))
+        });
+        DeleteGroupsResponse::default().with_results(results.collect())
     }
 
     pub fn list(&self, request: &ListGroupsRequest) -> ListGroupsResponse {

@@ -120,6 +120,7 @@ apis! {
     OffsetFetch(OffsetFetchRequest, OffsetFetchResponse) 1 to 7;
     ListGroups(ListGroupsRequest, ListGroupsResponse) 0 to 4;
     DescribeGroups(DescribeGroupsRequest, DescribeGroupsResponse) 0 to 4;
+    DeleteGroups(DeleteGroupsRequest, DeleteGroupsResponse) 0 to 1;
     InitProducerId(InitProducerIdRequest, InitProducerIdResponse) 0 to 4;
     AddPartitionsToTxn(AddPartitionsToTxnRequest, AddPartitionsToTxnResponse) 0 to 0;
     AddOffsetsToTxn(AddOffsetsToTxnRequest, AddOffsetsToTxnResponse) 0 to 0;

@@ -9,6 +9,7 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::add_partitions_to_txn_response::*;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
+use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
@@ -157,6 +158,12 @@ pub fn refusal(request: &Request, version: i16, error: ResponseError) -> Reply {
             });
             DescribeGroupsResponse::default().with_groups(groups).into()
         }
+        Request::DeleteGroups(request) => {
+            let results = each(&request.groups_names, |group| {
+                DeletableGroupResult::default().with_group_id(group.clone()).with_error_code(code)
+            });
+            DeleteGroupsResponse::default().with_results(results).into()
+        }
         Request::InitProducerId(_) => {
             InitProducerIdResponse::default().with_error_code(code).with_producer_epoch(-1).into()
         }
@@ -229,6 +236,7 @@ pub fn names_topic(request: &Request, topic: &str) -> bool {
         | Request::LeaveGroup(_)
         | Request::ListGroups(_)
         | Request::DescribeGroups(_)
+        | Request::DeleteGroups(_)
         | Request::InitProducerId(_)
         | Request::AddOffsetsToTxn(_)
         | Request::EndTxn(_) => false,
@@ -240,7 +248,7 @@ pub fn is_coordinated(api: ApiKey) -> bool {
     use ApiKey as A;
     #[rustfmt::skip]
     let coordinated = [
-        A::JoinGroup, A::SyncGroup, A::Heartbeat, A::LeaveGroup, A::DescribeGroups, A::OffsetCommit, A::OffsetFetch,
+        A::JoinGroup, A::SyncGroup, A::Heartbeat, A::LeaveGroup, A::DescribeGroups, A::DeleteGroups, A::OffsetCommit, A::OffsetFetch,
         A::InitProducerId, A::AddPartitionsToTxn, A::AddOffsetsToTxn, A::TxnOffsetCommit, A::EndTxn,
     ];
     coordinated.contains(&api)

@@ -389,3 +389,25 @@ fn check(initial_delay_ms: i64, script: &str) {
     let wanted = lines.map(|line| format!("{line}\n")).collect::<String>();
     assert_eq!(came, wanted, "\n--- came:\n{came}\n--- wanted:\n{wanted}");
 }
+
+#[test]
+fn groups_without_members_are_deleted() {
+    let mut script = Script::new(0);
+    script.run("0 join v=3");
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(text("t")))
+        .with_partitions(vec![OffsetCommitRequestPartition::default()]);
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("rests")))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    script.groups.commit_where(0, &request, exists);
+    let mut delete = || -> Vec<i16> {
+        let names = ["g", "rests", "never"].map(|name| GroupId(text(name)));
+        let request = DeleteGroupsRequest::default().with_groups_names(names.into());
+        script.groups.delete(&request).results.iter().map(|result| result.error_code).collect()
+    };
+    let [full, gone] = [ResponseError::NonEmptyGroup, ResponseError::GroupIdNotFound];
+    assert_eq!(delete(), [full.code(), 0, gone.code()]);
+    assert_eq!(delete(), [full.code(), gone.code(), gone.code()]);
+}

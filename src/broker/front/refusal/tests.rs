@@ -64,6 +64,7 @@ fn requests() -> Vec<Request> {
         Request::OffsetFetch(OffsetFetchRequest::default().with_topics(Some(vec![asked]))),
         Request::ListGroups(ListGroupsRequest::default()),
         Request::DescribeGroups(DescribeGroupsRequest::default().with_groups(vec![GroupId(T)])),
+        Request::DeleteGroups(DeleteGroupsRequest::default().with_groups_names(vec![GroupId(T)])),
         Request::InitProducerId(InitProducerIdRequest::default()),
         Request::AddPartitionsToTxn(
             AddPartitionsToTxnRequest::default().with_v3_and_below_topics(vec![added]),
