@@ -90,7 +90,7 @@ fn front() {
         .set("queue.buffering.max.messages", "1000000")
         .create()
         .expect("a producer");
-    let value = vec![b'x'; VALUE_BYTES];
+    let value = [b'x'; VALUE_BYTES];
     #[expect(clippy::disallowed_methods, reason = "a bench measures real time")]
     let began = Instant::now();
     for _ in 0..RECORDS {

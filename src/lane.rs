@@ -435,9 +435,10 @@ impl Lane {
         if self.ready.is_full() {
             self.ready.keep_only(&front.iter().copied().collect());
         }
-        let wanted = self.state.given_up.iter().chain(&front);
-        let missing = wanted
-            .filter(|key| !self.ready.contains(**key))
+        let given_up = self.state.given_up.iter().filter(|key| !self.ready.has_record(**key));
+        let waiting = front.iter().filter(|key| !self.ready.has_task(**key));
+        let missing = given_up
+            .chain(waiting)
             .filter_map(|key| Some((self.state.tasks.get(key)?.task.offset, *key)));
         let missing: Vec<(i64, TaskKey)> = missing.take(max).collect();
         self.wanted = missing.iter().copied().collect();

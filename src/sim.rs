@@ -26,7 +26,7 @@ use crate::config::StartFrom;
 use crate::lane::LaneSettings;
 use crate::model::policy::Policy;
 use crate::stream::worker::WorkerSettings;
-use auditor::{Progress, Violation, is_drained, look};
+use auditor::{Progress, Violation, look};
 use dice::{Dice, stream};
 use executor::Executor;
 use faults::{Coverage, Faults};
@@ -70,9 +70,6 @@ const QUIET_US: u64 = 180_000_000;
 /// Whether it is, is looked at this often.
 const LOOK_US: u64 = 500_000;
 
-/// After the last task is decided and released.
-const SETTLE_US: u64 = 3_000_000;
-
 /// Clocks differ from the broker's by so much at most, milliseconds.
 const CLOCK_OFFSET_MS: u64 = 400;
 
@@ -111,19 +108,17 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
     });
     world.faults.borrow_mut().active = false;
     let quiet_until_us = timeline.now_us() + QUIET_US;
-    let mut progress = Progress::default();
+    let mut progress = Progress::new(&world, &worker.lane);
     let mut drained = false;
     while !drained && timeline.now_us() < quiet_until_us {
         let until_us = timeline.now_us() + LOOK_US;
         let before = steps;
         steps += executor.run(until_us, || false);
-        drained = world.published.get() && is_drained(&world, &mut progress);
+        drained = world.published.get() && progress.is_drained(&world);
         if steps == before && !drained {
             break;
         }
     }
-    // What is given up still waits for its dead letter, which the journal's totals do not count.
-    steps += executor.run(timeline.now_us() + SETTLE_US, || false);
     let mut violations = look(&world, &worker.lane, seed);
     let told = world.violations.take().into_iter();
     violations.extend(told.map(|detail| Violation { seed, invariant: "told", detail }));

@@ -41,9 +41,11 @@ impl From<BatchError> for Refusal {
 impl Refusal {
     /// As Kafka: these it finds before it comes to the log.
     fn at(self, log: &Log) -> Self {
-        match self.code {
-            ResponseError::CorruptMessage | ResponseError::MessageTooLarge => self,
-            _ => Refusal { start_offset: log.start_offset(), ..self },
+        let early = [ResponseError::CorruptMessage, ResponseError::MessageTooLarge];
+        if early.contains(&self.code) {
+            self
+        } else {
+            Refusal { start_offset: log.start_offset(), ..self }
         }
     }
 }

@@ -35,25 +35,25 @@ Examples:
   pointsman simulate --seeds 1..2000 --json")]
 pub struct SimulateArgs {
     /// One seed
-    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    #[arg(long, env = "POINTSMAN_SIMULATE_SEED", value_name = "SEED", conflicts_with = "seeds")]
     seed: Option<u64>,
     /// Seeds from A to B, both included
-    #[arg(long, value_name = "A..B", value_parser = range, default_value = "1..100")]
+    #[arg(long, env = "POINTSMAN_SIMULATE_SEEDS", value_name = "A..B", value_parser = range, default_value = "1..100")]
     seeds: (u64, u64),
     /// Tasks of each seed
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, env = "POINTSMAN_SIMULATE_TASKS", value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     tasks: u64,
     /// Lanes of each seed
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, env = "POINTSMAN_SIMULATE_LANES", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     lanes: u32,
     /// Processes of the router
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    #[arg(long, env = "POINTSMAN_SIMULATE_INSTANCES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
     instances: u32,
     /// Seeds that run at once [default: one for each core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "POINTSMAN_SIMULATE_JOBS", value_name = "N")]
     jobs: Option<NonZeroUsize>,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, env = "POINTSMAN_SIMULATE_JSON")]
     json: bool,
 }
 

@@ -54,6 +54,7 @@ impl Ready {
     }
 
     pub fn keep_record(&mut self, key: TaskKey, record: LastRecord) {
+        self.remove(key);
         self.given_up.insert(key, record);
     }
 
@@ -61,10 +62,15 @@ impl Ready {
         self.gone.insert(key);
     }
 
-    pub fn contains(&self, key: TaskKey) -> bool {
-        self.tasks.contains_key(&key)
-            || self.given_up.contains_key(&key)
-            || self.gone.contains(&key)
+    /// Whether all is known of the record of a waiting task.
+    pub fn has_task(&self, key: TaskKey) -> bool {
+        self.tasks.contains_key(&key) || self.gone.contains(&key)
+    }
+
+    /// Whether all is known of the record of a task that was given up. That it was at hand while the
+    /// task waited is no help: its bytes are needed.
+    pub fn has_record(&self, key: TaskKey) -> bool {
+        self.given_up.contains_key(&key)
     }
 
     pub fn get(&self, key: TaskKey) -> Option<&ReadyTask> {

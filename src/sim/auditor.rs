@@ -121,47 +121,46 @@ fn journal(
         }
     }
     let state = lane.state();
-    if state.in_flight > 0 || !state.tasks.is_empty() {
+    if let Some(live) = state.tasks.values().next() {
         let detail = format!(
-            "lane {number} holds {} tasks, {} in flight",
+            "lane {number} at seq {} holds {} tasks, {} in flight; the first is {} at offset {}: {:?}",
+            lane.seq(),
             state.tasks.len(),
-            state.in_flight
+            state.in_flight,
+            live.task.task_id,
+            live.task.offset,
+            live.phase,
         );
         say("drained", detail);
     }
 }
 
-/// Whether every lane has read all its tasks and holds none of them.
-pub fn is_drained(world: &World, progress: &mut Progress) -> bool {
-    (0..world.lanes).all(|lane| progress.lane(world, lane))
-}
-
-/// How far the journals were looked at.
-#[derive(Debug, Default)]
+/// Every lane as its journal gives it, as far as that was looked at.
 pub struct Progress {
-    lanes: BTreeMap<u32, (usize, bool)>,
+    lanes: Vec<(Lane, usize)>,
 }
 
 impl Progress {
-    fn lane(&mut self, world: &World, lane: u32) -> bool {
-        let partition = i32::try_from(lane).unwrap_or(0);
-        let tasks = read_all(world, Topic::Tasks, partition);
-        let journal = read_all(world, Topic::Journal, partition);
-        let (seen, drained) = self.lanes.entry(lane).or_insert((0, tasks.is_empty()));
-        if journal.len() == *seen && *seen > 0 {
-            return *drained;
-        }
-        *seen = journal.len();
-        let Some(last) = journal.last() else { return *drained };
-        let value = last.value.clone().unwrap_or_default();
-        let Ok(record) = world.codec.decode_journal(&value) else { return false };
-        let read = record
-            .offsets
-            .iter()
-            .find(|range| range.topic == Topic::Tasks.default_name())
-            .map_or(0, |range| range.to);
-        let end = tasks.last().map_or(0, |task| task.offset + 1);
-        *drained = read >= end && record.in_flight == 0 && record.backlog == 0;
-        *drained
+    pub fn new(world: &World, settings: &LaneSettings) -> Self {
+        let lane = |number| (Lane::genesis(number, world.lanes, 1, settings.clone()), 0);
+        Progress { lanes: (0..world.lanes).map(lane).collect() }
+    }
+
+    /// Whether every lane has read all its tasks and holds none of them.
+    pub fn is_drained(&mut self, world: &World) -> bool {
+        self.lanes.iter_mut().all(|(lane, seen)| {
+            let partition = i32::try_from(lane.number()).unwrap_or(0);
+            let journal = read_all(world, Topic::Journal, partition);
+            for record in journal.iter().skip(*seen) {
+                // One that does not follow is found by the look at the end.
+                if lane.fold(record.value.as_deref().unwrap_or_default()).is_err() {
+                    return true;
+                }
+            }
+            *seen = journal.len();
+            let tasks = read_all(world, Topic::Tasks, partition);
+            let end = tasks.last().map_or(0, |task| task.offset + 1);
+            lane.positions().tasks.unwrap_or(0) >= end && lane.state().tasks.is_empty()
+        })
     }
 }

@@ -372,23 +372,19 @@ impl<'a> Client<'a> {
         };
         if let Command::Produce(batch) = command {
             producer.produce(batch);
+        } else if let Command::SendOffsets(batches) = command {
+            let (member_id, generation) = {
+                let membership = self.membership.borrow();
+                (membership.member_id.clone(), membership.generation)
+            };
+            return producer.send_offsets(instance, batches, &member_id, generation).await;
         }
-        match command {
-            Command::Flush => producer.flush(instance).await,
-            Command::SendOffsets(batches) => {
-                let membership = {
-                    let membership = self.membership.borrow();
-                    Membership {
-                        member_id: membership.member_id.clone(),
-                        generation: membership.generation,
-                        events: Default::default(),
-                    }
-                };
-                producer.send_offsets(instance, batches, &membership).await
-            }
-            Command::Commit => producer.end(instance, true).await,
-            Command::Abort => producer.end(instance, false).await,
-            _ => Ok(()),
+        if matches!(command, Command::Flush) {
+            producer.flush(instance).await
+        } else if matches!(command, Command::Commit | Command::Abort) {
+            producer.end(instance, matches!(command, Command::Commit)).await
+        } else {
+            Ok(())
         }
     }
 }

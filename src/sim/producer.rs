@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
+use kafka_protocol::error::ParseResponseErrorCode;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::txn_offset_commit_request::{
@@ -17,7 +18,6 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::faults::Step;
-use super::group::Membership;
 use super::instance::Instance;
 use super::records::{Origin, Plain, batch};
 use super::world::name;
@@ -55,28 +55,32 @@ enum Verdict {
 
 fn verdict(code: i16) -> Verdict {
     use ResponseError as Error;
-    let Some(error) = kafka_protocol::error::ParseResponseErrorCode::err(code) else {
-        return Verdict::Done;
-    };
+    const AGAIN: [Error; 6] = [
+        Error::CoordinatorLoadInProgress,
+        Error::CoordinatorNotAvailable,
+        Error::NotCoordinator,
+        Error::ConcurrentTransactions,
+        Error::RequestTimedOut,
+        Error::NotLeaderOrFollower,
+    ];
+    const FENCED: [Error; 2] = [Error::InvalidProducerEpoch, Error::ProducerFenced];
+    const MEMBERSHIP: [Error; 3] =
+        [Error::IllegalGeneration, Error::UnknownMemberId, Error::FencedInstanceId];
+    const LOST: [Error; 2] = [Error::InvalidTxnState, Error::InvalidProducerIdMapping];
+    let Some(error) = code.err() else { return Verdict::Done };
     let reason = format!("{error:?}");
-    match error {
-        Error::CoordinatorLoadInProgress
-        | Error::CoordinatorNotAvailable
-        | Error::NotCoordinator
-        | Error::ConcurrentTransactions
-        | Error::RequestTimedOut
-        | Error::NotLeaderOrFollower => Verdict::Again,
-        Error::InvalidProducerEpoch | Error::ProducerFenced => {
-            Verdict::Failed(Failure::Fenced(reason))
-        }
-        Error::IllegalGeneration | Error::UnknownMemberId | Error::FencedInstanceId => {
-            Verdict::Failed(Failure::Membership(reason))
-        }
-        Error::InvalidTxnState | Error::InvalidProducerIdMapping => {
-            Verdict::Failed(Failure::Unknown(reason))
-        }
-        _ => Verdict::Failed(Failure::Abort(reason)),
+    if AGAIN.contains(&error) {
+        return Verdict::Again;
     }
+    Verdict::Failed(if FENCED.contains(&error) {
+        Failure::Fenced(reason)
+    } else if MEMBERSHIP.contains(&error) {
+        Failure::Membership(reason)
+    } else if LOST.contains(&error) {
+        Failure::Unknown(reason)
+    } else {
+        Failure::Abort(reason)
+    })
 }
 
 impl Producer {
@@ -89,12 +93,10 @@ impl Producer {
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1);
         let mut given = (0, 0);
-        step(instance, Step::Open, Request::InitProducerId(request), |reply| match reply {
-            Reply::InitProducerId(response) => {
-                given = (response.producer_id.0, response.producer_epoch);
-                vec![response.error_code]
-            }
-            _ => Vec::new(),
+        step(instance, Step::Open, Request::InitProducerId(request), |reply| {
+            let Reply::InitProducerId(response) = reply else { return Vec::new() };
+            given = (response.producer_id.0, response.producer_epoch);
+            vec![response.error_code]
         })
         .await?;
         let (id, epoch) = given;
@@ -137,14 +139,14 @@ impl Producer {
             .with_v3_and_below_producer_epoch(self.epoch)
             .with_v3_and_below_topics(topics.collect());
         let request = Request::AddPartitionsToTxn(request);
-        step(instance, Step::AddPartitions, request, |reply| match reply {
-            Reply::AddPartitionsToTxn(response) => response
+        step(instance, Step::AddPartitions, request, |reply| {
+            let Reply::AddPartitionsToTxn(response) = reply else { return Vec::new() };
+            response
                 .results_by_topic_v3_and_below
                 .iter()
                 .flat_map(|topic| &topic.results_by_partition)
                 .map(|partition| partition.partition_error_code)
-                .collect(),
-            _ => Vec::new(),
+                .collect()
         })
         .await?;
         let mut topics: BTreeMap<Topic, Vec<PartitionProduceData>> = BTreeMap::new();
@@ -170,14 +172,14 @@ impl Producer {
             .with_acks(-1)
             .with_timeout_ms(1_000)
             .with_topic_data(topics.collect());
-        step(instance, Step::Produce, Request::Produce(request), |reply| match reply {
-            Reply::Produce(response) => response
+        step(instance, Step::Produce, Request::Produce(request), |reply| {
+            let Reply::Produce(response) = reply else { return Vec::new() };
+            response
                 .responses
                 .iter()
                 .flat_map(|topic| &topic.partition_responses)
                 .map(|partition| partition.error_code)
-                .collect(),
-            _ => Vec::new(),
+                .collect()
         })
         .await
     }
@@ -186,7 +188,8 @@ impl Producer {
         &self,
         instance: &Instance,
         batches: &[Arc<Prepared>],
-        membership: &Membership,
+        member_id: &str,
+        generation: i32,
     ) -> Result<(), Failure> {
         let group = GroupId(StrBytes::from_static_str(super::group::GROUP));
         let request = AddOffsetsToTxnRequest::default()
@@ -194,9 +197,9 @@ impl Producer {
             .with_producer_id(ProducerId(self.id))
             .with_producer_epoch(self.epoch)
             .with_group_id(group.clone());
-        step(instance, Step::AddOffsets, Request::AddOffsetsToTxn(request), |reply| match reply {
-            Reply::AddOffsetsToTxn(response) => vec![response.error_code],
-            _ => Vec::new(),
+        step(instance, Step::AddOffsets, Request::AddOffsetsToTxn(request), |reply| {
+            let Reply::AddOffsetsToTxn(response) = reply else { return Vec::new() };
+            vec![response.error_code]
         })
         .await?;
         let mut topics: BTreeMap<Topic, Vec<TxnOffsetCommitRequestPartition>> = BTreeMap::new();
@@ -219,19 +222,19 @@ impl Producer {
             .with_group_id(group)
             .with_producer_id(ProducerId(self.id))
             .with_producer_epoch(self.epoch)
-            .with_generation_id(membership.generation)
-            .with_member_id(StrBytes::from_string(membership.member_id.clone()))
+            .with_generation_id(generation)
+            .with_member_id(StrBytes::from_string(member_id.to_owned()))
             .with_group_instance_id(Some(StrBytes::from_string(instance.name.clone())))
             .with_topics(topics.collect());
         let request = Request::TxnOffsetCommit(request);
-        step(instance, Step::SendOffsets, request, |reply| match reply {
-            Reply::TxnOffsetCommit(response) => response
+        step(instance, Step::SendOffsets, request, |reply| {
+            let Reply::TxnOffsetCommit(response) = reply else { return Vec::new() };
+            response
                 .topics
                 .iter()
                 .flat_map(|topic| &topic.partitions)
                 .map(|partition| partition.error_code)
-                .collect(),
-            _ => Vec::new(),
+                .collect()
         })
         .await
     }
@@ -244,9 +247,9 @@ impl Producer {
             .with_producer_id(ProducerId(self.id))
             .with_producer_epoch(self.epoch)
             .with_committed(commit);
-        let ended = step(instance, Step::End, Request::EndTxn(request), |reply| match reply {
-            Reply::EndTxn(response) => vec![response.error_code],
-            _ => Vec::new(),
+        let ended = step(instance, Step::End, Request::EndTxn(request), |reply| {
+            let Reply::EndTxn(response) = reply else { return Vec::new() };
+            vec![response.error_code]
         });
         match ended.await {
             Err(Failure::Abort(reason)) => Err(Failure::Unknown(reason)),

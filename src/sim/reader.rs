@@ -178,13 +178,10 @@ pub async fn offset_at(
         .with_isolation_level(i8::from(committed))
         .with_topics(vec![topic]);
     let request = Request::ListOffsets(request);
-    match world.network.call(client, request, ANSWER_US, Fate::Arrives).await {
-        Some(Reply::ListOffsets(response)) => {
-            let partition = response.topics.first()?.partitions.first()?;
-            (partition.error_code == 0).then_some(partition.offset)
-        }
-        _ => None,
-    }
+    let reply = world.network.call(client, request, ANSWER_US, Fate::Arrives).await;
+    let Some(Reply::ListOffsets(response)) = reply else { return None };
+    let partition = response.topics.first()?.partitions.first()?;
+    (partition.error_code == 0).then_some(partition.offset)
 }
 
 /// For those who look on: everything that is committed in a partition now.

@@ -58,23 +58,19 @@ impl Client {
 
 /// An error's code, without the text that follows it.
 pub fn code(error: &KafkaError) -> String {
-    let name = |code: Option<rdkafka::types::RDKafkaErrorCode>| {
-        code.map_or_else(|| error.to_string(), |code| format!("{code:?}"))
+    let KafkaError::Transaction(of) = error else {
+        let code = error.rdkafka_error_code();
+        return code.map_or_else(|| error.to_string(), |code| format!("{code:?}"));
     };
-    match error {
-        KafkaError::Transaction(of) => {
-            let mut text = format!("{:?}", of.code());
-            for (is, word) in [
-                (of.is_fatal(), "fatal"),
-                (of.is_retriable(), "retriable"),
-                (of.txn_requires_abort(), "requires abort"),
-            ] {
-                text += &if is { format!(", {word}") } else { String::new() };
-            }
-            text
-        }
-        error => name(error.rdkafka_error_code()),
+    let mut text = format!("{:?}", of.code());
+    for (is, word) in [
+        (of.is_fatal(), ", fatal"),
+        (of.is_retriable(), ", retriable"),
+        (of.txn_requires_abort(), ", requires abort"),
+    ] {
+        text += if is { word } else { "" };
     }
+    text
 }
 
 pub fn outcome<T>(result: Result<T, KafkaError>) -> String {

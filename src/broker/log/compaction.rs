@@ -182,7 +182,10 @@ impl Transactions {
     fn is_gone(&mut self, batch: &Batch) -> bool {
         let header = batch.header();
         let begun = |aborted: &Aborted| aborted.first_offset <= header.last_offset();
-        while let Some(aborted) = self.aborted.pop_front_if(|aborted| begun(aborted)) {
+        // `pop_front_if` is newer than the oldest Rust that this builds with.
+        while self.aborted.front().is_some_and(begun)
+            && let Some(aborted) = self.aborted.pop_front()
+        {
             self.aborting.entry(aborted.producer_id).or_insert(false);
         }
         let id = header.producer_id;

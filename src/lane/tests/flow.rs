@@ -308,3 +308,30 @@ fn a_large_fleet_takes_more_than_one_batch_and_no_task_goes_first() {
     assert_eq!(bench.lane.state().fleet.len(), 5_000);
     assert_eq!(bench.lane.state().in_flight, 1);
 }
+
+#[test]
+fn a_task_that_another_owner_gave_up_is_read_again_for_its_dead_letter() {
+    let policy = Policy { attempts_max: 1, ..Policy::default() };
+    let begin = || {
+        let mut bench = Bench::new(policy.clone());
+        bench.resource("one", json!({"slots": 1}));
+        bench.task("t0", json!({}));
+        bench.task("t1", json!({}));
+        bench.step();
+        bench
+    };
+    let (mut left_behind, mut owner) = (begin(), begin());
+    owner.result("t0", 1, "succeeded", json!({}));
+    owner.step_at(1_001_000);
+    owner.result("t1", 1, "failed", json!({}));
+    owner.step_at(1_002_000);
+    for record in &owner.journal[1..] {
+        left_behind.lane.fold(record).unwrap();
+    }
+    // It had the task at hand while that waited.
+    left_behind.now = 1_003_000;
+    left_behind.reread();
+    let shown = left_behind.step();
+    assert!(shown.iter().any(|line| line.starts_with("tasks.dlq")), "{shown:?}");
+    assert!(left_behind.lane.state().tasks.is_empty());
+}
