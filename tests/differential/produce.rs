@@ -265,3 +265,29 @@ fn an_idempotent_client_writes_in_order() {
         }
     });
 }
+
+#[test]
+fn older_clients_are_answered_as_they_understand() {
+    Script::run("produce_versions", |script| {
+        let topic = script.topic("fleet", 1, &[("cleanup.policy", "compact")]);
+        let good = ask::produce(&topic, 0, Batch::of(&["a=1"]).bytes());
+        let keyless = ask::produce(&topic, 0, Batch::of(&["a=1", "=2"]).bytes());
+        for version in 3..=9 {
+            script.ask(&format!("version {version}"), version, &good);
+            script.ask(&format!("keyless, version {version}"), version, &keyless);
+        }
+        let id = script.name("router");
+        for version in 0..=4 {
+            let answer = script.ask(&format!("init {version}"), version, &ask::init(&id, 60_000));
+            let producer = (answer.producer_id.0, answer.producer_epoch);
+            let group = script.name("group");
+            script.ask("add", 0, &ask::add_offsets(&id, producer, &group));
+            let version = version.min(3);
+            let commit = ask::commit_in(&id, producer, &group, (&topic, 0, 1, "m"));
+            script.ask(&format!("offsets {version}"), version, &commit);
+            let version = version.min(1);
+            let end = ask::end(&id, producer, true);
+            script.ask(&format!("end {version}"), version, &end);
+        }
+    });
+}
