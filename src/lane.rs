@@ -252,6 +252,7 @@ impl Lane {
             | Topic::BalanceEvents
             | Topic::LoadSnapshots
             | Topic::Journal
+            | Topic::Snapshots
             | Topic::OperatorActions
             | Topic::TasksDlq
             | Topic::TaskResultsDlq

@@ -27,6 +27,7 @@ pub enum Topic {
     BalanceEvents,
     LoadSnapshots,
     Journal,
+    Snapshots,
     OperatorActions,
     TasksDlq,
     TaskResultsDlq,
@@ -37,7 +38,7 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic, in the order of the flow.
-    pub const ALL: [Topic; 16] = [
+    pub const ALL: [Topic; 17] = [
         Topic::Tasks,
         Topic::TaskResults,
         Topic::LaneInbox,
@@ -48,6 +49,7 @@ impl Topic {
         Topic::BalanceEvents,
         Topic::LoadSnapshots,
         Topic::Journal,
+        Topic::Snapshots,
         Topic::OperatorActions,
         Topic::TasksDlq,
         Topic::TaskResultsDlq,
@@ -75,6 +77,7 @@ impl Topic {
             Topic::BalanceEvents => "balance-events",
             Topic::LoadSnapshots => "load-snapshots",
             Topic::Journal => "journal",
+            Topic::Snapshots => "snapshots",
             Topic::OperatorActions => "operator-actions",
             Topic::TasksDlq => "tasks.dlq",
             Topic::TaskResultsDlq => "task-results.dlq",
@@ -97,6 +100,7 @@ impl Topic {
             | Topic::BalanceEvents
             | Topic::LoadSnapshots
             | Topic::Journal
+            | Topic::Snapshots
             | Topic::OperatorActions
             | Topic::TasksDlq
             | Topic::TaskResultsDlq

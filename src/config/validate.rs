@@ -9,7 +9,7 @@ use super::settings::{Fallback, Kind, SETTINGS, Setting};
 use super::source::{Given, PROPERTIES, Source};
 use super::{
     Config, Effective, Http, Kafka, Log, LogFormat, Output, SchemaRegistry, Secret, StartFrom,
-    TopicNames, Worker, properties,
+    Snapshot, TopicNames, Worker, properties,
 };
 use crate::codec::OutputFormat;
 use crate::model::Topic;
@@ -47,6 +47,7 @@ pub fn validate(
     let output = output(&mut reader);
     let worker = worker(&mut reader);
     let routing = routing(&mut reader);
+    let snapshot = snapshot(&mut reader);
     let http = http(&mut reader);
     let log = Log {
         format: match reader.text("log.format").as_str() {
@@ -58,7 +59,7 @@ pub fn validate(
     };
 
     if reader.errors.is_empty() {
-        let config = Config { kafka, topics, output, worker, routing, http, log };
+        let config = Config { kafka, topics, output, worker, routing, snapshot, http, log };
         return Ok((config, reader.effective));
     }
     Err(ConfigErrors(reader.errors))
@@ -182,6 +183,20 @@ fn routing(reader: &mut Reader) -> Policy {
         reader.refuse("routing.start_within_ms", &allowed);
     }
     policy
+}
+
+fn snapshot(reader: &mut Reader) -> Snapshot {
+    Snapshot {
+        local_batches: reader.integer("snapshot.local_batches"),
+        local_journal_bytes: reader.integer("snapshot.local_journal_bytes"),
+        local_interval_ms_min: reader.integer("snapshot.local_interval_ms_min"),
+        publish_batches: reader.integer("snapshot.publish_batches"),
+        publish_journal_bytes: reader.integer("snapshot.publish_journal_bytes"),
+        keep_interval_ms: reader.integer("snapshot.keep_interval_ms"),
+        keep_decisions: reader.integer("snapshot.keep_decisions"),
+        cache_bytes: reader.integer("snapshot.cache_bytes"),
+        zstd_level: reader.integer("snapshot.zstd_level"),
+    }
 }
 
 fn http(reader: &mut Reader) -> Http {
