@@ -1,6 +1,7 @@
 //! Raw TOML and environment → one validated `Config`; all errors at once.
 
 mod error;
+mod forms;
 mod properties;
 mod settings;
 mod show;
@@ -205,6 +206,8 @@ pub struct Worker {
     pub shutdown_ms_max: u64,
     /// An instance whose clock differs by more than this from the broker's takes no lanes.
     pub clock_difference_ms_max: u64,
+    /// Set by `run --new-epoch` alone: offsets that somebody set are accepted.
+    pub new_epoch: bool,
 }
 
 /// When a lane's whole state is kept, so that recovery need not begin with the first batch.

@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod intake;
 pub mod journal;
+mod moves;
 pub mod outputs;
 pub mod prepared;
 mod ready;
@@ -33,6 +34,7 @@ use crate::routing::fact::Fact;
 use crate::routing::state::{Phase, State};
 use crate::routing::{TaskKey, timers};
 
+pub use batch::metadata as batch_metadata;
 use batch::{Batch, Closed, Read};
 use intake::{Body, Death, Entry, OwnedRecord, Queue};
 use journal::ChainHash;
@@ -110,6 +112,8 @@ pub struct Lane {
     results_caught_up_at: Timestamp,
     /// About as much as the last batch took.
     room: Room,
+    /// The epoch has just begun, and a batch has to say so.
+    epoch_begins: bool,
 }
 
 impl Lane {
@@ -133,6 +137,7 @@ impl Lane {
             condemned: BTreeSet::new(),
             results_caught_up_at: Timestamp::EPOCH,
             room: Room::default(),
+            epoch_begins: false,
         }
     }
 
@@ -450,7 +455,8 @@ impl Lane {
         let soon = self.state.batch_time.plus_ms(TIMER_MS);
         let waiting = !self.state.backlog.is_empty() || self.ready.has_ended();
         let waiting = waiting.then_some(soon);
-        let policy = (self.state.policy != self.settings.policy).then_some(soon);
+        let policy = self.state.policy != self.settings.policy || self.epoch_begins;
+        let policy = policy.then_some(soon);
         let load = self
             .state
             .fleet
