@@ -57,10 +57,6 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    pub fn published(&self) -> SnapshotPoint {
-        self.published
-    }
-
     /// The lane was found in this state, so many batches after what it was restored from.
     pub fn restored(&mut self, published: SnapshotPoint) {
         if self.published.seq != published.seq {
