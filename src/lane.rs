@@ -34,7 +34,6 @@ use crate::routing::fact::Fact;
 use crate::routing::state::{Phase, State};
 use crate::routing::{TaskKey, timers};
 
-pub use batch::metadata as batch_metadata;
 use batch::{Batch, Closed, Read};
 use intake::{Body, Death, Entry, OwnedRecord, Queue};
 use journal::ChainHash;

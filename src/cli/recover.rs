@@ -13,12 +13,12 @@ use super::exit::{Exit, coded};
 use super::kafka::Cluster;
 use super::{Global, tool_codec};
 use crate::config::Config;
-use crate::lane::batch_metadata;
 use crate::model::Topic;
 use crate::model::snapshot::Dropped;
 use crate::store::SnapshotStore;
 use crate::stream::client::archive::Archive;
 use crate::stream::client::settings;
+use crate::stream::committed;
 use crate::stream::instance_lock;
 use find::{Found, LaneReport, Verdict};
 
@@ -171,9 +171,7 @@ impl Tools<'_> {
             step(format!("offsets to {offsets:?}, those of seq {}", last.seq));
             if done {
                 let point = found.newest_published(last.seq);
-                let metadata = batch_metadata(last.epoch, last.seq, &last.hash);
-                let stem = metadata.strip_suffix(";0;0").unwrap_or(&metadata);
-                let metadata = format!("{stem};{};{}", point.seq, point.batch_time_ms.as_ms());
+                let metadata = committed::metadata(last.epoch, last.seq, &last.hash, point);
                 self.commit(lane, offsets, &metadata)?;
             }
         }

@@ -103,6 +103,11 @@ pub fn read(lane: u32, commit: &LaneCommit) -> Result<Option<CommitPoint>, Commi
     Ok(found)
 }
 
+/// As `lane` writes it, for who sets a lane's offsets from its journal.
+pub fn metadata(epoch: u32, seq: u64, hash: &str, snapshot: SnapshotPoint) -> String {
+    format!("v1;{epoch};{seq};{hash};{};{}", snapshot.seq, snapshot.batch_time_ms.as_ms())
+}
+
 /// What is committed with each offset.
 pub struct Metadata<'a> {
     pub epoch: u32,
@@ -145,6 +150,7 @@ mod tests {
     fn three_equal_metadata_are_a_commit_point() {
         let ours = format!("v1;1;7;{HASH};5;99");
         let snapshot = SnapshotPoint { seq: 5, batch_time_ms: Timestamp::from_ms(99) };
+        assert_eq!(metadata(1, 7, HASH, snapshot), ours);
         let hash = HASH.to_owned();
         check(
             [offset(10, &ours), offset(20, &ours), offset(0, &ours)],

@@ -47,6 +47,10 @@ pub(super) struct Snapshots {
     taken: Option<Taken>,
     /// One is being stored: the next one waits.
     is_storing: bool,
+    /// It is to be published too.
+    is_publishing: bool,
+    /// The last one could not be published: the next one is not due before its full distance.
+    was_not_published: bool,
     /// Published, and to be named in the next batch.
     to_announce: Option<Manifest>,
     /// Named in the pending batch.
@@ -80,6 +84,7 @@ impl Snapshots {
     pub fn stored(&mut self, run: u64, manifest: Option<Manifest>) {
         if run == self.run && self.is_storing {
             self.is_storing = false;
+            self.was_not_published = self.is_publishing && manifest.is_none();
             self.to_announce = manifest;
         }
     }
@@ -103,7 +108,8 @@ impl Snapshots {
         let publish = !self.is_storing && self.announced.is_none() && {
             let tasks = self.published_tasks.get_or_insert(tasks_offset);
             let since = self.since_published;
-            let is_kept = self.published.seq > 0
+            let is_kept = !self.was_not_published
+                && self.published.seq > 0
                 && settings.publish_batches > 0
                 && (at.ms_since(self.published.batch_time_ms) >= settings.keep_interval_ms
                     || tasks_offset.abs_diff(*tasks) >= settings.keep_decisions);
@@ -158,6 +164,7 @@ impl Snapshots {
                 self.since_published = Since::default();
             }
             self.is_storing = true;
+            self.is_publishing = taken.publish;
             commands.push(Command::StoreSnapshot(taken));
         }
     }
