@@ -6,7 +6,7 @@
 //! written, flushed, the manifest's key last, flushed again, and renamed into place; values of at
 //! most 64 KiB and at most 100 keys in a batch (5,000 grew to 1 GB of memory); no flusher thread, a
 //! small cache, low-space mode; and every call under `catch_unwind`, because damaged files make it
-//! panic.
+//! panic, on a thread of its own, because a full disk makes it wait for ever.
 
 mod database;
 pub mod snapshots;

@@ -2,6 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,43 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, DatabaseError> {
             .flush_every_ms(None)
             .open()
     })
+}
+
+/// Threads that sled has kept for ever, in this process. After so many of them it is left alone.
+static HUNG: AtomicU32 = AtomicU32::new(0);
+const HUNG_MAX: u32 = 4;
+
+/// Runs sled on a thread of its own, and gives up on it after `limit`. On a full disk its writes never
+/// return, and where a file was cut short its end does not: measured, and nothing that a panic's
+/// catcher could see. Such a thread is left behind with its database.
+pub fn limited<T: Send + 'static>(
+    limit: Duration,
+    run: impl FnOnce() -> Result<T, DatabaseError> + Send + 'static,
+) -> Result<T, DatabaseError> {
+    if HUNG.load(Ordering::Relaxed) >= HUNG_MAX {
+        let text =
+            format!("sled has hung {HUNG_MAX} times: it is not asked again before a restart");
+        return Err(DatabaseError::Unusable(text));
+    }
+    let (done, ended) = sync_channel(1);
+    let thread = std::thread::Builder::new().name("store".to_owned());
+    let started = thread.spawn(move || {
+        // Nobody waits any more where this fails.
+        done.send(run()).ok();
+    });
+    if let Err(error) = started {
+        return Err(DatabaseError::Unusable(format!("no thread: {error}")));
+    }
+    match ended.recv_timeout(limit) {
+        Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Timeout) => {
+            HUNG.fetch_add(1, Ordering::Relaxed);
+            Err(DatabaseError::Unusable(format!("sled does not return within {limit:?}")))
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(DatabaseError::Unusable("sled's thread panicked".to_owned()))
+        }
+    }
 }
 
 /// Closes it; what that writes may fail like anything else.

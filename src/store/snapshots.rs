@@ -4,11 +4,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{debug, warn};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::database::{self, DatabaseError, guarded};
+use super::database::{self, DatabaseError, guarded, limited};
 use crate::model::snapshot::{MANIFEST_FORMAT, Manifest};
 
 /// Larger values and larger batches make sled's memory grow.
@@ -18,6 +20,10 @@ const BATCH_KEYS_MAX: usize = 100;
 const MANIFEST_KEY: &[u8] = b"manifest";
 const FINISHED: &str = "seq-";
 const UNFINISHED: &str = "writing-";
+
+/// A snapshot of 30 MB takes well below a second where the disk is well.
+const READ_WAIT: Duration = Duration::from_secs(10);
+const WRITE_WAIT: Duration = Duration::from_secs(30);
 
 /// sled writes more than it is given, and the disk is not ours alone.
 const SPACE_FACTOR: u64 = 3;
@@ -95,7 +101,7 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// It could not be written whole; then nothing of it is left.
-    pub fn write(&self, manifest: &Manifest, stored: &[u8]) -> Result<(), StoreError> {
+    pub fn write(&self, manifest: &Manifest, stored: &Arc<Vec<u8>>) -> Result<(), StoreError> {
         let directory = self.lane_directory(manifest.lane);
         let unusable = |source| StoreError::Directory { path: directory.clone(), source };
         fs::create_dir_all(&directory).map_err(unusable)?;
@@ -107,7 +113,7 @@ impl SnapshotStore {
         }
         let unfinished = directory.join(format!("{UNFINISHED}{}", manifest.seq));
         delete(&unfinished);
-        if let Err(error) = self.write_database(&unfinished, manifest, stored) {
+        if let Err(error) = self.write_within(&unfinished, manifest, stored) {
             delete(&unfinished);
             return Err(match error {
                 DatabaseError::Locked => StoreError::Locked { path: unfinished },
@@ -130,30 +136,17 @@ impl SnapshotStore {
         Ok(())
     }
 
-    fn write_database(
+    fn write_within(
         &self,
         path: &Path,
         manifest: &Manifest,
-        stored: &[u8],
+        stored: &Arc<Vec<u8>>,
     ) -> Result<(), DatabaseError> {
         let encoded = serde_json::to_vec(manifest)
             .map_err(|error| DatabaseError::Unusable(error.to_string()))?;
-        let database = database::open(path, self.cache_bytes)?;
-        let written = guarded(|| {
-            let mut numbered = (0_u32..).zip(stored.chunks(CHUNK_BYTES)).peekable();
-            while numbered.peek().is_some() {
-                let mut batch = sled::Batch::default();
-                for (number, chunk) in numbered.by_ref().take(BATCH_KEYS_MAX) {
-                    batch.insert(&number.to_be_bytes(), chunk);
-                }
-                database.apply_batch(batch)?;
-            }
-            database.flush()?;
-            database.insert(MANIFEST_KEY, encoded.as_slice())?;
-            database.flush()?;
-            Ok(())
-        });
-        written.and(database::close(database))
+        let (path, cache_bytes) = (path.to_owned(), self.cache_bytes);
+        let stored = Arc::clone(stored);
+        limited(WRITE_WAIT, move || write_database(&path, cache_bytes, &encoded, &stored))
     }
 
     /// Writes a database without asking first whether there is room.
@@ -162,9 +155,9 @@ impl SnapshotStore {
         &self,
         path: &Path,
         manifest: &Manifest,
-        stored: &[u8],
+        stored: &Arc<Vec<u8>>,
     ) -> Result<(), DatabaseError> {
-        self.write_database(path, manifest, stored)
+        self.write_within(path, manifest, stored)
     }
 
     /// Reads a snapshot back and checks it: the manifest, and the stored bytes that it names.
@@ -173,7 +166,7 @@ impl SnapshotStore {
     /// It is damaged, and deleted by now; or another process has it open, and it stays.
     pub fn read(&self, lane: u32, seq: u64) -> Result<(Manifest, Vec<u8>), StoreError> {
         let path = self.path(lane, seq);
-        match self.read_database(&path, lane, seq) {
+        match self.read_checked(&path, lane, seq) {
             Ok(read) => Ok(read),
             Err(DatabaseError::Locked) => Err(StoreError::Locked { path }),
             Err(DatabaseError::Unusable(problem)) => {
@@ -183,7 +176,7 @@ impl SnapshotStore {
         }
     }
 
-    fn read_database(
+    fn read_checked(
         &self,
         path: &Path,
         lane: u32,
@@ -193,21 +186,9 @@ impl SnapshotStore {
         if !path.is_dir() {
             return Err(wrong("it is gone"));
         }
-        let database = database::open(path, self.cache_bytes)?;
-        let read = guarded(|| {
-            let Some(manifest) = database.get(MANIFEST_KEY)? else { return Ok(None) };
-            let mut stored = Vec::new();
-            for number in 0_u32.. {
-                match database.get(number.to_be_bytes())? {
-                    Some(chunk) => stored.extend_from_slice(&chunk),
-                    None => break,
-                }
-            }
-            Ok(Some((manifest.to_vec(), stored)))
-        });
-        let closed = database::close(database);
-        let (manifest, stored) = read?.ok_or_else(|| wrong("it has no manifest"))?;
-        closed?;
+        let (path, cache_bytes) = (path.to_owned(), self.cache_bytes);
+        let read = limited(READ_WAIT, move || read_database(&path, cache_bytes))?;
+        let (manifest, stored) = read.ok_or_else(|| wrong("it has no manifest"))?;
         let manifest: Manifest = serde_json::from_slice(&manifest)
             .map_err(|error| DatabaseError::Unusable(format!("its manifest: {error}")))?;
         if manifest.format != MANIFEST_FORMAT {
@@ -231,6 +212,53 @@ impl SnapshotStore {
     pub fn remove(&self, lane: u32, seq: u64) {
         delete(&self.path(lane, seq));
     }
+}
+
+fn write_database(
+    path: &Path,
+    cache_bytes: u64,
+    manifest: &[u8],
+    stored: &[u8],
+) -> Result<(), DatabaseError> {
+    let database = database::open(path, cache_bytes)?;
+    let written = guarded(|| {
+        let mut numbered = (0_u32..).zip(stored.chunks(CHUNK_BYTES)).peekable();
+        while numbered.peek().is_some() {
+            let mut batch = sled::Batch::default();
+            for (number, chunk) in numbered.by_ref().take(BATCH_KEYS_MAX) {
+                batch.insert(&number.to_be_bytes(), chunk);
+            }
+            database.apply_batch(batch)?;
+        }
+        database.flush()?;
+        database.insert(MANIFEST_KEY, manifest)?;
+        database.flush()?;
+        Ok(())
+    });
+    written.and(database::close(database))
+}
+
+/// The manifest and the chunks, where there is a manifest.
+fn read_database(
+    path: &Path,
+    cache_bytes: u64,
+) -> Result<Option<(Vec<u8>, Vec<u8>)>, DatabaseError> {
+    let database = database::open(path, cache_bytes)?;
+    let read = guarded(|| {
+        let Some(manifest) = database.get(MANIFEST_KEY)? else { return Ok(None) };
+        let mut stored = Vec::new();
+        for number in 0_u32.. {
+            match database.get(number.to_be_bytes())? {
+                Some(chunk) => stored.extend_from_slice(&chunk),
+                None => break,
+            }
+        }
+        Ok(Some((manifest.to_vec(), stored)))
+    });
+    let closed = database::close(database);
+    let read = read?;
+    closed?;
+    Ok(read)
 }
 
 /// A group's or an instance's name may hold what a file's may not; the hash keeps two apart that

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -31,8 +32,8 @@ fn manifest(seq: u64, stored: &[u8]) -> Manifest {
 }
 
 /// Bytes that do not repeat, over more than one batch of chunks.
-fn stored() -> Vec<u8> {
-    (0..1_200_000_u64).flat_map(|number| (number * number).to_le_bytes()).collect()
+fn stored() -> Arc<Vec<u8>> {
+    Arc::new((0..1_200_000_u64).flat_map(|number| (number * number).to_le_bytes()).collect())
 }
 
 fn store(directory: &Path) -> SnapshotStore {
@@ -66,7 +67,7 @@ fn what_was_written_is_read_and_only_the_newest_stays() {
     for seq in [8, 12, 13] {
         store.write(&manifest(seq, &stored), &stored).unwrap();
         assert_eq!(store.seqs(3).unwrap(), [seq]);
-        assert_eq!(store.read(3, seq).unwrap(), (manifest(seq, &stored), stored.clone()));
+        assert_eq!(store.read(3, seq).unwrap(), (manifest(seq, &stored), stored.to_vec()));
     }
     // A second time, as after a rebalance; and one that was cut off.
     store.write(&manifest(13, &stored), &stored).unwrap();
@@ -86,7 +87,7 @@ fn check(what: &str, change: impl Fn(&Path)) {
     change(&file_of(directory.path()));
     match store.read(3, 5) {
         // What was changed need not have been part of any chunk.
-        Ok(read) => assert!(read == (manifest(5, &stored), stored.clone()), "{what}"),
+        Ok(read) => assert!(read == (manifest(5, &stored), stored.to_vec()), "{what}"),
         Err(error) => {
             println!("{what}: {error}");
             assert!(error.to_string().contains("is damaged: "), "{what}: {error}");
@@ -95,7 +96,7 @@ fn check(what: &str, change: impl Fn(&Path)) {
     }
     // And the next one is written as if nothing had been.
     store.write(&manifest(6, &stored), &stored).unwrap();
-    assert!(store.read(3, 6).unwrap().1 == stored, "{what}");
+    assert!(store.read(3, 6).unwrap().1 == *stored, "{what}");
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn what_another_process_has_open_is_left_alone() {
     assert!(error.ends_with("is open in another process"), "{error}");
     assert_eq!(store.seqs(3).unwrap(), [5]);
     drop(other);
-    assert!(store.read(3, 5).unwrap().1 == stored);
+    assert!(store.read(3, 5).unwrap().1 == *stored);
 }
 
 #[test]
@@ -184,12 +185,14 @@ fn a_full_disk_is_named_and_leaves_nothing() {
         // Not known before: the disk fills while sled writes.
         let path = store.root().join("full");
         fs::create_dir_all(&path).unwrap();
-        let error = store.fill(&path, &manifest(5, &stored), &stored.repeat(4)).unwrap_err();
-        println!("{error}");
+        let error =
+            store.fill(&path, &manifest(5, &stored), &Arc::new(stored.repeat(4))).unwrap_err();
+        assert!(error.to_string().starts_with("sled does not return within"), "{error}");
         fs::remove_dir_all(&path).unwrap();
         assert_eq!(store.seqs(3).unwrap(), [] as [u64; 0]);
     });
-    let unmounted = std::process::Command::new("umount").arg(directory.path()).output().unwrap();
+    let unmounted =
+        std::process::Command::new("umount").arg("-l").arg(directory.path()).output().unwrap();
     assert!(unmounted.status.success(), "{unmounted:?}");
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }

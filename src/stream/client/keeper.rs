@@ -175,6 +175,7 @@ impl Keeping<'_> {
             }
         };
         taken.bytes = Vec::new();
+        let stored = Arc::new(stored);
         let mut manifest = Manifest {
             format: MANIFEST_FORMAT,
             lane: taken.lane,

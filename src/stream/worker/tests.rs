@@ -5,7 +5,7 @@ pub(super) mod fault;
 mod life;
 mod snapshots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ use crate::stream::committed::{CommittedOffset, LaneCommit};
 pub(super) struct Bench {
     pub worker: Worker,
     now_ms: u64,
+    /// What the worker has asked for and nobody has looked at.
+    asked: VecDeque<Command>,
     /// The number of the last question about committed offsets.
     ask: u64,
     /// Whether questions about snapshots are shown; otherwise there is none.
@@ -87,6 +89,7 @@ impl Bench {
             worker: Worker::new(settings),
             finds_snapshots: false,
             now_ms: 0,
+            asked: VecDeque::new(),
             ask: 0,
             finding: 0,
             taken: Vec::new(),
@@ -111,22 +114,25 @@ impl Bench {
     pub fn tell(&mut self, event: Event<'_>) {
         let now = self.now();
         self.worker.handle(now, event);
+        while let Some(command) = self.worker.next_command() {
+            if let Command::FindSnapshot { ask, lane, .. } = &command {
+                self.finding = *ask;
+                if !self.finds_snapshots {
+                    let (ask, lane) = (*ask, *lane);
+                    self.worker.handle(now, Event::SnapshotFound { ask, lane, found: None });
+                    continue;
+                }
+            }
+            self.asked.push_back(command);
+        }
     }
 
     /// The commands since the last time, as text.
     pub fn commands(&mut self) -> Vec<String> {
         let mut shown = Vec::new();
-        while let Some(command) = self.worker.next_command() {
+        while let Some(command) = self.asked.pop_front() {
             if let Command::FetchCommitted { ask, .. } = &command {
                 self.ask = *ask;
-            }
-            if let Command::FindSnapshot { ask, lane, .. } = &command {
-                self.finding = *ask;
-                if !self.finds_snapshots {
-                    let lane = *lane;
-                    self.answer_snapshot(lane, None);
-                    continue;
-                }
             }
             if let Command::StoreSnapshot(taken) = &command {
                 self.taken.push(taken.clone());
