@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ pub enum DatabaseError {
     Locked,
     #[error("{0}")]
     Unusable(String),
+    /// Nothing is known about the files.
+    #[error("{0}")]
+    Hangs(String),
 }
 
 /// Runs sled, whose panics only mean that its files are damaged.
@@ -52,21 +55,24 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, DatabaseError> {
     })
 }
 
-/// Threads that sled has kept for ever, in this process. After so many of them it is left alone.
-static HUNG: AtomicU32 = AtomicU32::new(0);
-const HUNG_MAX: u32 = 4;
+/// sled has kept a thread for ever. All its databases of a process share their threads, and the next
+/// calls were seen to hang as well: it is not asked again.
+static HUNG: AtomicBool = AtomicBool::new(false);
+
+/// Whether that has happened.
+pub fn hangs() -> bool {
+    HUNG.load(Ordering::Relaxed)
+}
 
 /// Runs sled on a thread of its own, and gives up on it after `limit`. On a full disk its writes never
-/// return, and where a file was cut short its end does not: measured, and nothing that a panic's
-/// catcher could see. Such a thread is left behind with its database.
+/// return: measured, and nothing that a panic's catcher could see. Such a thread is left behind with its database.
 pub fn limited<T: Send + 'static>(
     limit: Duration,
     run: impl FnOnce() -> Result<T, DatabaseError> + Send + 'static,
 ) -> Result<T, DatabaseError> {
-    if HUNG.load(Ordering::Relaxed) >= HUNG_MAX {
-        let text =
-            format!("sled has hung {HUNG_MAX} times: it is not asked again before a restart");
-        return Err(DatabaseError::Unusable(text));
+    if hangs() {
+        let text = "sled hangs: nothing is stored here before a restart".to_owned();
+        return Err(DatabaseError::Hangs(text));
     }
     let (done, ended) = sync_channel(1);
     let thread = std::thread::Builder::new().name("store".to_owned());
@@ -80,7 +86,7 @@ pub fn limited<T: Send + 'static>(
     match ended.recv_timeout(limit) {
         Ok(outcome) => outcome,
         Err(RecvTimeoutError::Timeout) => {
-            HUNG.fetch_add(1, Ordering::Relaxed);
+            HUNG.store(true, Ordering::Relaxed);
             Err(DatabaseError::Unusable(format!("sled does not return within {limit:?}")))
         }
         Err(RecvTimeoutError::Disconnected) => {

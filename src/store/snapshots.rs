@@ -36,6 +36,8 @@ pub enum StoreError {
     Locked { path: PathBuf },
     #[error("{} is damaged: {problem}", path.display())]
     Damaged { path: PathBuf, problem: String },
+    #[error("{} cannot be read: {problem}", path.display())]
+    Unreadable { path: PathBuf, problem: String },
     #[error("{} cannot be written: {problem}", path.display())]
     Unwritable { path: PathBuf, problem: String },
     #[error("{} has {free} bytes of space left, and {needed} are needed", path.display())]
@@ -117,7 +119,7 @@ impl SnapshotStore {
             delete(&unfinished);
             return Err(match error {
                 DatabaseError::Locked => StoreError::Locked { path: unfinished },
-                DatabaseError::Unusable(problem) => {
+                DatabaseError::Unusable(problem) | DatabaseError::Hangs(problem) => {
                     StoreError::Unwritable { path: unfinished, problem }
                 }
             });
@@ -169,6 +171,7 @@ impl SnapshotStore {
         match self.read_checked(&path, lane, seq) {
             Ok(read) => Ok(read),
             Err(DatabaseError::Locked) => Err(StoreError::Locked { path }),
+            Err(DatabaseError::Hangs(problem)) => Err(StoreError::Unreadable { path, problem }),
             Err(DatabaseError::Unusable(problem)) => {
                 delete(&path);
                 Err(StoreError::Damaged { path, problem })

@@ -11,7 +11,9 @@ use testbed::{KafkaCluster, until};
 
 use crate::world::{LIMIT, World, task_ids};
 
-const OFTEN: [(&str, &str); 3] = [
+const OFTEN: [(&str, &str); 4] = [
+    // Nobody works here, and no lease is to end meanwhile.
+    ("ROUTING__LEASE_MS_MIN", "3600000"),
     ("SNAPSHOT__LOCAL_BATCHES", "4"),
     ("SNAPSHOT__LOCAL_INTERVAL_MS_MIN", "0"),
     ("SNAPSHOT__PUBLISH_BATCHES", "8"),
