@@ -10,6 +10,7 @@ mod fleet;
 mod health;
 pub mod kafka;
 pub mod print;
+mod recover;
 mod registry;
 mod run;
 mod signals;
@@ -167,6 +168,8 @@ enum Command {
     Topics(topics::TopicsArgs),
     /// Describe which resources and tenants there are
     Fleet(fleet::FleetArgs),
+    /// Find out why a lane does not run, and resolve it
+    Recover(recover::RecoverArgs),
     /// Publish tasks
     Submit(submit::SubmitArgs),
     /// Print the records of a topic as JSON lines, as they come
@@ -243,6 +246,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Config(arguments) => config::run(&global, &arguments),
         Command::Topics(arguments) => topics::run(&global, &arguments),
         Command::Fleet(arguments) => fleet::run(&global, &arguments),
+        Command::Recover(arguments) => recover::recover(&global, &arguments),
         Command::Submit(arguments) => submit::submit(&global, &arguments),
         Command::Tap(arguments) => tap::tap(&global, &arguments),
         Command::Drain(arguments) => health::drain(&global, &arguments),

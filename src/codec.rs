@@ -141,7 +141,7 @@ impl Codec {
     /// The format of what is written to a topic.
     fn format_of(&self, topic: Topic) -> OutputFormat {
         match topic {
-            Topic::Journal | Topic::LaneInbox => OutputFormat::Avro,
+            Topic::Journal | Topic::LaneInbox | Topic::Snapshots => OutputFormat::Avro,
             Topic::Tasks
             | Topic::TaskResults
             | Topic::HealthEvents

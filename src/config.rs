@@ -1,6 +1,7 @@
 //! Raw TOML and environment → one validated `Config`; all errors at once.
 
 mod error;
+mod forms;
 mod properties;
 mod settings;
 mod show;
@@ -51,6 +52,7 @@ pub struct Config {
     pub output: Output,
     pub worker: Worker,
     pub routing: Policy,
+    pub snapshot: Snapshot,
     pub http: Http,
     pub log: Log,
 }
@@ -204,6 +206,30 @@ pub struct Worker {
     pub shutdown_ms_max: u64,
     /// An instance whose clock differs by more than this from the broker's takes no lanes.
     pub clock_difference_ms_max: u64,
+    /// Set by `run --new-epoch` alone: offsets that somebody set are accepted.
+    pub new_epoch: bool,
+}
+
+/// When a lane's whole state is kept, so that recovery need not begin with the first batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Batches between two local ones; 0: none is taken.
+    pub local_batches: u64,
+    /// Bytes of facts between two local ones.
+    pub local_journal_bytes: u64,
+    pub local_interval_ms_min: u64,
+    /// Batches between two published ones; 0: none is published.
+    pub publish_batches: u64,
+    /// Bytes of facts between two published ones.
+    pub publish_journal_bytes: u64,
+    /// One for each interval stays as long as the journal, …
+    pub keep_interval_ms: u64,
+    /// … or for this many tasks.
+    pub keep_decisions: u64,
+    /// Of the local store, while it is open.
+    pub cache_bytes: u64,
+    /// 1 to 19.
+    pub zstd_level: i32,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod intake;
 pub mod journal;
+mod moves;
 pub mod outputs;
 pub mod prepared;
 mod ready;
@@ -110,6 +111,8 @@ pub struct Lane {
     results_caught_up_at: Timestamp,
     /// About as much as the last batch took.
     room: Room,
+    /// The epoch has just begun, and a batch has to say so.
+    epoch_begins: bool,
 }
 
 impl Lane {
@@ -133,6 +136,7 @@ impl Lane {
             condemned: BTreeSet::new(),
             results_caught_up_at: Timestamp::EPOCH,
             room: Room::default(),
+            epoch_begins: false,
         }
     }
 
@@ -252,6 +256,7 @@ impl Lane {
             | Topic::BalanceEvents
             | Topic::LoadSnapshots
             | Topic::Journal
+            | Topic::Snapshots
             | Topic::OperatorActions
             | Topic::TasksDlq
             | Topic::TaskResultsDlq
@@ -450,7 +455,8 @@ impl Lane {
         let soon = self.state.batch_time.plus_ms(TIMER_MS);
         let waiting = !self.state.backlog.is_empty() || self.ready.has_ended();
         let waiting = waiting.then_some(soon);
-        let policy = (self.state.policy != self.settings.policy).then_some(soon);
+        let policy = self.state.policy != self.settings.policy || self.epoch_begins;
+        let policy = policy.then_some(soon);
         let load = self
             .state
             .fleet

@@ -20,6 +20,8 @@ pub mod routing;
 
 pub mod lane;
 
+pub mod store;
+
 pub mod stream;
 
 pub mod broker;

@@ -11,6 +11,7 @@ pub mod policy;
 pub mod reason;
 pub mod resource;
 pub mod result;
+pub mod snapshot;
 pub mod task;
 pub mod time;
 
@@ -27,6 +28,7 @@ pub enum Topic {
     BalanceEvents,
     LoadSnapshots,
     Journal,
+    Snapshots,
     OperatorActions,
     TasksDlq,
     TaskResultsDlq,
@@ -37,7 +39,7 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic, in the order of the flow.
-    pub const ALL: [Topic; 16] = [
+    pub const ALL: [Topic; 17] = [
         Topic::Tasks,
         Topic::TaskResults,
         Topic::LaneInbox,
@@ -48,6 +50,7 @@ impl Topic {
         Topic::BalanceEvents,
         Topic::LoadSnapshots,
         Topic::Journal,
+        Topic::Snapshots,
         Topic::OperatorActions,
         Topic::TasksDlq,
         Topic::TaskResultsDlq,
@@ -75,6 +78,7 @@ impl Topic {
             Topic::BalanceEvents => "balance-events",
             Topic::LoadSnapshots => "load-snapshots",
             Topic::Journal => "journal",
+            Topic::Snapshots => "snapshots",
             Topic::OperatorActions => "operator-actions",
             Topic::TasksDlq => "tasks.dlq",
             Topic::TaskResultsDlq => "task-results.dlq",
@@ -97,6 +101,7 @@ impl Topic {
             | Topic::BalanceEvents
             | Topic::LoadSnapshots
             | Topic::Journal
+            | Topic::Snapshots
             | Topic::OperatorActions
             | Topic::TasksDlq
             | Topic::TaskResultsDlq

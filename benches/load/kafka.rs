@@ -65,7 +65,7 @@ pub fn make_topic(brokers: &str, topic: Topic, name: &str, lanes: u32) -> anyhow
     if topic == Topic::OperatorActions {
         new = new.set("message.timestamp.type", "LogAppendTime");
     }
-    if matches!(topic, Topic::Fleet | Topic::HealthEvents) {
+    if matches!(topic, Topic::Fleet | Topic::HealthEvents | Topic::Snapshots) {
         new = new.set("cleanup.policy", "compact");
     }
     let options = AdminOptions::new().operation_timeout(Some(WAIT));

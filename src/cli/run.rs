@@ -26,11 +26,22 @@ Examples:
   pointsman run
   pointsman run --config pointsman.toml
   POINTSMAN__KAFKA__BROKERS=kafka:9092 pointsman run")]
-pub struct RunArgs {}
+pub struct RunArgs {
+    /// Accept offsets that were set with Kafka's own tools, and go on there
+    #[arg(
+        long,
+        env = "POINTSMAN_NEW_EPOCH",
+        long_help = "Accept offsets that were set with Kafka's own tools (kafka-consumer-groups --reset-offsets), and \
+                     go on there. Without it such a lane stops, because what is read twice may be decided \
+                     twice. The lane keeps its state; its outputs carry a new epoch. Lanes whose offsets \
+                     are Pointsman's own are not touched. `pointsman recover --restore-offsets` undoes the reset instead"
+    )]
+    new_epoch: bool,
+}
 
 pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
-    let RunArgs {} = arguments;
-    let config = global.config()?;
+    let mut config = global.config()?;
+    config.worker.new_epoch = arguments.new_epoch;
     logs::start(&config.log, global.printer().stderr_colour());
     let telemetry = Arc::new(Telemetry::new(config.worker.workers));
     let shutdown = signals::stop_on_signals()?;

@@ -252,6 +252,9 @@ impl Codec {
         if record.value.is_none() {
             return Ok(serde_json::Value::Null);
         }
+        if record.topic == Topic::Snapshots {
+            return shown_snapshot(record);
+        }
         if let Framing::Json(body) = framing(record)? {
             return json::shown(body);
         }
@@ -283,6 +286,8 @@ impl Codec {
             Topic::BalanceEvents => json::put(&mut out, &self.decode_balance_event(record)?),
             Topic::LoadSnapshots => json::put(&mut out, &self.decode_load_snapshot(record)?),
             Topic::OperatorActions => json::put(&mut out, &self.decode_operator_action(record)?),
+            // Shown above.
+            Topic::Snapshots => {}
             Topic::Journal => json::put_journal(
                 &mut out,
                 &self.parse(Topic::Journal, record, outputs::read_journal, json::read)?,
@@ -290,6 +295,15 @@ impl Codec {
         }
         json::shown(&out)
     }
+}
+
+/// A manifest is JSON; a chunk is only counted.
+fn shown_snapshot(record: &RawRecord<'_>) -> Result<serde_json::Value, DecodeError> {
+    let value = record.value.unwrap_or_default();
+    if record.key.is_some_and(|key| key.ends_with(b"/manifest")) {
+        return json::shown(value);
+    }
+    json::shown(format!("{{\"bytes\":{}}}", value.len()).as_bytes())
 }
 
 fn healthy_again(record: &RawRecord<'_>) -> Result<HealthEvent, DecodeError> {

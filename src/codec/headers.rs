@@ -18,7 +18,8 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const CONTENT_TYPE_AVRO: &[u8] = b"application/avro";
 pub const CONTENT_TYPE_JSON: &[u8] = b"application/json";
 
-/// `ce_type` of an output topic's records; `None` for dead letters, which are no events of ours.
+/// `ce_type` of an output topic's records; `None` for dead letters, which are no events of ours,
+/// and for snapshots, which are ours alone.
 pub const fn ce_type(topic: Topic) -> Option<&'static [u8]> {
     match topic {
         Topic::Tasks => Some(b"pointsman.task.v1"),
@@ -32,7 +33,8 @@ pub const fn ce_type(topic: Topic) -> Option<&'static [u8]> {
         Topic::LoadSnapshots => Some(b"pointsman.load_snapshot.v1"),
         Topic::Journal => Some(b"pointsman.journal.v1"),
         Topic::OperatorActions => Some(b"pointsman.operator_action.v1"),
-        Topic::TasksDlq
+        Topic::Snapshots
+        | Topic::TasksDlq
         | Topic::TaskResultsDlq
         | Topic::LaneInboxDlq
         | Topic::HealthEventsDlq

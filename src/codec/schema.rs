@@ -42,7 +42,8 @@ const OPERATOR_ACTION: TopicSchema = schema!("operator_action", 0xd28a_378c_21c6
 pub const SNAPSHOT_MANIFEST: TopicSchema = schema!("snapshot_manifest", 0xb88d_1a1d_2b99_976f);
 pub const SNAPSHOT_CHUNK: TopicSchema = schema!("snapshot_chunk", 0x80c1_a139_a7fd_0dad);
 
-/// The schema of a topic's values; `None` for dead letters, which are whatever came.
+/// The schema of a topic's values; `None` for dead letters, which are whatever came, and
+/// for snapshots, which are bytes of ours.
 pub const fn of(topic: Topic) -> Option<&'static TopicSchema> {
     match topic {
         Topic::Tasks => Some(&TASK),
@@ -56,7 +57,8 @@ pub const fn of(topic: Topic) -> Option<&'static TopicSchema> {
         Topic::LoadSnapshots => Some(&LOAD_SNAPSHOT),
         Topic::Journal => Some(&JOURNAL),
         Topic::OperatorActions => Some(&OPERATOR_ACTION),
-        Topic::TasksDlq
+        Topic::Snapshots
+        | Topic::TasksDlq
         | Topic::TaskResultsDlq
         | Topic::LaneInboxDlq
         | Topic::HealthEventsDlq

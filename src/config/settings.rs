@@ -127,7 +127,7 @@ const DAY_MS: u64 = 86_400_000;
 
 /// Every setting but `kafka.properties`, in the order of the reference.
 #[rustfmt::skip]
-pub const SETTINGS: [Setting; 51] = [
+pub const SETTINGS: [Setting; 61] = [
     setting("kafka.brokers", Brokers, Value("localhost:9092"),
         "Brokers to begin with; the others are found through them."),
     setting("kafka.group_id", Name, Value("pointsman"),
@@ -147,6 +147,7 @@ pub const SETTINGS: [Setting; 51] = [
     setting("topics.balance_events", TopicName, Value("balance-events"), "Output: failovers, moved rights."),
     setting("topics.load_snapshots", TopicName, Value("load-snapshots"), "Output: load of each resource as each lane sees it. Compacted."),
     setting("topics.journal", TopicName, Value("journal"), "Internal: one record for each batch, from which a lane recovers."),
+    setting("topics.snapshots", TopicName, Value("snapshots"), "Internal: the whole state of each lane, now and then, so that recovery need not begin with the first batch. Compacted."),
     setting("topics.operator_actions", TopicName, Value("operator-actions"), "Input and output: who did what and why; clocks are compared there. One partition, log-append time."),
     setting("topics.tasks_dlq", TopicName, Derived("`topics.tasks` and `.dlq`"), "Output: tasks that cannot be used."),
     setting("topics.task_results_dlq", TopicName, Derived("`topics.task_results` and `.dlq`"), "Output: task results that cannot be used."),
@@ -184,6 +185,16 @@ pub const SETTINGS: [Setting; 51] = [
     setting("routing.recognise_ms", integer(0, 7 * DAY_MS), Value("3600000"), "A task id is recognised as a duplicate for this long, …"),
     setting("routing.recognise_tasks_max", integer(0, 100_000_000), Value("1000000"), "… and among this many newest task ids of the lane."),
     setting("routing.load_snapshot_ms", integer(100, 3_600_000), Value("5000"), "The load snapshots of a lane are this far apart."),
+
+    setting("snapshot.local_batches", integer(0, 1_000_000_000), Value("1000"), "A lane's snapshot is kept in `kafka.data_directory` after this many batches, …"),
+    setting("snapshot.local_journal_bytes", integer(65_536, 1 << 40), Value("67108864"), "… or after this many bytes of facts. With `local_batches = 0` none is kept there."),
+    setting("snapshot.local_interval_ms_min", integer(0, DAY_MS), Value("10000"), "Two of them are at least this far apart."),
+    setting("snapshot.publish_batches", integer(0, 1_000_000_000), Value("10000"), "A lane's snapshot is published to `topics.snapshots` after this many batches, …"),
+    setting("snapshot.publish_journal_bytes", integer(65_536, 1 << 40), Value("268435456"), "… or after this many bytes of facts: what another instance that takes the lane over has to fold at most. With `publish_batches = 0` none is published."),
+    setting("snapshot.keep_interval_ms", integer(60_000, 365 * DAY_MS), Value("3600000"), "Besides the newest two, one published snapshot stays for each interval as long as the journal, so that replay can start there, …"),
+    setting("snapshot.keep_decisions", integer(1_000, 1 << 40), Value("1000000"), "… or for this many tasks, whichever comes first."),
+    setting("snapshot.cache_bytes", integer(1_048_576, 1 << 30), Value("8388608"), "What the local store may hold in memory while it is open."),
+    setting("snapshot.zstd_level", integer(1, 19), Value("1"), "How hard snapshots are compressed."),
 
     setting("http.address", SocketAddress, Value("127.0.0.1:9640"), "Where `/livez`, `/readyz`, `/metrics` and `/api/v1` are served. Port 0: any free one, named in the log."),
     setting("http.token", Secret, Absent, "Asked for (`Authorization: Bearer …`) by what changes state and, on an address that is not loopback, by all but `/livez` and `/readyz`."),

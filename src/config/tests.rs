@@ -55,6 +55,7 @@ fn defaults_are_those_of_the_design() {
             payload_cache_bytes: 4 << 20,
             shutdown_ms_max: 10_000,
             clock_difference_ms_max: 1_000,
+            new_epoch: false,
         }
     );
     assert_eq!(config.routing, Policy::default());

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, ConfigErrors, Origin};
+use super::forms::{is_host_and_port, is_topic_name, is_url};
 use super::settings::{Fallback, Kind, SETTINGS, Setting};
 use super::source::{Given, PROPERTIES, Source};
 use super::{
-    Config, Effective, Http, Kafka, Log, LogFormat, Output, SchemaRegistry, Secret, StartFrom,
-    TopicNames, Worker, properties,
+    Config, Effective, Http, Kafka, Log, LogFormat, Output, SchemaRegistry, Secret, Snapshot,
+    StartFrom, TopicNames, Worker, properties,
 };
 use crate::codec::OutputFormat;
 use crate::model::Topic;
@@ -47,6 +48,7 @@ pub fn validate(
     let output = output(&mut reader);
     let worker = worker(&mut reader);
     let routing = routing(&mut reader);
+    let snapshot = snapshot(&mut reader);
     let http = http(&mut reader);
     let log = Log {
         format: match reader.text("log.format").as_str() {
@@ -58,7 +60,7 @@ pub fn validate(
     };
 
     if reader.errors.is_empty() {
-        let config = Config { kafka, topics, output, worker, routing, http, log };
+        let config = Config { kafka, topics, output, worker, routing, snapshot, http, log };
         return Ok((config, reader.effective));
     }
     Err(ConfigErrors(reader.errors))
@@ -141,6 +143,7 @@ fn worker(reader: &mut Reader) -> Worker {
         payload_cache_bytes: reader.integer("worker.payload_cache_bytes"),
         shutdown_ms_max: reader.integer("worker.shutdown_ms_max"),
         clock_difference_ms_max: reader.integer("worker.clock_difference_ms_max"),
+        new_epoch: false,
     };
     // A dead instance's transaction has to end before its lanes are handed out again.
     if worker.transaction_timeout_ms >= worker.session_timeout_ms {
@@ -182,6 +185,20 @@ fn routing(reader: &mut Reader) -> Policy {
         reader.refuse("routing.start_within_ms", &allowed);
     }
     policy
+}
+
+fn snapshot(reader: &mut Reader) -> Snapshot {
+    Snapshot {
+        local_batches: reader.integer("snapshot.local_batches"),
+        local_journal_bytes: reader.integer("snapshot.local_journal_bytes"),
+        local_interval_ms_min: reader.integer("snapshot.local_interval_ms_min"),
+        publish_batches: reader.integer("snapshot.publish_batches"),
+        publish_journal_bytes: reader.integer("snapshot.publish_journal_bytes"),
+        keep_interval_ms: reader.integer("snapshot.keep_interval_ms"),
+        keep_decisions: reader.integer("snapshot.keep_decisions"),
+        cache_bytes: reader.integer("snapshot.cache_bytes"),
+        zstd_level: reader.integer("snapshot.zstd_level"),
+    }
 }
 
 fn http(reader: &mut Reader) -> Http {
@@ -441,34 +458,6 @@ pub fn quoted(text: &str) -> String {
     let cut: String = text.chars().take(SHOWN_MAX).collect();
     let dots = if cut.len() < text.len() { "…" } else { "" };
     format!("`{cut}{dots}`")
-}
-
-fn is_topic_name(text: &str) -> bool {
-    (1..=249).contains(&text.len())
-        && text != "."
-        && text != ".."
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
-fn is_host_and_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty()
-            && !host.contains(|letter: char| letter.is_whitespace() || letter == '/')
-            && port.parse::<u16>().is_ok_and(|port| port > 0)
-    })
-}
-
-fn is_url(text: &str) -> bool {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    rest.is_some_and(|rest| {
-        let authority = rest.split('/').next().unwrap_or_default();
-        let host = authority.split(':').next().unwrap_or_default();
-        let port = authority.rsplit_once(':').map(|(_, port)| port);
-        !host.is_empty()
-            && !authority.contains('@')
-            && port.is_none_or(|port| port.parse::<u16>().is_ok())
-            && !rest.contains(|letter: char| letter.is_whitespace() || letter.is_control())
-    })
 }
 
 fn read_secret(path: &Path) -> Result<String, String> {

@@ -53,6 +53,7 @@ impl DemoTopics {
             | Topic::BalanceEvents
             | Topic::LoadSnapshots
             | Topic::Journal
+            | Topic::Snapshots
             | Topic::TasksDlq
             | Topic::TaskResultsDlq
             | Topic::LaneInboxDlq
@@ -63,7 +64,7 @@ impl DemoTopics {
 
     fn settings(topic: Topic) -> &'static [(&'static str, &'static str)] {
         match topic {
-            Topic::Fleet | Topic::HealthEvents | Topic::LoadSnapshots => {
+            Topic::Fleet | Topic::HealthEvents | Topic::LoadSnapshots | Topic::Snapshots => {
                 &[("cleanup.policy", "compact")]
             }
             Topic::OperatorActions => &[("message.timestamp.type", "LogAppendTime")],

@@ -251,7 +251,7 @@ pub struct Closed {
     pub room: Room,
 }
 
-/// What is committed with the offsets; no snapshot exists yet, so its two fields are zero.
+/// What is committed with the offsets; [`Prepared::announce`] fills in its last two fields.
 pub fn metadata(epoch: u32, seq: u64, hash: &str) -> String {
     format!("v1;{epoch};{seq};{hash};0;0")
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use crate::codec::headers::{CE_ID, TRACEPARENT};
 use crate::model::Topic;
+use crate::model::snapshot::{Manifest, SnapshotKey, SnapshotPoint};
+use crate::model::time::Timestamp;
 
 /// Where an output goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,45 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The batch time.
+    pub fn batch_time(&self) -> Timestamp {
+        let last = self.records.last().map_or(0, |record| record.timestamp_ms);
+        Timestamp::from_ms(last)
+    }
+
+    /// The next offset of a lane input; 0 where the lane has read nothing of it.
+    pub fn offset_of(&self, input: Topic) -> i64 {
+        let found = self.offsets.iter().find(|(topic, _)| *topic == input);
+        found.map_or(0, |(_, offset)| *offset)
+    }
+
+    /// Names the newest published snapshot in what is committed, and carries its manifest where it
+    /// is new. Neither is part of the chain: replay must not depend on when snapshots were taken.
+    pub fn announce(&mut self, newest: SnapshotPoint, manifest: Option<&Manifest>) {
+        let stem = self.metadata.rsplitn(3, ';').nth(2).unwrap_or_default();
+        self.metadata = format!("{stem};{};{}", newest.seq, newest.batch_time_ms.as_ms());
+        let Some(manifest) = manifest else { return };
+        // Numbers, texts and lists: nothing that JSON refuses.
+        let Ok(value) = serde_json::to_vec(manifest) else { return };
+        let key = SnapshotKey::manifest(manifest.lane, manifest.seq).to_string();
+        let mut append = |part: &[u8]| {
+            let from = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(part);
+            from..self.bytes.len() as u32
+        };
+        let (key, value) = (append(key.as_bytes()), append(&value));
+        let record = OutputRecord {
+            topic: OutputTopic::Known(Topic::Snapshots),
+            partition: i32::try_from(self.lane).unwrap_or(-1),
+            timestamp_ms: self.batch_time().as_ms(),
+            key: Some(key),
+            value: Some(value),
+            headers: RecordHeaders::Own(0..0),
+        };
+        // The journal's record stays the last one.
+        self.records.insert(0, record);
+    }
+
     pub fn slice(&self, range: &Range<u32>) -> &[u8] {
         &self.bytes[range.start as usize..range.end as usize]
     }

@@ -41,7 +41,13 @@ impl Lane {
     }
 
     fn step_controls(&mut self, batch: &mut Batch<'_>) {
-        if let Some(fact) = decide_policy(&self.state, &self.settings.policy) {
+        let policy = decide_policy(&self.state, &self.settings.policy);
+        // Something has to be recorded for there to be a batch, and the policy may be recorded twice.
+        let again =
+            || self.epoch_begins.then(|| Fact::PolicySet(Box::new(self.settings.policy.clone())));
+        let policy = policy.or_else(again);
+        self.epoch_begins = false;
+        if let Some(fact) = policy {
             batch.apply(&mut self.state, fact, Source::default());
         }
         while !batch.is_full() {

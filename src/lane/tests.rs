@@ -233,6 +233,7 @@ fn show(topic: Topic, value: Option<&[u8]>) -> String {
         | Topic::HealthEvents
         | Topic::Fleet
         | Topic::Journal
+        | Topic::Snapshots
         | Topic::OperatorActions
         | Topic::TasksDlq
         | Topic::TaskResultsDlq

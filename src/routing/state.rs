@@ -68,7 +68,7 @@ impl Fallbacks {
 }
 
 /// A task that waits or is in flight.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LiveTask {
     pub task: Arc<NewTask>,
     /// The number of the last attempt; 0 before the first.
@@ -97,12 +97,17 @@ pub struct State {
     pub fleet_position: i64,
     pub health_position: i64,
     /// In the order of insertion, which `swap_remove` changes as a function of history alone.
+    /// This, the leases and the recent ids stand behind the rest of a snapshot, in a form of their
+    /// own: `lane::snapshot`.
+    #[serde(skip)]
     pub tasks: IndexMap<TaskKey, LiveTask, FxBuildHasher>,
+    #[serde(skip)]
     pub leases: BTreeSet<(Timestamp, TaskKey)>,
     pub backlog: Backlog,
     pub given_up: BTreeSet<TaskKey>,
     /// Resources that went down with attempts in flight, and how many were failed over so far.
     pub failovers: BTreeMap<ResourceIndex, u64>,
+    #[serde(skip)]
     pub recent: Recent,
     pub in_flight: u64,
     pub load_published_at: Timestamp,

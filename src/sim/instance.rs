@@ -291,7 +291,15 @@ impl<'a> Client<'a> {
                 }
                 self.tell(Event::Start { lane, offsets });
             }
-            Command::ReadJournal { lane } => {
+            Command::FindSnapshot { ask, lane, .. } => {
+                self.tell(Event::SnapshotFound { ask, lane, found: None });
+            }
+            Command::StoreSnapshot(_)
+            | Command::SnapshotAnnounced(_)
+            | Command::SnapshotUsed { .. }
+            | Command::SnapshotRefused { .. }
+            | Command::EpochBegun { .. } => {}
+            Command::ReadJournal { lane, .. } => {
                 self.journals.set(Topic::Journal, i32::try_from(lane).unwrap_or(-1), 0);
             }
             Command::StopJournal { lane } => {

@@ -49,6 +49,7 @@ impl World {
             | Topic::BalanceEvents
             | Topic::LoadSnapshots
             | Topic::Journal
+            | Topic::Snapshots
             | Topic::TasksDlq
             | Topic::TaskResultsDlq
             | Topic::LaneInboxDlq
@@ -61,7 +62,10 @@ impl World {
     pub fn create_topics(&self) {
         let topics = Topic::ALL.map(|topic| {
             let compacted =
-                matches!(topic, Topic::Fleet | Topic::HealthEvents | Topic::LoadSnapshots);
+                matches!(
+                    topic,
+                    Topic::Fleet | Topic::HealthEvents | Topic::LoadSnapshots | Topic::Snapshots
+                );
             let policy = CreatableTopicConfig::default()
                 .with_name(StrBytes::from_static_str("cleanup.policy"))
                 .with_value(Some(StrBytes::from_static_str("compact")));

@@ -4,9 +4,11 @@
 //! The loop is synchronous, so no transaction is open while it polls, and a rebalance never meets
 //! one. Transactional calls block, so each worker has an OS thread of its own.
 
+pub mod archive;
 mod cache;
 mod execute;
 pub mod group;
+mod keeper;
 pub mod names;
 pub mod payload;
 pub mod producer;
@@ -30,10 +32,11 @@ use crate::registry::Registry;
 use crate::stream::clock::Now;
 use crate::stream::observe::Observer;
 use crate::stream::schemas;
-use crate::stream::worker::event::{Event, Failure};
+use crate::stream::worker::event::{Event, Failure, FoundSnapshot};
 use crate::stream::worker::{LaneState, Worker};
 use cache::Cache;
 use group::{Group, GroupEvent};
+use keeper::{Answer, Keeper, Request};
 use names::InputNames;
 use payload::Payloads;
 use producer::TransactionalProducer;
@@ -64,6 +67,8 @@ pub enum WorkerError {
     Names,
     #[error(transparent)]
     Stray(#[from] Stray),
+    #[error("the thread of the snapshots cannot be started")]
+    Thread(#[source] std::io::Error),
 }
 
 pub struct Client<'a> {
@@ -78,6 +83,7 @@ pub struct Client<'a> {
     payloads: Payloads,
     cache: Cache,
     watch: Watch,
+    keeper: Keeper,
     producer: Option<TransactionalProducer>,
     codec: Arc<Codec>,
     registry: Option<&'a Registry>,
@@ -88,10 +94,18 @@ pub struct Client<'a> {
     housekept_us: u64,
     lag_us: u64,
     progress_us: u64,
+    /// Where each lane that is being restored was when that was last shown.
+    restoring: BTreeMap<u32, Restoring>,
     /// The time of the newest record that was read of each lane input, milliseconds, by lane.
     newest: BTreeMap<u32, [i64; 3]>,
     pools_missing: BTreeSet<Arc<str>>,
     stop: Option<Result<(), Failure>>,
+}
+
+/// A lane that is being restored.
+struct Restoring {
+    since: Stopwatch,
+    seq: u64,
 }
 
 /// What a client needs besides the configuration.
@@ -124,6 +138,7 @@ impl<'a> Client<'a> {
             payloads: Payloads::new(settings::reader(config), names.clone()),
             cache: Cache::new(usize::try_from(cache_bytes).unwrap_or(usize::MAX)),
             watch,
+            keeper: Keeper::start(config, parts.number).map_err(WorkerError::Thread)?,
             producer: None,
             codec: parts.codec,
             registry: parts.registry,
@@ -133,6 +148,7 @@ impl<'a> Client<'a> {
             housekept_us: 0,
             lag_us: 0,
             progress_us: 0,
+            restoring: BTreeMap::new(),
             newest: BTreeMap::new(),
             pools_missing: BTreeSet::new(),
             stop: None,
@@ -187,6 +203,7 @@ impl<'a> Client<'a> {
                     info!(worker = self.number, ?lanes, "assigned");
                     self.observer.assigned(&lanes);
                     self.cache.retain(&lanes);
+                    self.keeper.ask(Request::Assigned);
                     self.newest = lanes.iter().map(|lane| (*lane, [0; 3])).collect();
                     self.payloads.retain(&lanes)?;
                     self.tell(Event::Assigned(assigned));
@@ -284,6 +301,21 @@ impl<'a> Client<'a> {
     }
 
     fn answer_questions(&mut self) {
+        while let Some(answer) = self.keeper.next_answer() {
+            match answer {
+                Answer::Found { ask, lane, found } => {
+                    let found = found.as_ref().map(|found| FoundSnapshot {
+                        seq: found.seq,
+                        source: found.source,
+                        bytes: &found.bytes,
+                    });
+                    self.tell(Event::SnapshotFound { ask, lane, found });
+                }
+                Answer::Stored { lane, run, manifest } => {
+                    self.tell(Event::SnapshotStored { lane, run, manifest });
+                }
+            }
+        }
         while let Some(answer) = self.watch.next_answer() {
             match (answer.question, answer.end) {
                 (Question::ResultsEnd { lane }, Some(end)) => {
@@ -313,6 +345,7 @@ impl<'a> Client<'a> {
             for lane in self.worker.lanes() {
                 self.observer.progress(lane);
             }
+            self.show_restoring();
         }
         if now.ms_since(self.lag_us) >= LAG_MS {
             self.lag_us = now.monotonic_us;
@@ -324,6 +357,27 @@ impl<'a> Client<'a> {
                 }
             }
             self.look_for_pools();
+        }
+    }
+
+    /// How far the lanes are that are being restored.
+    fn show_restoring(&mut self) {
+        let lanes = self.worker.restoring();
+        self.restoring.retain(|lane, _| lanes.iter().any(|(restoring, ..)| restoring == lane));
+        for (lane, seq, target) in lanes {
+            let behind = target.saturating_sub(seq);
+            self.observer.restoring(lane, behind);
+            let began = self
+                .restoring
+                .entry(lane)
+                .or_insert_with(|| Restoring { since: Stopwatch::start(), seq });
+            // Where a snapshot is what it begins with, that is no progress of the journal's.
+            if began.seq == 0 && seq > 0 {
+                *began = Restoring { since: Stopwatch::start(), seq };
+            }
+            let (folded, took) = (seq - began.seq.min(seq), began.since.elapsed().as_secs_f64());
+            let eta_s = (folded > 0).then(|| (took * behind as f64 / folded as f64).ceil() as u64);
+            info!(lane, seq, target, behind, eta_s, "restoring");
         }
     }
 

@@ -3,6 +3,8 @@
 
 use crate::lane::prepared::Prepared;
 use crate::model::Topic;
+use crate::model::snapshot::SnapshotPoint;
+use crate::model::time::Timestamp;
 
 /// The last batch of a lane that was committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub struct CommitPoint {
     pub hash: String,
     /// The next offset to read of `tasks`, `task-results` and `lane-inbox`, in this order.
     pub offsets: [i64; 3],
+    /// The newest published snapshot by then.
+    pub snapshot: SnapshotPoint,
 }
 
 impl CommitPoint {
@@ -22,10 +26,11 @@ impl CommitPoint {
             batch.offsets.iter().find(|(of, _)| *of == topic).map_or(0, |(_, offset)| *offset)
         };
         CommitPoint {
-            epoch: parse(&batch.metadata).map_or(0, |(epoch, ..)| epoch),
+            epoch: parse(&batch.metadata).map_or(0, |ours| ours.epoch),
             seq: batch.seq,
             hash: batch.hash.clone(),
             offsets: Topic::LANE_INPUTS.map(offset),
+            snapshot: parse(&batch.metadata).map_or_else(Default::default, |ours| ours.snapshot),
         }
     }
 
@@ -70,7 +75,7 @@ pub fn read(lane: u32, commit: &LaneCommit) -> Result<Option<CommitPoint>, Commi
         let Some(committed) = committed else {
             return Err(CommittedError::Missing { lane, topic });
         };
-        let Some((epoch, seq, hash)) = parse(&committed.metadata) else {
+        let Some(Metadata { epoch, seq, hash, snapshot }) = parse(&committed.metadata) else {
             // A metadata of any length could have been written by anyone.
             let metadata = committed.metadata.chars().take(80).collect();
             return Err(CommittedError::Foreign {
@@ -84,7 +89,7 @@ pub fn read(lane: u32, commit: &LaneCommit) -> Result<Option<CommitPoint>, Commi
             None => {
                 let mut offsets = [0; 3];
                 offsets[index] = committed.offset;
-                found = Some(CommitPoint { epoch, seq, hash: hash.to_owned(), offsets });
+                found = Some(CommitPoint { epoch, seq, hash: hash.to_owned(), offsets, snapshot });
             }
             Some(point) if point.epoch == epoch && point.seq == seq && point.hash == hash => {
                 point.offsets[index] = committed.offset;
@@ -98,8 +103,21 @@ pub fn read(lane: u32, commit: &LaneCommit) -> Result<Option<CommitPoint>, Commi
     Ok(found)
 }
 
+/// As `lane` writes it, for who sets a lane's offsets from its journal.
+pub fn metadata(epoch: u32, seq: u64, hash: &str, snapshot: SnapshotPoint) -> String {
+    format!("v1;{epoch};{seq};{hash};{};{}", snapshot.seq, snapshot.batch_time_ms.as_ms())
+}
+
+/// What is committed with each offset.
+pub struct Metadata<'a> {
+    pub epoch: u32,
+    pub seq: u64,
+    pub hash: &'a str,
+    pub snapshot: SnapshotPoint,
+}
+
 /// `v1;epoch;seq;hash;snapshot_seq;snapshot_time`; later versions may append fields.
-fn parse(metadata: &str) -> Option<(u32, u64, &str)> {
+pub fn parse(metadata: &str) -> Option<Metadata<'_>> {
     let mut fields = metadata.split(';');
     if fields.next()? != "v1" {
         return None;
@@ -108,7 +126,10 @@ fn parse(metadata: &str) -> Option<(u32, u64, &str)> {
     let seq = fields.next()?.parse().ok()?;
     let hash = fields.next()?;
     let is_hash = hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_hash && fields.count() >= 2).then_some((epoch, seq, hash))
+    let snapshot_seq = fields.next()?.parse().ok()?;
+    let snapshot_time = Timestamp::from_ms(fields.next()?.parse().ok()?);
+    let snapshot = SnapshotPoint { seq: snapshot_seq, batch_time_ms: snapshot_time };
+    is_hash.then_some(Metadata { epoch, seq, hash, snapshot })
 }
 
 #[cfg(test)]
@@ -127,10 +148,13 @@ mod tests {
 
     #[test]
     fn three_equal_metadata_are_a_commit_point() {
-        let ours = format!("v1;1;7;{HASH};0;0");
+        let ours = format!("v1;1;7;{HASH};5;99");
+        let snapshot = SnapshotPoint { seq: 5, batch_time_ms: Timestamp::from_ms(99) };
+        assert_eq!(metadata(1, 7, HASH, snapshot), ours);
+        let hash = HASH.to_owned();
         check(
             [offset(10, &ours), offset(20, &ours), offset(0, &ours)],
-            Ok(Some(CommitPoint { epoch: 1, seq: 7, hash: HASH.into(), offsets: [10, 20, 0] })),
+            Ok(Some(CommitPoint { epoch: 1, seq: 7, hash, offsets: [10, 20, 0], snapshot })),
         );
         check([None, None, None], Ok(None));
     }

@@ -108,6 +108,12 @@ impl<'a> Observer<'a> {
             }
             Command::FetchCommitted { .. }
             | Command::FindStart { .. }
+            | Command::FindSnapshot { .. }
+            | Command::StoreSnapshot(_)
+            | Command::SnapshotAnnounced(_)
+            | Command::SnapshotUsed { .. }
+            | Command::SnapshotRefused { .. }
+            | Command::EpochBegun { .. }
             | Command::ReadJournal { .. }
             | Command::StopJournal { .. }
             | Command::ReadInputs(_)
@@ -169,6 +175,11 @@ impl<'a> Observer<'a> {
     pub fn revoked(&self, lost: bool, lanes: &[u32]) {
         let kind = if lost { RebalanceKind::Lost } else { RebalanceKind::Revoked };
         self.telemetry.revoked(kind, lanes);
+    }
+
+    /// So many batches of its journal are still to be folded.
+    pub fn restoring(&self, lane: u32, behind: u64) {
+        self.telemetry.lane_restore_remaining(lane, behind);
     }
 
     pub fn lane_runs(&self, lane: u32) {

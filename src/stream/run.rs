@@ -115,7 +115,7 @@ impl RunError {
                     | Failure::PoolMissing(_),
                 ) => RunErrorKind::Transient,
                 WorkerError::Names => RunErrorKind::Config,
-                WorkerError::Stray(_) => RunErrorKind::Transient,
+                WorkerError::Stray(_) | WorkerError::Thread(_) => RunErrorKind::Transient,
             },
             RunError::Panicked { .. } | RunError::Thread(_) => RunErrorKind::Transient,
         }
@@ -288,6 +288,8 @@ fn worker_settings(
         // A predecessor's transaction is ended by its timeout at the latest, and marked soon after.
         journal_wait_ms: config.worker.transaction_timeout_ms * 2 + 10_000,
         leaderless_pause_ms: config.worker.transaction_timeout_ms,
+        snapshot: config.snapshot.clone(),
+        new_epoch: config.worker.new_epoch,
     }
 }
 

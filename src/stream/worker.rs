@@ -3,16 +3,18 @@
 //! It owns lanes, is told [`Event`]s and asks for [`Command`]s. `client` executes those on a real
 //! Kafka; a simulator may on a modelled one. A lane passes these phases:
 //!
-//! assigned → *asked* what is committed → (*starting*, where nothing is) or *folding* its journal up
-//! to that batch → *catching up* with the control topics → *running*; or *stopped*, where anything
+//! assigned → *asked* what is committed → (*starting*, where nothing is) or *finding* a snapshot to
+//! begin with → *folding* its journal up to that batch → *catching up* with the control topics → *running*; or *stopped*, where anything
 //! does not fit. After a transaction whose outcome is not known to be ours, its lanes are *asked*
 //! again: what is committed is the verdict, and a lane that comes back after a rebalance takes the
 //! same way.
 
 mod careful;
+mod epoch;
 pub mod event;
 mod held;
 mod recovery;
+mod snapshots;
 mod transaction;
 
 #[cfg(test)]
@@ -22,14 +24,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::codec::RawRecord;
-use crate::config::StartFrom;
+use crate::config::{self, StartFrom};
 use crate::lane::prepared::Prepared;
 use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::stream::clock::Now;
 use crate::stream::committed::CommitPoint;
+use epoch::Reset;
 use event::{Command, Event, LaneError};
 use held::Held;
+use snapshots::Began;
 use transaction::{Failures, Producer};
 
 /// A lane that was revoked is kept this long: longer than any rebalance, and short enough that a
@@ -63,6 +67,9 @@ pub struct WorkerSettings {
     pub journal_wait_ms: u64,
     /// A lane whose outputs have no leader rests this long.
     pub leaderless_pause_ms: u64,
+    pub snapshot: config::Snapshot,
+    /// Offsets that are not ours are accepted, and what follows them has a new epoch.
+    pub new_epoch: bool,
 }
 
 /// What one lane is doing.
@@ -76,11 +83,12 @@ enum Phase {
     },
     /// `FindStart` is out: the lane has never run.
     Starting,
-    /// Its journal is read up to `target`; to its end where that is `None`.
-    Folding {
-        target: Option<CommitPoint>,
-        ended_us: Option<u64>,
+    /// `FindSnapshot` is out.
+    Finding {
+        ask: u64,
+        target: CommitPoint,
     },
+    Folding(Fold),
     /// The control topics are read to their ends.
     CatchingUp {
         fleet: bool,
@@ -88,6 +96,22 @@ enum Phase {
     },
     Running,
     Stopped(LaneError),
+}
+
+/// A lane's journal is being read.
+#[derive(Debug, Default)]
+struct Fold {
+    /// Up to this batch; to the journal's end where it is `None`.
+    target: Option<CommitPoint>,
+    /// Since when there is nothing more to read.
+    ended_us: Option<u64>,
+    began: Option<Began>,
+    /// It is read from the beginning, after an attempt that was not.
+    whole: bool,
+    /// A record has been folded.
+    any: bool,
+    /// The offsets are not ours, and are accepted.
+    reset: Option<Reset>,
 }
 
 /// The phase of a lane, for those who watch.
@@ -188,8 +212,9 @@ impl Worker {
             (Phase::Running, Some(held)) => held.due_in_ms(&self.settings, now),
             (
                 Phase::Asked { .. }
+                | Phase::Finding { .. }
                 | Phase::Starting
-                | Phase::Folding { .. }
+                | Phase::Folding(_)
                 | Phase::CatchingUp { .. }
                 | Phase::Running
                 | Phase::Stopped(_),
@@ -209,6 +234,12 @@ impl Worker {
             Event::Revoked => self.revoked(now),
             Event::Committed { ask, lanes } => self.committed(now, ask, &lanes),
             Event::CommittedUnknown { ask } => self.committed_unknown(now, ask),
+            Event::SnapshotFound { ask, lane, found } => {
+                self.snapshot_found(now, ask, lane, found);
+            }
+            Event::SnapshotStored { lane, run, manifest } => {
+                self.snapshot_stored(lane, run, manifest);
+            }
             Event::Start { lane, offsets } => self.start(lane, offsets),
             Event::JournalRecord { lane, value } => self.journal_record(lane, value),
             Event::JournalEnd { lane } => self.journal_end(now, lane),
@@ -314,7 +345,7 @@ impl Worker {
     fn stop_lane(&mut self, number: u32, error: LaneError) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let was_running = matches!(slot.phase, Phase::Running | Phase::Asked { runs: true, .. });
-        if matches!(slot.phase, Phase::Folding { .. }) {
+        if matches!(slot.phase, Phase::Folding(_)) {
             self.commands.push_back(Command::StopJournal { lane: number });
         }
         slot.held = None;
@@ -362,8 +393,9 @@ impl Slot {
             Phase::Running | Phase::Asked { runs: true, .. } => true,
             Phase::CatchingUp { .. } => Topic::CONTROLS.contains(&topic),
             Phase::Asked { runs: false, .. }
+            | Phase::Finding { .. }
             | Phase::Starting
-            | Phase::Folding { .. }
+            | Phase::Folding(_)
             | Phase::Stopped(_) => false,
         }
     }
@@ -371,8 +403,9 @@ impl Slot {
     fn state(&self) -> LaneState {
         match &self.phase {
             Phase::Asked { .. }
+            | Phase::Finding { .. }
             | Phase::Starting
-            | Phase::Folding { .. }
+            | Phase::Folding(_)
             | Phase::CatchingUp { .. } => LaneState::Restoring,
             Phase::Running
                 if self.held.as_ref().is_some_and(|held| held.is_paused() || !held.reads) =>

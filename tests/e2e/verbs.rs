@@ -50,7 +50,7 @@ fn an_installation_is_checked_made_and_never_resized() {
     let out = site.plain(&ran.out);
     assert_eq!((ran.code, ran.err.as_str()), (1, ""), "{out}");
     let all: Vec<&str> = Topic::ALL.iter().map(|topic| topic.default_name()).collect();
-    let missing = format!("topics   × 16 of 16 missing: {}", all.join(", "));
+    let missing = format!("topics   × 17 of 17 missing: {}", all.join(", "));
     let found = lines(&out);
     let at = found.iter().position(|line| line.starts_with("topics")).unwrap();
     assert_eq!(found[at..at + 2], [&missing, "           fix: pointsman topics apply"]);
@@ -61,7 +61,7 @@ fn an_installation_is_checked_made_and_never_resized() {
     assert_eq!((ran.code, site.plain(&ran.err).as_str()), (4, expected));
 
     let ran = site.does(&["topics", "apply", "--partitions", "2"]);
-    assert_eq!((ran.code, ran.err.as_str()), (0, "16 created\n"), "{}", ran.out);
+    assert_eq!((ran.code, ran.err.as_str()), (0, "17 created\n"), "{}", ran.out);
     let ran = site.does(&["topics", "apply"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, "0 created\n"), "{}", ran.out);
     assert_eq!(site.does(&["topics", "plan"]).code, 0);
@@ -69,14 +69,14 @@ fn an_installation_is_checked_made_and_never_resized() {
     let ran = site.does(&["check"]);
     let out = site.plain(&ran.out);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{out}");
-    let given = 16 + 4 + 1 + 2;
+    let given = 17 + 4 + 1 + 2;
     assert_eq!(
         lines(&out),
         [
             format!("config   ✓ valid; {given} settings given").as_str(),
             "brokers  ✓ 1 broker behind BROKERS",
             "         ✓ Apache Kafka 4.0 or later, by its settings",
-            "topics   ✓ 16 right, 2 lanes",
+            "topics   ✓ 17 right, 2 lanes",
             "acls     ✓ the brokers have no authorizer: everything is allowed",
             "schemas  ✓ Avro single-object encoding; no registry is needed",
             "clock    ✓ no broker timestamp to compare with yet; `run` measures the difference before it takes a lane",

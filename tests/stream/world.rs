@@ -63,7 +63,7 @@ impl World {
             if topic == Topic::OperatorActions {
                 properties.push(("message.timestamp.type", "LogAppendTime"));
             }
-            if matches!(topic, Topic::Fleet | Topic::HealthEvents) {
+            if matches!(topic, Topic::Fleet | Topic::HealthEvents | Topic::Snapshots) {
                 properties.push(("cleanup.policy", "compact"));
             }
             let partitions = if single { 1 } else { lanes };

@@ -60,9 +60,10 @@ const RULES: &[Rule] = &[
         ours: &["codec", "model", "routing"],
         pure_crates: Some(&["rand_chacha", "xxhash_rust"]),
     },
+    Rule { module: "store", ours: &["model"], pure_crates: None },
     Rule {
         module: "stream",
-        ours: &["clock", "codec", "config", "lane", "model", "registry", "telemetry"],
+        ours: &["clock", "codec", "config", "lane", "model", "registry", "store", "telemetry"],
         pure_crates: None,
     },
     Rule {
@@ -105,6 +106,7 @@ const RULES: &[Rule] = &[
             "model",
             "registry",
             "sim",
+            "store",
             "stream",
             "telemetry",
         ],

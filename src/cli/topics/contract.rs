@@ -101,6 +101,7 @@ const fn count(topic: Topic) -> Count {
         | Topic::BalanceEvents
         | Topic::LoadSnapshots
         | Topic::Journal
+        | Topic::Snapshots
         | Topic::TasksDlq
         | Topic::TaskResultsDlq
         | Topic::LaneInboxDlq => Count::Lanes,
@@ -141,7 +142,7 @@ fn settings(topic: Topic) -> Vec<Setting> {
         Topic::HealthEvents | Topic::Fleet => {
             vec![policy("compact", COMPACTED), bytes(INPUT_BYTES, "as for every input")]
         }
-        Topic::LoadSnapshots => vec![policy("compact", COMPACTED)],
+        Topic::LoadSnapshots | Topic::Snapshots => vec![policy("compact", COMPACTED)],
         Topic::RouteDecisions => vec![
             policy("delete", KEPT),
             retention(7, "a worker that was down for long still has to read it"),

@@ -74,6 +74,7 @@ fn a_new_installation_has_one_lane_and_every_topic() {
             "balance-events 1 cleanup.policy=delete retention.ms=604800000",
             "load-snapshots 1 cleanup.policy=compact",
             "journal 1 cleanup.policy=delete max.message.bytes=16777216 retention.bytes=-1 retention.ms=-1",
+            "snapshots 1 cleanup.policy=compact",
             "operator-actions 1 cleanup.policy=delete message.timestamp.type=LogAppendTime retention.ms=7776000000",
             "tasks.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
             "task-results.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",

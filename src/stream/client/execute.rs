@@ -7,6 +7,7 @@ use rdkafka::error::KafkaError;
 use tracing::{error, info, trace, warn};
 
 use super::group::Group;
+use super::keeper::Request;
 use super::producer::TransactionalProducer;
 use super::reader::Reader;
 use super::watch::Question;
@@ -15,6 +16,10 @@ use crate::clock::Stopwatch;
 use crate::config::StartFrom;
 use crate::model::Topic;
 use crate::stream::worker::event::{Command, Event, Failure};
+
+/// What to do about a lane that is stopped.
+const RUNBOOK: &str = "docs/runbooks/lane-stopped.md";
+const RECOVER: &str = "`pointsman recover` shows what is wrong and what resolves it";
 
 impl Client<'_> {
     /// Does what the worker asks for, until it asks for nothing more.
@@ -41,12 +46,36 @@ impl Client<'_> {
                 let offsets = self.find_start(lane, from)?;
                 self.tell(Event::Start { lane, offsets });
             }
-            Command::ReadJournal { lane } => {
+            Command::FindSnapshot { ask, lane, seq_max, published } => {
+                self.keeper.ask(Request::Find { ask, lane, seq_max, published });
+            }
+            Command::StoreSnapshot(taken) => self.keeper.ask(Request::Store(taken)),
+            Command::SnapshotAnnounced(manifest) => self.keeper.ask(Request::Announced(manifest)),
+            Command::SnapshotUsed { lane, seq, target, source } => {
+                info!(lane, seq, target, ?source, "begins with a snapshot");
+            }
+            Command::SnapshotRefused { lane, seq, source, error } => {
+                warn!(lane, seq, ?source, %error, "the snapshot is not used");
+                self.keeper.ask(Request::Refused { lane, seq, source });
+            }
+            Command::EpochBegun { lane, epoch, offsets } => {
+                warn!(lane, epoch, ?offsets, "goes on at offsets that somebody set: a new epoch");
+            }
+            Command::ReadJournal { lane, from } => {
                 let mut reader = match self.journals.take() {
                     Some(reader) => reader,
                     None => Reader::new(&settings::reader(self.config), &self.names)?,
                 };
-                reader.add(Topic::Journal, i32::try_from(lane).unwrap_or(-1), 0)?;
+                let partition = i32::try_from(lane).unwrap_or(-1);
+                let offset = match from {
+                    Some(from) => reader.offset_at(Topic::Journal, partition, from, ASK),
+                    None => Ok(0),
+                };
+                let offset = offset.unwrap_or_else(|error| {
+                    warn!(lane, %error, "the journal is read from its beginning");
+                    0
+                });
+                reader.add(Topic::Journal, partition, offset)?;
                 self.journals = Some(reader);
             }
             Command::StopJournal { lane } => {
@@ -75,6 +104,7 @@ impl Client<'_> {
             }
             Command::LaneRuns { lane } => {
                 info!(lane, "runs");
+                self.observer.restoring(lane, 0);
                 self.observer.lane_runs(lane);
             }
             Command::LaneAwaitsFleet { lane } => {
@@ -85,8 +115,8 @@ impl Client<'_> {
                 error!(lane, ?culprit, "the core panicked; the lane is recovered");
             }
             Command::LaneStopped { lane, error } => {
-                error!(lane, %error, "the lane is stopped");
-                self.observer.lane_stopped(lane, error.to_string());
+                error!(lane, %error, runbook = RUNBOOK, help = RECOVER, "the lane is stopped");
+                self.observer.lane_stopped(lane, format!("{error}; {RECOVER}; see {RUNBOOK}"));
             }
             Command::Rejoin => {
                 // The worker has parked its lanes; this member is the same one, by its instance id.
@@ -146,6 +176,12 @@ impl Client<'_> {
             Command::Reopen
             | Command::FetchCommitted { .. }
             | Command::FindStart { .. }
+            | Command::FindSnapshot { .. }
+            | Command::StoreSnapshot(_)
+            | Command::SnapshotAnnounced(_)
+            | Command::SnapshotUsed { .. }
+            | Command::SnapshotRefused { .. }
+            | Command::EpochBegun { .. }
             | Command::ReadJournal { .. }
             | Command::StopJournal { .. }
             | Command::ReadInputs(_)
@@ -206,6 +242,12 @@ fn step_name(command: &Command) -> &'static str {
         Command::Reopen => "open",
         Command::FetchCommitted { .. }
         | Command::FindStart { .. }
+        | Command::FindSnapshot { .. }
+        | Command::StoreSnapshot(_)
+        | Command::SnapshotAnnounced(_)
+        | Command::SnapshotUsed { .. }
+        | Command::SnapshotRefused { .. }
+        | Command::EpochBegun { .. }
         | Command::ReadJournal { .. }
         | Command::StopJournal { .. }
         | Command::ReadInputs(_)

@@ -13,6 +13,7 @@ use tracing::debug;
 use super::names::InputNames;
 use crate::codec::RawRecord;
 use crate::model::Topic;
+use crate::model::time::Timestamp;
 use crate::stream::ffi::{BatchQueue, Fetched, FetchedKind};
 
 /// What comes out of a reader.
@@ -68,6 +69,23 @@ impl Reader {
         self.forward();
         self.consumer.incremental_assign(&list)?;
         Ok(())
+    }
+
+    /// The first offset whose record is of this time or later.
+    pub fn offset_at(
+        &self,
+        topic: Topic,
+        partition: i32,
+        time: Timestamp,
+        wait: Duration,
+    ) -> KafkaResult<i64> {
+        let list = self.list(topic, partition, time.as_ms())?;
+        let found = self.consumer.offsets_for_times(list, wait)?;
+        let elements = found.elements();
+        match elements.first().map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => Ok(offset),
+            Some(_) | None => Ok(0),
+        }
     }
 
     pub fn remove(&mut self, topic: Topic, partition: i32) -> KafkaResult<()> {

@@ -64,6 +64,9 @@ pub fn watcher(config: &Config, isolation: &str) -> ClientConfig {
 /// record of the largest topic, the journal (`topics plan`). The brokers' bound of each topic decides.
 const RECORD_BYTES_MAX: u32 = 16 << 20;
 
+/// What one producer of snapshots holds: a few chunks.
+const SNAPSHOT_KBYTES_MAX: u64 = 4 * 1024;
+
 /// The transactional producer.
 pub fn producer(config: &Config, worker: u32) -> ClientConfig {
     let mut client = client_config(&config.kafka);
@@ -81,6 +84,19 @@ pub fn producer(config: &Config, worker: u32) -> ClientConfig {
         .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
         .set("retry.backoff.ms", "5")
         .set("queue.buffering.max.kbytes", PRODUCED_KBYTES_MAX.to_string());
+    client
+}
+
+/// The producer of snapshots: idempotent, and with little in flight beside the transactional one.
+pub fn snapshot_producer(config: &Config) -> ClientConfig {
+    let mut client = client_config(&config.kafka);
+    client
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "0")
+        .set("message.timeout.ms", "20000")
+        // What is in it is compressed.
+        .set("compression.type", "none")
+        .set("queue.buffering.max.kbytes", SNAPSHOT_KBYTES_MAX.to_string());
     client
 }
 

@@ -7,6 +7,8 @@ use crate::config::StartFrom;
 use crate::lane::FoldError;
 use crate::lane::prepared::Prepared;
 use crate::model::Topic;
+use crate::model::snapshot::{Manifest, SnapshotPoint};
+use crate::model::time::Timestamp;
 use crate::stream::committed::{CommittedError, LaneCommit};
 
 /// What the client reports.
@@ -23,9 +25,13 @@ pub enum Event<'a> {
     Committed { ask: u64, lanes: Vec<(u32, LaneCommit)> },
     /// The question could not be answered; the worker asks again later.
     CommittedUnknown { ask: u64 },
+    /// The answer to [`Command::FindSnapshot`]; `None`: there is none that could be used.
+    SnapshotFound { ask: u64, lane: u32, found: Option<FoundSnapshot<'a>> },
+    /// The answer to [`Command::StoreSnapshot`]; the manifest where it was to be published and was.
+    SnapshotStored { lane: u32, run: u64, manifest: Option<Manifest> },
     /// The answer to [`Command::FindStart`]: where each lane input begins.
     Start { lane: u32, offsets: [i64; 3] },
-    /// The next record of a lane's journal, from the beginning.
+    /// The next record of a lane's journal, from where it was to be read.
     JournalRecord { lane: u32, value: &'a [u8] },
     /// The journal has been read to what is now its end. More may follow.
     JournalEnd { lane: u32 },
@@ -49,6 +55,55 @@ pub enum Event<'a> {
     Tick,
     /// The process is to end.
     Shutdown,
+}
+
+/// Bytes that a lane may be made of.
+#[derive(Debug, Clone, Copy)]
+pub struct FoundSnapshot<'a> {
+    pub seq: u64,
+    pub source: SnapshotSource,
+    /// As `Lane::snapshot` gave them.
+    pub bytes: &'a [u8],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotSource {
+    /// On this instance's disk.
+    Local,
+    /// In the `snapshots` topic.
+    Published,
+}
+
+/// A snapshot that was just taken: of a batch that is committed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    pub lane: u32,
+    /// To be returned with the answer.
+    pub run: u64,
+    pub seq: u64,
+    pub hash: String,
+    pub batch_time: Timestamp,
+    /// The next offset of `tasks`.
+    pub tasks_offset: i64,
+    pub local: bool,
+    pub publish: bool,
+    /// The newest published one before.
+    pub published: SnapshotPoint,
+    /// Not sealed yet.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a lane does not begin with a snapshot; it looks for an older one, or folds its whole journal.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SnapshotError {
+    #[error(transparent)]
+    Unusable(#[from] crate::lane::snapshot::SnapshotError),
+    #[error("it is of seq {seq}, and {committed} is committed")]
+    Beyond { seq: u64, committed: u64 },
+    #[error("it does not belong to this journal: a hash differs")]
+    OtherChain,
+    #[error("restoring it panics")]
+    Panics,
 }
 
 /// Why a step of a transaction failed, by what has to be done about it.
@@ -92,9 +147,37 @@ pub enum Command {
         lane: u32,
         from: StartFrom,
     },
-    /// Read this lane's journal from the beginning, read-committed, until `StopJournal`.
+    /// Find the newest verified snapshot of the lane that is not above `seq_max`, here or in the
+    /// topic; `published` is the newest one there that is known.
+    FindSnapshot {
+        ask: u64,
+        lane: u32,
+        seq_max: u64,
+        published: SnapshotPoint,
+    },
+    /// Store it here, or publish it, or both, and answer when that is done or has failed.
+    StoreSnapshot(Taken),
+    /// The manifest is committed: what it drops is to be removed.
+    SnapshotAnnounced(Manifest),
+    /// For the log: the lane begins with this snapshot, and `target` is where it has to go.
+    SnapshotUsed {
+        lane: u32,
+        seq: u64,
+        target: u64,
+        source: SnapshotSource,
+    },
+    /// For the log, and to delete it where it is ours to delete.
+    SnapshotRefused {
+        lane: u32,
+        seq: u64,
+        source: SnapshotSource,
+        error: SnapshotError,
+    },
+    /// Read this lane's journal, read-committed, until `StopJournal`: from the first record of this
+    /// time or later, or from the beginning.
     ReadJournal {
         lane: u32,
+        from: Option<Timestamp>,
     },
     StopJournal {
         lane: u32,
@@ -139,6 +222,12 @@ pub enum Command {
     /// them. Until one is, only control records are decided.
     LaneAwaitsFleet {
         lane: u32,
+    },
+    /// For the log: offsets that somebody set are accepted, and the lane's outputs have a new epoch.
+    EpochBegun {
+        lane: u32,
+        epoch: u32,
+        offsets: [i64; 3],
     },
     /// For the log: the core panicked; `culprit` is known once it happened record by record.
     LanePanicked {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::careful::{Careful, OwnedRecord};
 use super::event::Command;
+use super::snapshots::Snapshots;
 use super::{REREADS_MAX, RESULTS_END_MS, TIMER_MS, WorkerSettings};
 use crate::codec::RawRecord;
 use crate::lane::Lane;
@@ -13,7 +14,7 @@ use crate::lane::prepared::Prepared;
 use crate::model::Topic;
 use crate::model::time::Timestamp;
 use crate::stream::clock::{LaneClock, Now};
-use crate::stream::committed::CommitPoint;
+use crate::stream::committed::{CommitPoint, LaneCommit};
 
 /// Waiting tasks are looked for this often.
 const WANTED_MS: u64 = 20;
@@ -27,6 +28,11 @@ pub(super) struct Held {
     pub clock: LaneClock,
     /// The last batch that is known to be committed.
     pub committed: Option<CommitPoint>,
+    /// Its time.
+    pub committed_at: Timestamp,
+    /// Offsets that are not ours and were accepted; until the first batch is committed.
+    pub reset: Option<LaneCommit>,
+    pub snapshots: Snapshots,
     /// The batch after that, where it is decided and not known to be committed.
     pub pending: Option<Arc<Prepared>>,
     pub careful: Option<Careful>,
@@ -64,9 +70,12 @@ impl Held {
     pub fn new(lane: Lane, committed: Option<CommitPoint>, now: Now) -> Self {
         let clock = LaneClock::acquire(lane.batch_time(), now, 0);
         Held {
+            committed_at: lane.batch_time(),
             lane,
             clock,
             committed,
+            reset: None,
+            snapshots: Snapshots::default(),
             pending: None,
             careful: None,
             reads: false,
@@ -84,7 +93,8 @@ impl Held {
 
     /// The lane begins to run, or to run again: its clock is set anew, and what was asked for a
     /// former run is forgotten.
-    pub fn acquire(&mut self, settings: &WorkerSettings, now: Now) {
+    pub fn acquire(&mut self, settings: &WorkerSettings, now: Now, run: u64) {
+        self.snapshots.begin_run(run);
         // Nothing was promised before the first batch: its clock may be right at once.
         let uncertainty_ms = if self.lane.seq() == 0 { 0 } else { settings.clock_uncertainty_ms };
         self.clock = LaneClock::acquire(self.lane.batch_time(), now, uncertainty_ms);
@@ -185,7 +195,9 @@ impl Held {
         })?;
         self.in_batch = std::mem::take(&mut self.offered);
         match prepared {
-            Some(prepared) => {
+            Some(mut prepared) => {
+                let (snapshots, lane) = (&mut self.snapshots, &self.lane);
+                guarded(|| snapshots.prepared(&settings.snapshot, now, lane, &mut prepared))?;
                 let prepared = Arc::new(prepared);
                 self.pending = Some(Arc::clone(&prepared));
                 Ok(Some(prepared))
@@ -199,15 +211,29 @@ impl Held {
     }
 
     /// The pending batch is committed.
-    pub fn settled(&mut self, now: Now) {
+    pub fn settled(&mut self, now: Now) -> Vec<Command> {
+        let mut commands = Vec::new();
         if let Some(batch) = self.pending.take() {
             self.committed = Some(CommitPoint::of(&batch));
+            self.committed_at = batch.batch_time();
+            self.reset = None;
+            self.snapshots.settled(now, &batch, &mut commands);
         }
         self.in_batch = 0;
         self.timeouts = 0;
         self.settle_careful();
         // What is left did not fit: it is due at once.
         self.queued_since_us = (self.queued() > 0).then_some(now.monotonic_us);
+        commands
+    }
+
+    /// Whether the state is just what the last committed batch left: a true beginning of whatever
+    /// another instance has made of it. Looking for something to decide moves it on in time.
+    pub fn is_at_committed(&self) -> bool {
+        self.committed.is_some()
+            && self.pending.is_none()
+            && self.careful.is_none()
+            && self.lane.batch_time() == self.committed_at
     }
 
     fn settle_careful(&mut self) {

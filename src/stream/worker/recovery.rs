@@ -1,22 +1,25 @@
 //! How a lane comes to run: from what is committed, by its journal, to the ends of the control topics.
 
+use super::epoch::Reset;
 use super::event::{Command, LaneError};
 use super::held::{Held, guarded};
+use super::snapshots::Began;
 use super::transaction::{After, Producer};
-use super::{ASK_AGAIN_MS, Parked, Phase, Slot, Worker};
+use super::{ASK_AGAIN_MS, Fold, Parked, Phase, Slot, Worker};
 use crate::lane::{FoldError, Lane};
 use crate::model::Topic;
 use crate::stream::clock::Now;
 use crate::stream::committed::{self, CommitPoint, LaneCommit};
 
 /// Topics with one partition for each lane, besides `tasks`. A pool's decision topic may have fewer.
-const PER_LANE: [Topic; 6] = [
+const PER_LANE: [Topic; 7] = [
     Topic::TaskResults,
     Topic::LaneInbox,
     Topic::AllocationEvents,
     Topic::BalanceEvents,
     Topic::LoadSnapshots,
     Topic::Journal,
+    Topic::Snapshots,
 ];
 
 /// The epoch of a lane that has never run.
@@ -86,7 +89,7 @@ impl Worker {
     /// Parks what is held: the lanes may come back in a moment, or never.
     pub(super) fn revoked(&mut self, now: Now) {
         for (number, slot) in std::mem::take(&mut self.slots) {
-            if matches!(slot.phase, Phase::Folding { .. }) {
+            if matches!(slot.phase, Phase::Folding(_)) {
                 self.commands.push_back(Command::StopJournal { lane: number });
                 continue;
             }
@@ -131,8 +134,9 @@ impl Worker {
         let asked = self.slots.iter().filter_map(|(number, slot)| match slot.phase {
             Phase::Asked { ask, again_us, runs } if wanted(ask, again_us) => Some((*number, runs)),
             Phase::Asked { .. }
+            | Phase::Finding { .. }
             | Phase::Starting
-            | Phase::Folding { .. }
+            | Phase::Folding(_)
             | Phase::CatchingUp { .. }
             | Phase::Running
             | Phase::Stopped(_) => None,
@@ -159,6 +163,7 @@ impl Worker {
             }
             match committed::read(*number, commit) {
                 Ok(point) => self.resolve(now, *number, point, runs),
+                Err(_) if self.settings.new_epoch => self.accept_reset(now, *number, commit, runs),
                 Err(error) => self.stop_lane(*number, error.into()),
             }
         }
@@ -170,18 +175,21 @@ impl Worker {
         match verdict(held, point.as_ref()) {
             Verdict::Committed | Verdict::Unchanged if runs => {
                 if verdict(held, point.as_ref()).is_committed() {
-                    held.settled(now);
+                    self.commands.extend(held.settled(now));
                 }
                 slot.phase = Phase::Running;
             }
             Verdict::Committed => {
-                held.settled(now);
+                self.commands.extend(held.settled(now));
                 self.catch_up(number);
             }
             Verdict::Unchanged => self.catch_up(number),
             Verdict::Behind => {
-                slot.phase = Phase::Folding { target: point, ended_us: None };
-                self.commands.push_back(Command::ReadJournal { lane: number });
+                // Not a state of our own making was missed, but batches of another instance.
+                held.lane.clear_queue();
+                let from = Some(held.committed_at);
+                slot.phase = Phase::Folding(Fold { target: point, ..Fold::default() });
+                self.commands.push_back(Command::ReadJournal { lane: number, from });
                 if runs {
                     self.read_inputs();
                 }
@@ -196,56 +204,129 @@ impl Worker {
         }
     }
 
-    /// Makes the lane anew, from its journal.
+    /// Makes the lane anew: from a snapshot where there is one, else from its whole journal.
     fn recover(&mut self, now: Now, number: u32, point: Option<CommitPoint>) {
+        let Some(target) = point else { return self.fold_all(now, number, FIRST_EPOCH, None) };
+        let seq_max = target.seq;
+        if let Some(slot) = self.slots.get_mut(&number) {
+            slot.phase = Phase::Finding { ask: 0, target };
+        }
+        self.find_snapshot(number, seq_max);
+    }
+
+    pub(super) fn lanes_of_tasks(&self) -> u32 {
         let lanes = self.partitions.get(&Topic::Tasks).copied().unwrap_or(0);
-        let lanes = u32::try_from(lanes).unwrap_or(0);
-        let epoch = point.as_ref().map_or(FIRST_EPOCH, |point| point.epoch);
+        u32::try_from(lanes).unwrap_or(0)
+    }
+
+    pub(super) fn fold_all(
+        &mut self,
+        now: Now,
+        number: u32,
+        epoch: u32,
+        target: Option<CommitPoint>,
+    ) {
+        self.fold_whole(now, number, epoch, Fold { target, ..Fold::default() });
+    }
+
+    pub(super) fn fold_whole(&mut self, now: Now, number: u32, epoch: u32, fold: Fold) {
+        let lanes = self.lanes_of_tasks();
         let lane = Lane::genesis(number, lanes, epoch, self.settings.lane.clone());
         let Some(slot) = self.slots.get_mut(&number) else { return };
-        slot.held = Some(Box::new(Held::new(lane, None, now)));
-        slot.phase = Phase::Folding { target: point, ended_us: None };
-        self.commands.push_back(Command::ReadJournal { lane: number });
+        let mut held = Box::new(Held::new(lane, None, now));
+        if let Some(target) = &fold.target {
+            held.snapshots.restored(target.snapshot);
+        }
+        slot.held = Some(held);
+        slot.phase = Phase::Folding(fold);
+        self.commands.push_back(Command::ReadJournal { lane: number, from: None });
+    }
+
+    /// Goes on from a snapshot.
+    pub(super) fn fold_from(
+        &mut self,
+        number: u32,
+        held: Box<Held>,
+        target: CommitPoint,
+        began: Began,
+    ) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        let is_there = held.lane.seq() == target.seq;
+        slot.held = Some(held);
+        if is_there {
+            return self.folded(number, target);
+        }
+        let from = Some(began.at);
+        let fold = Fold { target: Some(target), began: Some(began), ..Fold::default() };
+        slot.phase = Phase::Folding(fold);
+        self.commands.push_back(Command::ReadJournal { lane: number, from });
+    }
+
+    /// The lane is at its committed batch, if all is as it must be.
+    fn folded(&mut self, number: u32, target: CommitPoint) {
+        let Some(held) = self.slots.get_mut(&number).and_then(|slot| slot.held.as_mut()) else {
+            return;
+        };
+        if let Some(error) = check_folded(number, held, &target) {
+            return self.stop_lane(number, error);
+        }
+        let [tasks, task_results, lane_inbox] = target.offsets;
+        held.lane.start_at(tasks, task_results, lane_inbox);
+        held.committed_at = held.lane.batch_time();
+        held.snapshots.restored(target.snapshot);
+        held.committed = Some(target);
+        self.catch_up(number);
     }
 
     pub(super) fn journal_record(&mut self, number: u32, value: &[u8]) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
-        let Phase::Folding { target, ended_us } = &mut slot.phase else { return };
+        let Phase::Folding(fold) = &mut slot.phase else { return };
         let Some(held) = &mut slot.held else { return };
-        *ended_us = None;
-        let Some(target) = target.clone() else {
-            return self.stop_lane(number, LaneError::JournalWithoutOffsets { lane: number });
-        };
+        fold.ended_us = None;
+        if fold.target.is_none() && fold.reset.is_none() {
+            if !self.settings.new_epoch {
+                return self.stop_lane(number, LaneError::JournalWithoutOffsets { lane: number });
+            }
+            fold.reset = Some(Reset::default());
+        }
         let lane = &mut held.lane;
         match guarded(|| lane.fold(value)) {
-            Ok(Ok(())) => {}
-            // The lane was parked: it knows the beginning of its journal.
+            Ok(Ok(())) => {
+                held.snapshots.folded(value.len());
+                fold.any = true;
+            }
+            // The lane knows the beginning of its journal.
             Ok(Err(FoldError::Gap { last, found, .. })) if found <= last => {}
-            Ok(Err(error)) => return self.stop_lane(number, error.into()),
+            // Reading began too late: times are only where to look first.
+            Ok(Err(FoldError::Gap { .. })) if !fold.any && !fold.whole => {
+                fold.whole = true;
+                self.commands.push_back(Command::StopJournal { lane: number });
+                self.commands.push_back(Command::ReadJournal { lane: number, from: None });
+                return;
+            }
+            Ok(Err(error)) => {
+                if !self.doubts_snapshot(number, &error) {
+                    self.stop_lane(number, error.into());
+                }
+                return;
+            }
             Err(_) => {
                 let seq = held.lane.seq() + 1;
                 return self.stop_lane(number, LaneError::Panics { lane: number, seq });
             }
         }
-        if held.lane.seq() >= target.seq {
-            match check_folded(number, held, &target) {
-                Some(error) => self.stop_lane(number, error),
-                None => {
-                    let [tasks, task_results, lane_inbox] = target.offsets;
-                    held.lane.start_at(tasks, task_results, lane_inbox);
-                    held.committed = Some(target);
-                    self.commands.push_back(Command::StopJournal { lane: number });
-                    self.catch_up(number);
-                }
-            }
+        if let Some(target) = fold.target.take_if(|target| held.lane.seq() >= target.seq) {
+            self.commands.push_back(Command::StopJournal { lane: number });
+            slot.phase = Phase::Starting;
+            self.folded(number, target);
         }
     }
 
     pub(super) fn journal_end(&mut self, now: Now, number: u32) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
-        let Phase::Folding { target, ended_us } = &mut slot.phase else { return };
-        if target.is_some() {
-            ended_us.get_or_insert(now.monotonic_us);
+        let Phase::Folding(fold) = &mut slot.phase else { return };
+        if fold.target.is_some() || fold.reset.is_some() {
+            fold.ended_us.get_or_insert(now.monotonic_us);
             return;
         }
         slot.phase = Phase::Starting;
@@ -257,17 +338,29 @@ impl Worker {
     /// The committed batch is not in the journal. A marker may be on its way, but not for ever.
     pub(super) fn journal_waits(&mut self, now: Now) {
         let mut missing = Vec::new();
+        let mut reset = Vec::new();
         for (number, slot) in &self.slots {
-            if let Phase::Folding { target: Some(target), ended_us: Some(ended_us) } = &slot.phase
-                && now.ms_since(*ended_us) >= self.settings.journal_wait_ms
-            {
-                let found = slot.held.as_ref().map_or(0, |held| held.lane.seq());
-                let expected = target.seq;
-                missing.push((*number, LaneError::JournalEnds { lane: *number, found, expected }));
+            let Phase::Folding(Fold { target, ended_us: Some(ended_us), .. }) = &slot.phase else {
+                continue;
+            };
+            if now.ms_since(*ended_us) < self.settings.journal_wait_ms {
+                continue;
+            }
+            let found = slot.held.as_ref().map_or(0, |held| held.lane.seq());
+            match target {
+                Some(target) => {
+                    let expected = target.seq;
+                    let error = LaneError::JournalEnds { lane: *number, found, expected };
+                    missing.push((*number, error));
+                }
+                None => reset.push(*number),
             }
         }
         for (number, error) in missing {
             self.stop_lane(number, error);
+        }
+        for number in reset {
+            self.begin_epoch(number);
         }
     }
 
@@ -281,7 +374,7 @@ impl Worker {
     }
 
     /// The lane is at its committed batch; what is left are the control topics.
-    fn catch_up(&mut self, number: u32) {
+    pub(super) fn catch_up(&mut self, number: u32) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         slot.phase = Phase::CatchingUp { fleet: false, health_events: false };
         let careful = slot.condemn();
@@ -330,7 +423,8 @@ impl Worker {
             let is_new =
                 matches!(slot.phase, Phase::CatchingUp { fleet: true, health_events: true });
             if is_new {
-                held.acquire(&self.settings, now);
+                self.asks += 1;
+                held.acquire(&self.settings, now, self.asks);
                 slot.phase = Phase::Running;
             }
             if matches!(slot.phase, Phase::Running) && !held.reads {
@@ -375,10 +469,7 @@ fn verdict(held: &Held, point: Option<&CommitPoint>) -> Verdict {
         (Some(batch), Some(point)) if CommitPoint::of(batch).is_same_batch(point) => {
             Verdict::Committed
         }
-        // What is queued here would be read twice: it is part of the batches that are missed.
-        (None, Some(point))
-            if point.seq > held.lane.seq() && held.queued() == 0 && held.committed.is_some() =>
-        {
+        (None, Some(point)) if point.seq > held.lane.seq() && held.is_at_committed() => {
             Verdict::Behind
         }
         (Some(_) | None, Some(_) | None) => Verdict::Other,

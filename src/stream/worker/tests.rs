@@ -3,16 +3,17 @@
 mod failures;
 pub(super) mod fault;
 mod life;
+mod snapshots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::event::{Command, Event, Failure};
+use super::event::{Command, Event, Failure, FoundSnapshot, SnapshotSource, Taken};
 use super::{LaneState, Worker, WorkerSettings};
 use crate::codec::{Codec, OutputFormat, RawRecord, RegisteredSchemas};
-use crate::config::StartFrom;
+use crate::config::{Snapshot, StartFrom};
 use crate::lane::LaneSettings;
 use crate::lane::prepared::Prepared;
 use crate::model::Topic;
@@ -24,8 +25,16 @@ use crate::stream::committed::{CommittedOffset, LaneCommit};
 pub(super) struct Bench {
     pub worker: Worker,
     now_ms: u64,
+    /// What the worker has asked for and nobody has looked at.
+    asked: VecDeque<Command>,
     /// The number of the last question about committed offsets.
     ask: u64,
+    /// Whether questions about snapshots are shown; otherwise there is none.
+    pub finds_snapshots: bool,
+    /// Of the last question about snapshots.
+    finding: u64,
+    /// Snapshots that were to be stored.
+    pub taken: Vec<Taken>,
     /// What was produced and not committed.
     open: Vec<Arc<Prepared>>,
     pub produced: Vec<Arc<Prepared>>,
@@ -33,7 +42,7 @@ pub(super) struct Bench {
     pub journals: BTreeMap<u32, Vec<Arc<Prepared>>>,
 }
 
-fn settings() -> WorkerSettings {
+pub(super) fn settings() -> WorkerSettings {
     let codec = Codec::new(OutputFormat::Json, RegisteredSchemas::default()).unwrap();
     WorkerSettings {
         lane: LaneSettings {
@@ -53,16 +62,37 @@ fn settings() -> WorkerSettings {
         clock_uncertainty_ms: 10,
         journal_wait_ms: 10_000,
         leaderless_pause_ms: 4_000,
+        // None by themselves.
+        snapshot: Snapshot {
+            local_batches: 0,
+            local_journal_bytes: 1 << 30,
+            local_interval_ms_min: 0,
+            publish_batches: 0,
+            publish_journal_bytes: 1 << 30,
+            keep_interval_ms: 3_600_000,
+            keep_decisions: 1_000_000,
+            cache_bytes: 1 << 20,
+            zstd_level: 1,
+        },
+        new_epoch: false,
     }
 }
 
 impl Bench {
     /// A worker that knows the partitions of a broker with this many lanes.
     pub fn new(lanes: i32) -> Self {
+        Bench::with(lanes, settings())
+    }
+
+    pub fn with(lanes: i32, settings: WorkerSettings) -> Self {
         let mut bench = Bench {
-            worker: Worker::new(settings()),
+            worker: Worker::new(settings),
+            finds_snapshots: false,
             now_ms: 0,
+            asked: VecDeque::new(),
             ask: 0,
+            finding: 0,
+            taken: Vec::new(),
             open: Vec::new(),
             produced: Vec::new(),
             journals: BTreeMap::new(),
@@ -84,14 +114,28 @@ impl Bench {
     pub fn tell(&mut self, event: Event<'_>) {
         let now = self.now();
         self.worker.handle(now, event);
+        while let Some(command) = self.worker.next_command() {
+            if let Command::FindSnapshot { ask, lane, .. } = &command {
+                self.finding = *ask;
+                if !self.finds_snapshots {
+                    let (ask, lane) = (*ask, *lane);
+                    self.worker.handle(now, Event::SnapshotFound { ask, lane, found: None });
+                    continue;
+                }
+            }
+            self.asked.push_back(command);
+        }
     }
 
     /// The commands since the last time, as text.
     pub fn commands(&mut self) -> Vec<String> {
         let mut shown = Vec::new();
-        while let Some(command) = self.worker.next_command() {
+        while let Some(command) = self.asked.pop_front() {
             if let Command::FetchCommitted { ask, .. } = &command {
                 self.ask = *ask;
+            }
+            if let Command::StoreSnapshot(taken) = &command {
+                self.taken.push(taken.clone());
             }
             if let Command::Produce(batch) = &command {
                 self.open.push(Arc::clone(batch));
@@ -138,12 +182,26 @@ impl Bench {
 
     /// Hands over a lane's journal from the beginning, to its end.
     pub fn read_journal(&mut self, lane: u32) {
-        for batch in self.journals.get(&lane).cloned().unwrap_or_default() {
+        self.read_journal_after(lane, 0);
+    }
+
+    /// The same without its first batches.
+    pub fn read_journal_after(&mut self, lane: u32, left_out: usize) {
+        let batches = self.journals.get(&lane).cloned().unwrap_or_default();
+        for batch in batches.into_iter().skip(left_out) {
             let record = batch.records.last().unwrap();
             let value = batch.slice(record.value.as_ref().unwrap());
             self.tell(Event::JournalRecord { lane, value });
         }
         self.tell(Event::JournalEnd { lane });
+    }
+
+    /// Answers the last question about snapshots; with what one was taken of, or with nothing.
+    pub fn answer_snapshot(&mut self, lane: u32, found: Option<(u64, &[u8])>) {
+        let ask = self.finding;
+        let source = SnapshotSource::Local;
+        let found = found.map(|(seq, bytes)| FoundSnapshot { seq, source, bytes });
+        self.tell(Event::SnapshotFound { ask, lane, found });
     }
 
     pub fn record(&mut self, topic: Topic, partition: i32, offset: i64, key: &str, value: &Value) {
@@ -223,7 +281,12 @@ impl Bench {
 
     /// Lanes that have just committed their first batch, the fleet.
     pub fn running(lanes: &[u32]) -> Self {
-        let mut bench = Bench::new(4);
+        Bench::new(4).started(lanes)
+    }
+
+    /// Runs these lanes, which have never run, up to their first batch.
+    pub fn started(self, lanes: &[u32]) -> Self {
+        let mut bench = self;
         bench.assign(lanes);
         bench.step_to("reopen");
         bench.tell(Event::Done);
@@ -272,7 +335,34 @@ fn show(command: &Command) -> String {
     match command {
         Command::FetchCommitted { lanes, .. } => format!("fetch committed {lanes:?}"),
         Command::FindStart { lane, from } => format!("find start {lane} {from:?}"),
-        Command::ReadJournal { lane } => format!("read journal {lane}"),
+        Command::FindSnapshot { lane, seq_max, published, .. } => {
+            format!("find snapshot {lane} up to {seq_max}, published {}", published.seq)
+        }
+        Command::StoreSnapshot(taken) => {
+            let what = match (taken.local, taken.publish) {
+                (true, true) => "store and publish",
+                (true, false) => "store",
+                (false, true) => "publish",
+                (false, false) => "nothing of",
+            };
+            format!("{what} {} seq {}", taken.lane, taken.seq)
+        }
+        Command::SnapshotAnnounced(manifest) => {
+            format!("announced {} seq {}", manifest.lane, manifest.seq)
+        }
+        Command::SnapshotUsed { lane, seq, target, source } => {
+            format!("begins {lane} at {seq} of {target} {source:?}")
+        }
+        Command::SnapshotRefused { lane, seq, error, .. } => {
+            format!("refused {lane} seq {seq}: {error}")
+        }
+        Command::EpochBegun { lane, epoch, offsets } => {
+            format!("epoch {epoch} of {lane} at {offsets:?}")
+        }
+        Command::ReadJournal { lane, from: None } => format!("read journal {lane}"),
+        Command::ReadJournal { lane, from: Some(from) } => {
+            format!("read journal {lane} from {}", from.as_ms())
+        }
         Command::StopJournal { lane } => format!("stop journal {lane}"),
         Command::ReadInputs(inputs) => {
             let mut shown = "read inputs".to_owned();

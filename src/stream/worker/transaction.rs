@@ -178,7 +178,7 @@ impl Worker {
             let number = batch.lane;
             if let Some(slot) = self.slots.get_mut(&number) {
                 if let Some(held) = &mut slot.held {
-                    held.settled(now);
+                    self.commands.extend(held.settled(now));
                     let at = held.lane.positions();
                     let controls =
                         [(Topic::Fleet, at.fleet), (Topic::HealthEvents, at.health_events)];
@@ -188,7 +188,8 @@ impl Worker {
                     });
                 }
             } else if let Some(parked) = self.parked.get_mut(&number) {
-                parked.held.settled(now);
+                // Its snapshot, if any, is of use all the same.
+                self.commands.extend(parked.held.settled(now));
             }
         }
     }

@@ -84,7 +84,7 @@ fn an_unknown_outcome_is_settled_by_what_is_committed() {
     bench.expect(&["fetch committed [0]"]);
     bench.journals = other.journals;
     bench.answer_committed(&[0]);
-    bench.expect(&["read journal 0", "read inputs"]);
+    bench.expect(&["read inputs", "read journal 0"]);
     bench.read_journal(0);
     bench.expect(&["stop journal 0", "read controls 1 0"]);
     bench.controls();

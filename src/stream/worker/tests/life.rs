@@ -233,8 +233,9 @@ fn a_lane_that_was_elsewhere_folds_what_it_missed_or_begins_anew() {
         bench.controls();
         bench.expect(&["runs 0", "read inputs tasks[0]@1 task-results[0]@0 lane-inbox[0]@0"]);
     };
-    check(false, "read journal 0");
-    check(true, "read journal 0");
+    // From the time of the last batch that it knows, with a queue or without.
+    check(false, "read journal 0 from 1000005");
+    check(true, "read journal 0 from 1000005");
 }
 
 #[test]
