@@ -4,12 +4,17 @@ mod check;
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 pub mod exit;
+mod explain;
 mod fleet;
 mod health;
+mod inspect;
 pub mod kafka;
 pub mod print;
+mod record;
 mod registry;
+mod replay;
 mod run;
 mod submit;
 mod tap;
@@ -167,6 +172,16 @@ enum Command {
     Drain(health::DrainArgs),
     /// Undo `drain`
     Undrain(health::UndrainArgs),
+    /// Tell the story of one task: candidates, refusals, utility terms, results
+    Explain(explain::ExplainArgs),
+    /// Decide recorded tasks again: as they were, or under another fleet or policy
+    Replay(replay::ReplayArgs),
+    /// Write the router's topics into one file, for replays without a broker
+    Record(record::RecordArgs),
+    /// Look at dead letters, and send them again
+    Dlq(dlq::DlqArgs),
+    /// Look at lanes, journals and offsets; works without a running router
+    Inspect(inspect::InspectArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -236,6 +251,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Tap(arguments) => tap::tap(&global, &arguments),
         Command::Drain(arguments) => health::drain(&global, &arguments),
         Command::Undrain(arguments) => health::undrain(&global, &arguments),
+        Command::Explain(arguments) => explain::run(&global, &arguments),
+        Command::Replay(arguments) => replay::run(&global, &arguments),
+        Command::Record(arguments) => record::run(&global, &arguments),
+        Command::Dlq(arguments) => dlq::run(&global, &arguments),
+        Command::Inspect(arguments) => inspect::run(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

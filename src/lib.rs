@@ -26,6 +26,8 @@ pub mod telemetry;
 
 pub mod http;
 
+pub mod replay;
+
 pub mod demo;
 
 pub mod cli;

@@ -64,6 +64,11 @@ const RULES: &[Rule] = &[
         ours: &["clock", "codec", "config", "lane", "model", "registry", "telemetry"],
         pure_crates: None,
     },
+    Rule {
+        module: "replay",
+        ours: &["codec", "lane", "model", "routing"],
+        pure_crates: Some(&["anyhow", "xxhash_rust", "zstd"]),
+    },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },
     Rule {
         module: "demo",
@@ -81,6 +86,7 @@ const RULES: &[Rule] = &[
             "lane",
             "model",
             "registry",
+            "replay",
             "stream",
             "telemetry",
         ],
@@ -124,7 +130,7 @@ pub fn forbidden(files: &[File], dependencies: &BTreeSet<String>) -> Vec<String>
                 found.push(format!("{}:{line}: {module} may not use {}", file.path, used.module));
             } else if used.module == "lane"
                 && used.submodule
-                && !["lane", "stream"].contains(&module)
+                && !["lane", "replay", "stream"].contains(&module)
             {
                 found.push(format!("{}:{line}: {module} may not reach into lane", file.path));
             }
