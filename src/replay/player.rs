@@ -300,6 +300,11 @@ impl Player {
         self.inputs.as_ref().map_or(&[], |inputs| &inputs.results)
     }
 
+    /// Stops reading the inputs; the next batch that is run again opens them where it begins.
+    pub fn close_inputs(&mut self) {
+        self.inputs = None;
+    }
+
     /// The record of a task that a batch decided, or an earlier one that it read again.
     ///
     /// # Errors

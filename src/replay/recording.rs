@@ -387,10 +387,16 @@ impl<R: Read + Seek + 'static> Source for Recording<R> {
         })
     }
 
-    fn at(&mut self, topic: Topic, partition: i32, offset: i64) -> anyhow::Result<Option<Record>> {
-        let Some(part) = self.parts.get(&(topic, partition)) else { return Ok(None) };
-        let next = self.cursor(part, offset).next()?;
-        Ok(next.filter(|record| record.offset == offset))
+    fn next_from(
+        &mut self,
+        topic: Topic,
+        partition: i32,
+        offset: i64,
+    ) -> anyhow::Result<Option<Record>> {
+        match self.parts.get(&(topic, partition)) {
+            Some(part) => self.cursor(part, offset).next(),
+            None => Ok(None),
+        }
     }
 
     fn offset_at(&mut self, topic: Topic, partition: i32, at: Timestamp) -> anyhow::Result<i64> {

@@ -156,8 +156,7 @@ fn find_batch(
     while low < high {
         let middle = low + (high - low) / 2;
         // Markers of transactions take offsets too, so the next record there is.
-        let mut cursor = Peeked::new(source.open(Topic::Journal, partition, middle)?);
-        let Some(found) = cursor.take()? else {
+        let Some(found) = source.next_from(Topic::Journal, partition, middle)? else {
             high = middle;
             continue;
         };
@@ -219,6 +218,8 @@ pub fn tell(
         let task = refused_task(source, &player, &batch, key)?;
         let told = Telling { key, task: task.as_ref(), ids, task_id: &place.task_id };
         told.events(before, &batch, &mut story.events);
+        // What lies before the next batch of the story need not be read.
+        player.close_inputs();
     }
     if let Some(lane) = player.lane()
         && let Some(live) = lane.state().tasks.get(&key)

@@ -31,12 +31,9 @@ type Schemas = Rc<RefCell<BTreeMap<u32, String>>>;
 
 pub struct FromKafka {
     client: ClientConfig,
-    timeout: Duration,
-    config: Config,
-    codec: Arc<Codec>,
     lanes: u32,
     bounds: BTreeMap<(Topic, i32), Range<i64>>,
-    schemas: Schemas,
+    reading: Reading,
     /// For questions: offsets, and single records.
     consumer: BaseConsumer<Watch>,
 }
@@ -61,12 +58,14 @@ impl FromKafka {
         let consumer = cluster.reader()?;
         let mut source = FromKafka {
             client: cluster.client(),
-            timeout: cluster.timeout(),
-            config: config.clone(),
-            codec: Arc::clone(codec),
             lanes: u32::try_from(lanes)?,
             bounds: BTreeMap::new(),
-            schemas: Schemas::default(),
+            reading: Reading {
+                timeout: cluster.timeout(),
+                codec: Arc::clone(codec),
+                config: config.clone(),
+                schemas: Schemas::default(),
+            },
             consumer,
         };
         source.note(Topic::Journal, count(Topic::Journal))?;
@@ -78,11 +77,11 @@ impl FromKafka {
     }
 
     fn note(&mut self, topic: Topic, partitions: Option<i32>) -> anyhow::Result<()> {
-        let name = self.config.topics.name(topic).to_owned();
+        let name = self.reading.config.topics.name(topic).to_owned();
         for partition in 0..partitions.unwrap_or(0) {
             let (first, end) = self
                 .consumer
-                .fetch_watermarks(&name, partition, self.timeout)
+                .fetch_watermarks(&name, partition, self.reading.timeout)
                 .with_context(|| format!("`{name}` cannot be read"))?;
             self.bounds.insert((topic, partition), first..end);
         }
@@ -95,25 +94,18 @@ impl FromKafka {
 
     /// The schemas of other writers that were asked for while reading, by registry id.
     pub fn schemas(&self) -> BTreeMap<u32, String> {
-        self.schemas.borrow().clone()
+        self.reading.schemas.borrow().clone()
     }
 
     fn cursor(&self, topic: Topic, partition: i32, from: i64) -> anyhow::Result<KafkaCursor> {
         let bounds = self.bounds.get(&(topic, partition)).cloned().unwrap_or(0..0);
         let from = from.max(bounds.start);
-        let mut cursor = KafkaCursor {
-            consumer: None,
-            topic,
-            end: bounds.end,
-            timeout: self.timeout,
-            codec: Arc::clone(&self.codec),
-            config: self.config.clone(),
-            schemas: Rc::clone(&self.schemas),
-        };
+        let reading = self.reading.clone();
+        let mut cursor = KafkaCursor { consumer: None, topic, end: bounds.end, reading };
         if from < bounds.end {
-            let name = self.config.topics.name(topic);
+            let name = self.reading.config.topics.name(topic);
             let mut client = self.client.clone();
-            client.set("group.id", format!("{}-reader", self.config.kafka.group_id));
+            client.set("group.id", format!("{}-reader", self.reading.config.kafka.group_id));
             client.set("enable.auto.commit", "false");
             client.set("enable.partition.eof", "true");
             client.set("isolation.level", "read_committed");
@@ -140,41 +132,56 @@ struct KafkaCursor {
     consumer: Option<BaseConsumer<Watch>>,
     topic: Topic,
     end: i64,
+    reading: Reading,
+}
+
+impl Cursor for KafkaCursor {
+    fn next(&mut self) -> anyhow::Result<Option<Record>> {
+        let Some(consumer) = &self.consumer else { return Ok(None) };
+        let next = self.reading.next(self.topic, consumer)?;
+        let next = next.filter(|record| record.offset < self.end);
+        if next.is_none() {
+            self.consumer = None;
+        }
+        Ok(next)
+    }
+}
+
+/// How records are read: what all consumers of a source share.
+#[derive(Clone)]
+struct Reading {
     timeout: Duration,
     codec: Arc<Codec>,
     config: Config,
     schemas: Schemas,
 }
 
-impl Cursor for KafkaCursor {
-    fn next(&mut self) -> anyhow::Result<Option<Record>> {
-        let Some(consumer) = &self.consumer else { return Ok(None) };
+impl Reading {
+    /// The next record of a consumer's one partition; `None` at its end.
+    fn next(
+        &self,
+        topic: Topic,
+        consumer: &BaseConsumer<Watch>,
+    ) -> anyhow::Result<Option<Record>> {
         let idle = Stopwatch::start();
         loop {
             let read = match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => Read::of(&message),
-                Some(Err(KafkaError::PartitionEOF(_))) => {
-                    self.consumer = None;
-                    return Ok(None);
-                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
                 Some(Err(error)) if is_passing(&error) => continue,
                 Some(Err(error)) => {
-                    let name = self.topic.default_name();
+                    let name = topic.default_name();
                     return Err(error).with_context(|| format!("`{name}` cannot be read"));
                 }
                 None if idle.elapsed() > self.timeout => {
-                    bail!("`{}` was not read to its end in time", self.topic.default_name())
+                    bail!("`{}` was not read to its end in time", topic.default_name())
                 }
                 None => continue,
             };
-            if read.offset >= self.end {
-                self.consumer = None;
-                return Ok(None);
-            }
-            if let Some(id) = read.with(self.topic, |raw| self.codec.unknown_schema(raw)) {
-                if let Some(text) = super::teach(&self.codec, &self.config, id)? {
-                    self.schemas.borrow_mut().insert(id, text);
-                }
+            if let Some(id) = read.with(topic, |raw| self.codec.unknown_schema(raw))
+                && let Some(text) = super::teach(&self.codec, &self.config, id)?
+            {
+                self.schemas.borrow_mut().insert(id, text);
             }
             return Ok(Some(record_of(read)));
         }
@@ -205,21 +212,33 @@ impl Source for FromKafka {
         Ok(Box::new(self.cursor(topic, partition, from)?))
     }
 
-    fn at(&mut self, topic: Topic, partition: i32, offset: i64) -> anyhow::Result<Option<Record>> {
+    fn next_from(
+        &mut self,
+        topic: Topic,
+        partition: i32,
+        offset: i64,
+    ) -> anyhow::Result<Option<Record>> {
         let bounds = self.bounds(topic, partition)?;
-        if !bounds.contains(&offset) {
+        let offset = offset.max(bounds.start);
+        if offset >= bounds.end {
             return Ok(None);
         }
-        let next = self.cursor(topic, partition, offset)?.next()?;
-        Ok(next.filter(|record| record.offset == offset))
+        // One consumer for all questions: a new one would first have to connect.
+        let name = self.reading.config.topics.name(topic);
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(name, partition, Offset::Offset(offset))?;
+        self.consumer.assign(&assignment)?;
+        let next = self.reading.next(topic, &self.consumer)?;
+        self.consumer.unassign()?;
+        Ok(next.filter(|record| record.offset < bounds.end))
     }
 
     fn offset_at(&mut self, topic: Topic, partition: i32, at: Timestamp) -> anyhow::Result<i64> {
         let bounds = self.bounds(topic, partition)?;
         let mut asked = TopicPartitionList::new();
-        let name = self.config.topics.name(topic);
+        let name = self.reading.config.topics.name(topic);
         asked.add_partition_offset(name, partition, Offset::Offset(at.as_ms()))?;
-        let found = self.consumer.offsets_for_times(asked, self.timeout)?;
+        let found = self.consumer.offsets_for_times(asked, self.reading.timeout)?;
         let offset = found.elements().first().map(|element| element.offset());
         Ok(match offset {
             Some(Offset::Offset(offset)) => offset.clamp(bounds.start, bounds.end),
