@@ -175,6 +175,11 @@ impl Lane {
         found
     }
 
+    /// Goes on as a lane that runs by itself.
+    pub fn end_rerun(&mut self) {
+        self.buried = None;
+    }
+
     /// Decides the batch with what was offered. `None` where nothing happens, which is never what
     /// was journaled.
     pub fn rerun(&mut self, record: &JournalRecord) -> Option<Prepared> {

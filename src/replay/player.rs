@@ -316,6 +316,13 @@ impl Player {
         source.at(Topic::Tasks, self.partition(), offset)
     }
 
+    /// The records of `tasks` that a batch took, as far as they are still held.
+    pub fn task_records(&self, record: &JournalRecord) -> impl Iterator<Item = &Record> {
+        let (from, to) = self.range(record, Topic::Tasks).unwrap_or_default();
+        let window = self.inputs.as_ref().map(|inputs| &inputs.window);
+        (from..to).filter_map(move |offset| window?.get(offset))
+    }
+
     /// The tasks that a batch took, with the times of their records. The batch has been played.
     ///
     /// # Errors

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::audit::{Audit, Range, audit_lane};
 use super::recording::{About, Recording, RecordingError, Writer};
 use super::source::Source as _;
+use super::story::{Place, find_decision, tell};
+use super::what_if::{Change, Changed, Comparison, First, Tally, compare_lane};
 use super::{Record, player};
 use crate::codec::OutputFormat;
 use crate::lane::prepared::{OutputTopic, Prepared};
@@ -263,6 +265,93 @@ fn another_engine_is_folded_and_said() {
     assert_eq!(found.first_divergence, None);
     assert_eq!((found.batches, found.folded_decisions), (1, 4));
     assert_eq!(found.folded_batches, BTreeMap::from([("engine version 9".to_owned(), 2)]));
+}
+
+fn what_if(topics: &Topics, change: &Change) -> (Comparison, Vec<Changed>) {
+    let mut changed = Vec::new();
+    let mut keep = |one: &Changed| changed.push(one.clone());
+    let mut tally = Tally::new(&mut keep);
+    let (mut source, settings) = (opened(topics), settings(Policy::default()));
+    compare_lane(&mut source, &settings, 0, Range::ALL, change, &mut tally, &mut |_| ()).unwrap();
+    (tally.finish(), changed)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
+
+    #[test]
+    fn a_change_without_consequences_has_none(
+        acts in proptest::collection::vec(act(), 20..120),
+    ) {
+        let topics = topics_of(&run_in_batches(&acts, 3));
+        let mut change = Change::default();
+        change.set("nobody.slots=7").unwrap();
+        let (found, changed) = what_if(&topics, &change);
+        prop_assert_eq!(changed, []);
+        prop_assert_eq!(found.changed, 0);
+        prop_assert_eq!(found.baseline, found.what_if);
+        prop_assert_eq!(found.modelled_share, 0.0);
+    }
+}
+
+#[test]
+fn a_change_moves_tasks_and_models_what_comes_back() {
+    let mut change = Change::default();
+    change.set("one.slots=1").unwrap();
+    let (found, changed) = what_if(&lived(), &change);
+    let places: Vec<String> = changed
+        .iter()
+        .map(|one| {
+            let place = |first: &Option<First>| {
+                let resource = first.as_ref().and_then(|first| first.resource.clone());
+                resource.unwrap_or_else(|| "waiting".to_owned())
+            };
+            format!("{} {} {}", one.task_id, place(&one.baseline), place(&one.what_if))
+        })
+        .collect();
+    // Of six tasks three fit `one` and one fits `two`; with one slot less work is done.
+    assert_eq!(places, ["t1 one two", "t2 one waiting", "t3 two waiting", "t4 one waiting"]);
+    assert_eq!((found.tasks, found.same, found.changed), (6, 1, 4));
+}
+
+#[test]
+fn a_setting_that_is_none_says_so() {
+    let check = |text: &str, expected: &str| {
+        assert_eq!(Change::default().set(text).unwrap_err().to_string(), expected);
+    };
+    check("slots", "`slots` is no KEY=VALUE; allowed: routing.KEY=VALUE or RESOURCE.KEY=VALUE");
+    check("slots=1", "`slots=1` is no KEY=VALUE; allowed: routing.KEY=VALUE or RESOURCE.KEY=VALUE");
+    check(
+        "routing.attempts_max=many",
+        "routing.attempts_max: invalid type: string \"many\", expected u32",
+    );
+}
+
+#[test]
+fn a_story_is_told_and_verified() {
+    let topics = lived();
+    let settings = settings(Policy::default());
+    let mut source = opened(&topics);
+    let place = find_decision(&mut source, &settings, "0-1-2-2").unwrap().unwrap();
+    assert_eq!(place, Place { lane: 0, task_id: "t1".to_owned() });
+    let mut told =
+        |place: &Place| tell(&mut source, &settings, place, Timestamp::MAX, &mut |_| ()).unwrap();
+    let story = told(&place).unwrap();
+    let events: Vec<String> = story
+        .events
+        .iter()
+        .map(|event| {
+            let id = event.decision_id.as_deref().unwrap_or("-");
+            let considered: Vec<&str> =
+                event.considered.iter().map(|one| one.resource.as_str()).collect();
+            format!("{} {} {id} {}", event.seq, event.kind, considered.join(","))
+        })
+        .collect();
+    assert_eq!(events, ["2 routed 0-1-2-2 one,two", "3 attempt_ended - "]);
+    assert_eq!((story.verified_batches, story.batches, story.ended), (2, 2, "over"));
+    let nobody = Place { lane: 0, task_id: "nobody".to_owned() };
+    assert_eq!(told(&nobody), None);
+    assert_eq!(find_decision(&mut opened(&topics), &settings, "0-1-9-0").unwrap(), None);
 }
 
 #[test]

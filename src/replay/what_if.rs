@@ -88,12 +88,18 @@ pub fn compare_lane(
             tally.arrived(&found.task.task_id, found.at);
         }
         let at = batch.record.batch_time_ms;
+        let mut went = Vec::new();
         for decision in decisions(&settings.codec, &baseline) {
             let decision = decision?;
             other.baseline_decided(&decision, at);
             tally.baseline(&decision);
+            went.push(way_of(&decision));
         }
-        other.step(source, &player, &batch, change, tally)?;
+        if other.diverged {
+            other.step(source, &player, &batch, change, tally)?;
+        } else {
+            other.step_alike(source, &player, &batch, &went, change, tally)?;
+        }
     }
     Ok(())
 }
@@ -133,6 +139,14 @@ fn decisions<'a>(
     })
 }
 
+/// What was decided about a task: its id, the attempt, and where it goes.
+type Way = (String, u32, Option<String>);
+
+fn way_of(decision: &RouteDecision<'_>) -> Way {
+    let to = resource_of(decision).map(str::to_owned);
+    (decision.task_id.to_string(), decision.attempt, to)
+}
+
 /// An attempt, by its task and number.
 type AttemptKey = (TaskKey, u32);
 
@@ -149,6 +163,9 @@ struct Other {
     modelled_count: u64,
     next_result: i64,
     begun: bool,
+    /// Whether anything was decided otherwise. Until then the lane is run as the baseline is, so
+    /// that a change without consequences has none.
+    diverged: bool,
 }
 
 impl Other {
@@ -198,6 +215,7 @@ impl Other {
             modelled_count: 0,
             next_result,
             begun: false,
+            diverged: false,
         })
     }
 
@@ -206,6 +224,86 @@ impl Other {
             let key = (TaskKey::of(&decision.task_id), decision.attempt);
             self.baseline.insert(key, (resource.to_owned(), at));
         }
+    }
+
+    /// Runs the batch with exactly what it had, tasks at hand included.
+    fn step_alike(
+        &mut self,
+        source: &mut dyn Source,
+        player: &Player,
+        batch: &Batch,
+        went: &[Way],
+        change: &Change,
+        tally: &mut Tally<'_>,
+    ) -> anyhow::Result<()> {
+        let record = &batch.record;
+        let mut facts = Vec::new();
+        if !std::mem::replace(&mut self.begun, true) {
+            facts.extend(change.first(self.lane.state())?);
+        }
+        let mut policy = change.policy(&self.lane.state().policy)?;
+        for fact in &batch.facts {
+            match (fact, change.control(fact)?) {
+                (Fact::PolicySet(recorded), _) => policy = change.policy(recorded)?,
+                (_, Some(control)) => facts.push(control),
+                (Fact::FleetSet { .. } | Fact::HealthSet { .. }, None) => {}
+                (other, None) => facts.push(other.clone()),
+            }
+        }
+        let rereads = self.lane.begin_rerun(record, &facts, &BTreeMap::new());
+        self.lane.set_policy(policy);
+        for offset in rereads {
+            self.reread(source, player, offset)?;
+        }
+        for (topic, taken) in player.results() {
+            taken.with_raw(*topic, |raw| self.lane.offer(raw));
+        }
+        for taken in player.task_records(record) {
+            taken.with_raw(Topic::Tasks, |raw| self.lane.offer(raw));
+        }
+        let goes = self.decide(record.batch_time_ms, tally)?;
+        if goes != went {
+            self.diverged = true;
+            self.lane.end_rerun();
+            self.next_result = self.lane.positions().task_results.unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn reread(
+        &mut self,
+        source: &mut dyn Source,
+        player: &Player,
+        offset: i64,
+    ) -> anyhow::Result<()> {
+        let found = player.task_at(source, offset)?;
+        let lane = &mut self.lane;
+        match found {
+            Some(found) => {
+                found.with_raw(Topic::Tasks, |raw| lane.offer_reread(offset, Some(raw)));
+            }
+            None => lane.offer_reread(offset, None),
+        }
+        Ok(())
+    }
+
+    /// Decides what is queued; the ways of the tasks in order.
+    fn decide(&mut self, at: Timestamp, tally: &mut Tally<'_>) -> anyhow::Result<Vec<Way>> {
+        let mut ways = Vec::new();
+        for _ in 0..BATCHES_MAX {
+            let Some(prepared) = self.lane.prepare(at) else { break };
+            let codec = std::sync::Arc::clone(&self.codec);
+            for decision in decisions(&codec, &prepared) {
+                let decision = decision?;
+                let modelled = self.decided(&decision, at);
+                tally.other(&decision, modelled);
+                ways.push(way_of(&decision));
+            }
+            if self.lane.queued() == 0 {
+                break;
+            }
+        }
+        Ok(ways)
     }
 
     fn step(
@@ -227,39 +325,15 @@ impl Other {
             self.offer_result(&result, at);
         }
         for offset in self.lane.wants(REREADS_MAX) {
-            let found = player.task_at(source, offset)?;
-            let lane = &mut self.lane;
-            match found {
-                Some(found) => {
-                    found.with_raw(Topic::Tasks, |raw| lane.offer_reread(offset, Some(raw)));
-                }
-                None => lane.offer_reread(offset, None),
-            }
+            self.reread(source, player, offset)?;
         }
-        for found in player.tasks_of(source, &batch.record)? {
-            found.record.with_raw(Topic::Tasks, |raw| self.lane.offer(raw));
+        for taken in player.task_records(&batch.record) {
+            taken.with_raw(Topic::Tasks, |raw| self.lane.offer(raw));
         }
-        for _ in 0..BATCHES_MAX {
-            let Some(prepared) = self.lane.prepare(at) else { break };
-            let codec = std::sync::Arc::clone(&self.codec);
-            for decision in decisions(&codec, &prepared) {
-                let decision = decision?;
-                let modelled = self.decided(&decision, at);
-                tally.other(&decision, modelled);
-            }
-            if self.lane.queued() == 0 {
-                break;
-            }
-        }
-        Ok(())
+        self.decide(at, tally).map(drop)
     }
 
     fn controls(&mut self, batch: &Batch, change: &Change) -> anyhow::Result<()> {
-        if !std::mem::replace(&mut self.begun, true) {
-            for fact in change.first(self.lane.state())? {
-                self.lane.offer_control(&fact);
-            }
-        }
         for fact in &batch.facts {
             if let Fact::PolicySet(policy) = fact {
                 self.lane.set_policy(change.policy(policy)?);

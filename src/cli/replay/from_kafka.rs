@@ -158,11 +158,7 @@ struct Reading {
 
 impl Reading {
     /// The next record of a consumer's one partition; `None` at its end.
-    fn next(
-        &self,
-        topic: Topic,
-        consumer: &BaseConsumer<Watch>,
-    ) -> anyhow::Result<Option<Record>> {
+    fn next(&self, topic: Topic, consumer: &BaseConsumer<Watch>) -> anyhow::Result<Option<Record>> {
         let idle = Stopwatch::start();
         loop {
             let read = match consumer.poll(Duration::from_millis(100)) {
