@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pointsman::codec::{Codec, RegisteredSchemas};
-use pointsman::lane::LaneSettings;
+use pointsman::lane::{Lane, LaneSettings};
 use pointsman::model::Topic;
 use pointsman::model::policy::Policy;
 use pointsman::replay::audit::{Audit, Range, audit_lane};
@@ -67,43 +67,47 @@ fn golden_journals_are_decided_again_bit_for_bit() {
         }
         assert_eq!(found.identical, found.decisions, "{}", path.display());
         // Of an older engine the facts are folded; of this one everything is decided again.
-        assert!(found.decisions + found.folded_decisions >= 1_000, "{}: {found:?}", path.display());
+        assert!(found.decisions + found.folded_decisions >= 400, "{}: {found:?}", path.display());
     }
 }
 
-/// What the last batch left, by lane: folding must give the same for ever.
-const STATES: &[(&str, &[&str])] = &[("level-1-engine-1.pmrec", &[])];
+/// What batches left, by lane: folding must give the same for ever.
+const STATES: &[(&str, &[u64], &[&str])] = &[("level-1-engine-1.pmrec", &[15, 30], &[])];
 
 #[test]
 fn golden_journals_fold_to_the_same_state() {
-    for (name, expected) in STATES {
+    for (name, at, expected) in STATES {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let (mut recording, settings) = open(&path);
         let mut found = Vec::new();
         for number in 0..recording.lanes() {
             let mut journal = Journal::open(&mut recording, number, &settings).unwrap();
             let mut player = Player::new(number, &settings);
-            while let Some(batch) = journal.next().unwrap() {
+            while let Some(batch) = journal.next_batch().unwrap() {
                 player.play(&mut recording, &batch, false).unwrap();
+                if at.contains(&batch.record.seq) {
+                    found.push(shown(player.lane().unwrap()));
+                }
             }
-            let lane = player.lane().unwrap();
-            let state = lane.state();
-            let loads = state.fleet.iter().map(|(_, resource)| {
-                let used: Vec<String> =
-                    resource.rates.iter().map(|rate| rate.window.used().to_string()).collect();
-                format!("{} {} {}", resource.id, resource.slots_in_use, used.join("/"))
-            });
-            found.push(format!(
-                "seq {} {} tasks {} leases {} backlog {} health {}: {}",
-                lane.seq(),
-                lane.hash(),
-                state.tasks.len(),
-                state.leases.len(),
-                state.backlog.len(),
-                state.health_position,
-                loads.collect::<Vec<_>>().join(", "),
-            ));
         }
         assert_eq!(found, *expected, "{name}: {HINT}");
     }
+}
+
+fn shown(lane: &Lane) -> String {
+    let state = lane.state();
+    let slots: u32 = state.fleet.iter().map(|(_, resource)| resource.slots_in_use).sum();
+    let rates = state.fleet.iter().flat_map(|(_, resource)| &resource.rates);
+    let used: u64 = rates.map(|rate| rate.window.used()).sum();
+    format!(
+        "lane {} seq {} {}: {} tasks, {} leases, {} waiting, {slots} slots and {used} in windows \
+         used, health {}",
+        state.lane,
+        lane.seq(),
+        lane.hash(),
+        state.tasks.len(),
+        state.leases.len(),
+        state.backlog.len(),
+        state.health_position,
+    )
 }

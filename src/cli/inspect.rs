@@ -71,7 +71,7 @@ fn lane(global: &Global, arguments: &LaneArgs) -> anyhow::Result<Exit> {
     let Opened { source, settings, .. } = &mut opened;
     let mut journal = Journal::open(&mut **source, arguments.number, settings)?;
     let mut player = Player::new(arguments.number, settings);
-    while let Some(batch) = journal.next()? {
+    while let Some(batch) = journal.next_batch()? {
         if arguments.at.is_some_and(|at| batch.record.seq > at) {
             break;
         }
@@ -113,7 +113,7 @@ fn journal(global: &Global, arguments: &JournalArgs) -> anyhow::Result<Exit> {
     for lane in lanes {
         let mut journal = Journal::open(&mut **source, *lane, settings)?;
         let mut last = std::collections::VecDeque::new();
-        while let Some(batch) = journal.next()? {
+        while let Some(batch) = journal.next_batch()? {
             let record = batch.record;
             if record.batch_time_ms < range.since || record.batch_time_ms >= range.until {
                 continue;

@@ -92,7 +92,7 @@ pub fn audit_lane(
     let mut published: Option<Published> = None;
     let mut last = None;
     loop {
-        let batch = match journal.next() {
+        let batch = match journal.next_batch() {
             Ok(Some(batch)) => batch,
             Ok(None) => break,
             Err(error) => {
@@ -129,7 +129,7 @@ pub fn audit_lane(
         };
         found.batches += 1;
         found.decisions += decisions;
-        if let Some(divergence) = compare(&settings.codec, &batch, prepared.as_ref()) {
+        if let Some(divergence) = compare(&settings.codec, &batch, prepared.as_deref()) {
             found.diverged(divergence);
             break;
         }

@@ -44,7 +44,7 @@ pub enum Folded {
 pub enum Played {
     Folded(Folded),
     /// `None`: nothing happened, where something was journaled.
-    Ran(Option<Prepared>),
+    Ran(Option<Box<Prepared>>),
 }
 
 /// Why a lane cannot be played.
@@ -86,7 +86,7 @@ impl Journal {
     ///
     /// # Errors
     /// The source cannot be read, or what it holds cannot be decoded.
-    pub fn next(&mut self) -> anyhow::Result<Option<Batch>> {
+    pub fn next_batch(&mut self) -> anyhow::Result<Option<Batch>> {
         let Some(entry) = self.cursor.take()? else { return Ok(None) };
         let value = entry.value.unwrap_or_default();
         let record = self.settings.codec.decode_journal(&value).map_err(|source| {
@@ -104,6 +104,9 @@ struct Inputs {
     /// Results of the batch that was run last, misdirected ones included.
     results: Vec<(Topic, Record)>,
 }
+
+/// Control records that a batch could not use, by topic and offset.
+type Skipped = BTreeMap<(Topic, i64), Record>;
 
 /// Tasks that were read, by offset.
 #[derive(Default)]
@@ -180,7 +183,7 @@ impl Player {
                 return Ok(Played::Folded(folded));
             }
         };
-        Ok(Played::Ran(prepared))
+        Ok(Played::Ran(prepared.map(Box::new)))
     }
 
     /// Whether a batch can be run again; then the control records that it could not use.
@@ -190,7 +193,7 @@ impl Player {
         record: &JournalRecord,
         facts: &[Fact],
         runs: bool,
-    ) -> anyhow::Result<Result<BTreeMap<(Topic, i64), Record>, Folded>> {
+    ) -> anyhow::Result<Result<Skipped, Folded>> {
         if !runs {
             return Ok(Err(Folded::Earlier));
         }
@@ -252,7 +255,7 @@ impl Player {
         source: &mut dyn Source,
         record: &JournalRecord,
         facts: &[Fact],
-        skipped: &BTreeMap<(Topic, i64), Record>,
+        skipped: &Skipped,
     ) -> anyhow::Result<Option<Prepared>> {
         let partition = self.partition();
         let ranges = Topic::LANE_INPUTS.map(|topic| self.range(record, topic));

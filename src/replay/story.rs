@@ -98,7 +98,7 @@ pub fn find_decision(
     // Not published in a topic that is read here: the batch says it when it is run again.
     let mut journal = Journal::open(source, lane, settings)?;
     let mut player = Player::new(lane, settings);
-    while let Some(batch) = journal.next()? {
+    while let Some(batch) = journal.next_batch()? {
         let is_it = batch.record.seq == seq;
         if let Played::Ran(Some(prepared)) = player.play(source, &batch, is_it)? {
             return Ok(task_of(settings, &prepared, id).map(|task_id| Place { lane, task_id }));
@@ -194,7 +194,7 @@ pub fn tell(
         batches: 0,
         engine_version: ENGINE_VERSION,
     };
-    while let Some(batch) = journal.next()? {
+    while let Some(batch) = journal.next_batch()? {
         if batch.record.batch_time_ms > until || story.events.len() >= EVENTS_MAX {
             break;
         }
@@ -207,7 +207,7 @@ pub fn tell(
         }
         story.batches += 1;
         let prepared = match &played {
-            Played::Ran(prepared) => prepared.as_ref(),
+            Played::Ran(prepared) => prepared.as_deref(),
             Played::Folded(Folded::Earlier | Folded::Engine(_) | Folded::Deleted { .. }) => None,
         };
         if prepared.is_some() && compare(&settings.codec, &batch, prepared).is_none() {

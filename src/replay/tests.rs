@@ -212,11 +212,10 @@ fn another_fleet_is_found_where_it_first_matters() {
     let mut topics = lived();
     let batch = journal_of(&topics).remove(0);
     let mut facts = Lane::facts_of(&batch).unwrap();
-    let fleet = facts.iter_mut().find_map(|fact| match fact {
-        Fact::FleetSet { entry, .. } => Some(entry),
-        _ => None,
-    });
-    let FleetEntry::Resource(spec) = &mut **fleet.unwrap() else { panic!() };
+    let entry = facts
+        .iter_mut()
+        .find_map(|fact| if let Fact::FleetSet { entry, .. } = fact { Some(entry) } else { None });
+    let FleetEntry::Resource(spec) = &mut **entry.unwrap() else { panic!() };
     spec.slots = 1;
     let changed = with_facts(&batch, &facts);
     plant(&mut topics, 0, &changed);

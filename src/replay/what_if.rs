@@ -67,7 +67,7 @@ pub fn compare_lane(
     let mut journal = Journal::open(source, lane, settings)?;
     let mut player = Player::new(lane, settings);
     let mut other: Option<Other> = None;
-    while let Some(batch) = journal.next()? {
+    while let Some(batch) = journal.next_batch()? {
         if batch.record.batch_time_ms >= range.until {
             break;
         }

@@ -168,7 +168,7 @@ fn forecast(cluster: &Cluster<'_>, config: &Config, taken: &[Letter]) -> anyhow:
         let number = u32::try_from(partition)?;
         let mut journal = Journal::open(&mut source, number, &settings)?;
         let mut player = Player::new(number, &settings);
-        while let Some(batch) = journal.next()? {
+        while let Some(batch) = journal.next_batch()? {
             player.play(&mut source, &batch, false)?;
         }
         let Some(lane) = player.lane() else { continue };
