@@ -71,8 +71,20 @@ fn golden_journals_are_decided_again_bit_for_bit() {
     }
 }
 
-/// What batches left, by lane: folding must give the same for ever.
-const STATES: &[(&str, &[u64], &[&str])] = &[("level-1-engine-1.pmrec", &[15, 30], &[])];
+/// A recording, batches by their seq, and what they left, by lane.
+type States = (&'static str, &'static [u64], &'static [&'static str]);
+
+/// Folding must give the same for ever.
+const STATES: &[States] = &[(
+    "level-1-engine-1.pmrec",
+    &[15, 30],
+    &[
+        "lane 0 seq 15 e4d51a4b14b849785878d5a7519c1dbd: 31 tasks, 21 leases, 10 waiting, 21 slots and 323648 in windows used, health 0",
+        "lane 0 seq 30 2e2dbb8aa84e04cbac1182cb651c3412: 0 tasks, 0 leases, 0 waiting, 0 slots and 517461 in windows used, health 2",
+        "lane 1 seq 15 530777ab5686a64d229b5d428278c4e5: 37 tasks, 37 leases, 0 waiting, 37 slots and 287034 in windows used, health 0",
+        "lane 1 seq 30 3c4222b5c399cc5f3790f92df90a631e: 0 tasks, 0 leases, 0 waiting, 0 slots and 460149 in windows used, health 2",
+    ],
+)];
 
 #[test]
 fn golden_journals_fold_to_the_same_state() {
