@@ -5,13 +5,18 @@ mod check;
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 pub mod exit;
+mod explain;
 mod fleet;
 mod health;
+mod inspect;
 pub mod kafka;
 pub mod print;
 mod recover;
+mod record;
 mod registry;
+mod replay;
 mod run;
 mod signals;
 mod simulate;
@@ -180,6 +185,16 @@ enum Command {
     Undrain(health::UndrainArgs),
     /// Look for faults: the whole system from a seed, in virtual time
     Simulate(simulate::SimulateArgs),
+    /// Tell the story of one task: candidates, refusals, utility terms, results
+    Explain(explain::ExplainArgs),
+    /// Decide recorded tasks again: as they were, or under another fleet or policy
+    Replay(replay::ReplayArgs),
+    /// Write the router's topics into one file, for replays without a broker
+    Record(record::RecordArgs),
+    /// Look at dead letters, and send them again
+    Dlq(dlq::DlqArgs),
+    /// Look at lanes, journals and offsets; works without a running router
+    Inspect(inspect::InspectArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -252,6 +267,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Drain(arguments) => health::drain(&global, &arguments),
         Command::Undrain(arguments) => health::undrain(&global, &arguments),
         Command::Simulate(arguments) => simulate::run(&global, &arguments),
+        Command::Explain(arguments) => explain::run(&global, &arguments),
+        Command::Replay(arguments) => replay::run(&global, &arguments),
+        Command::Record(arguments) => record::run(&global, &arguments),
+        Command::Dlq(arguments) => dlq::run(&global, &arguments),
+        Command::Inspect(arguments) => inspect::run(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

@@ -12,6 +12,7 @@ pub mod outputs;
 pub mod prepared;
 mod ready;
 mod render;
+pub mod rerun;
 pub mod snapshot;
 mod step;
 
@@ -109,6 +110,8 @@ pub struct Lane {
     wanted: BTreeMap<i64, TaskKey>,
     condemned: BTreeSet<(Topic, i64)>,
     results_caught_up_at: Timestamp,
+    /// While a journaled batch is run again: the results that it put into the dead letters.
+    buried: Option<BTreeSet<i64>>,
     /// About as much as the last batch took.
     room: Room,
     /// The epoch has just begun, and a batch has to say so.
@@ -135,6 +138,7 @@ impl Lane {
             wanted: BTreeMap::new(),
             condemned: BTreeSet::new(),
             results_caught_up_at: Timestamp::EPOCH,
+            buried: None,
             room: Room::default(),
             epoch_begins: false,
         }
@@ -221,7 +225,10 @@ impl Lane {
                 if !self.results.knows(record.offset) {
                     let body = match self.body(record, codec.decode_task_result(record)) {
                         Body::Good(result) => {
-                            let spare = !self.expects(&result);
+                            let spare = match &self.buried {
+                                Some(buried) => buried.contains(&record.offset),
+                                None => !self.expects(&result),
+                            };
                             let kept = spare.then(|| Box::new(OwnedRecord::of(record)));
                             Body::Good((result, kept))
                         }
@@ -279,11 +286,7 @@ impl Lane {
 
     fn body<T>(&self, record: &RawRecord<'_>, decoded: Result<T, DecodeError>) -> Body<T> {
         let death = if self.condemned.contains(&(record.topic, record.offset)) {
-            Death {
-                stage: "core",
-                reason: "panic",
-                message: "the core failed on this record; please report it".to_owned(),
-            }
+            Death::condemned()
         } else {
             match decoded {
                 Ok(value) => return Body::Good(value),

@@ -30,6 +30,8 @@ pub mod telemetry;
 
 pub mod http;
 
+pub mod replay;
+
 pub mod demo;
 
 pub mod sim;

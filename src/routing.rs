@@ -11,6 +11,7 @@ pub mod control;
 pub mod eligibility;
 pub mod engine;
 pub mod evolve;
+pub mod explain;
 pub mod fact;
 pub mod fleet;
 pub mod health;

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::codec::{Codec, CodecError, OutputFormat, RegisteredSchemas};
-use crate::config::StartFrom;
+use crate::config::{Snapshot, StartFrom};
 use crate::lane::LaneSettings;
 use crate::model::policy::Policy;
 use crate::stream::worker::WorkerSettings;
@@ -158,6 +158,18 @@ fn worker_settings(codec: Arc<Codec>) -> WorkerSettings {
         clock_uncertainty_ms: 2 * CLOCK_OFFSET_MS,
         journal_wait_ms: 14_000,
         leaderless_pause_ms: 2_000,
+        snapshot: Snapshot {
+            local_batches: 5,
+            local_journal_bytes: 1 << 30,
+            local_interval_ms_min: 0,
+            publish_batches: 20,
+            publish_journal_bytes: 1 << 30,
+            keep_interval_ms: 10_000,
+            keep_decisions: 100,
+            cache_bytes: 1 << 20,
+            zstd_level: 1,
+        },
+        new_epoch: false,
     }
 }
 

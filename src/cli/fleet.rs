@@ -1,7 +1,7 @@
 //! `fleet plan`, `fleet apply` and `fleet show`.
 
 mod diff;
-mod file;
+pub(in crate::cli) mod file;
 #[cfg(test)]
 mod tests;
 

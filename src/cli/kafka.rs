@@ -220,6 +220,17 @@ impl<'a> Cluster<'a> {
             .context("the Kafka client cannot be made")
     }
 
+    /// A client that may ask what a group has committed. It joins nothing as long as it subscribes
+    /// to nothing.
+    pub fn member(&self, group_id: &str) -> anyhow::Result<BaseConsumer<Watch>> {
+        let mut client = self.client();
+        client.set("group.id", group_id);
+        client.set("enable.auto.commit", "false");
+        client.set("isolation.level", "read_committed");
+        BaseConsumer::from_config_and_context(&client, Watch::default())
+            .context("the Kafka client cannot be made")
+    }
+
     /// Every committed record of a topic, from its beginning to the end seen on the way.
     ///
     /// # Errors

@@ -52,6 +52,10 @@ impl Codec {
     }
 }
 
+/// Names of the headers that a dead letter carries besides its record's own ones.
+pub const CONNECT_ERRORS_PREFIX: &str = "__connect.errors.";
+pub const CONNECT_ERRORS_OFFSET: &str = "__connect.errors.offset";
+
 /// The record's W3C trace context, where it has a valid one. An invalid one is dropped, as the
 /// recommendation asks.
 pub fn traceparent<'a>(headers: &[Header<'a>]) -> Option<&'a [u8]> {
@@ -135,7 +139,7 @@ impl<'a> DeadLetter<'a> {
     pub fn headers(&self, mut put: impl FnMut(&'static str, &[u8])) {
         put("__connect.errors.topic", self.topic.as_bytes());
         put("__connect.errors.partition", self.partition.to_string().as_bytes());
-        put("__connect.errors.offset", self.offset.to_string().as_bytes());
+        put(CONNECT_ERRORS_OFFSET, self.offset.to_string().as_bytes());
         put("__connect.errors.connector.name", self.group.as_bytes());
         put("__connect.errors.task.id", self.lane.to_string().as_bytes());
         put("__connect.errors.stage", self.stage.as_bytes());

@@ -132,7 +132,8 @@ impl<'a> Batch<'a> {
         death: &Death,
     ) {
         self.bury_record(input.topic(), record, death);
-        let fact = Fact::DeadLettered { topic: input, offset: record.offset };
+        let condemned = death.is_condemned();
+        let fact = Fact::DeadLettered { topic: input, offset: record.offset, condemned };
         self.apply(state, fact, Source::default());
     }
 

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::codec::RawRecord;
+use crate::codec::{Header, RawRecord};
+use crate::model::Topic;
 use crate::model::time::Timestamp;
 
 /// A record with the bytes it came with, for a dead letter.
@@ -33,6 +34,31 @@ impl OwnedRecord {
                 .collect(),
         }
     }
+
+    /// Lends the record as one of this topic.
+    pub fn with_raw<T>(&self, topic: Topic, run: impl FnOnce(&RawRecord<'_>) -> T) -> T {
+        let headers: Vec<Header<'_>> = self
+            .headers
+            .iter()
+            .map(|(name, value)| Header { name, value: value.as_deref() })
+            .collect();
+        run(&RawRecord {
+            topic,
+            partition: self.partition,
+            offset: self.offset,
+            timestamp_ms: self.timestamp_ms,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: &headers,
+        })
+    }
+
+    /// Bytes of its parts together.
+    pub fn bytes(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers = self.headers.iter().map(|(name, value)| name.len() + length(value));
+        length(&self.key) + length(&self.value) + headers.sum::<usize>()
+    }
 }
 
 /// Why a record is a dead letter.
@@ -44,6 +70,23 @@ pub struct Death {
     pub reason: &'static str,
     pub message: String,
 }
+
+impl Death {
+    /// Of a record on which the core panicked.
+    pub fn condemned() -> Self {
+        Death {
+            stage: "core",
+            reason: PANIC,
+            message: "the core failed on this record; please report it".to_owned(),
+        }
+    }
+
+    pub fn is_condemned(&self) -> bool {
+        self.reason == PANIC
+    }
+}
+
+const PANIC: &str = "panic";
 
 /// A decoded record, or one that cannot be used.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::journal::JournalRecord;
 use crate::routing::eligibility::Memo;
-use crate::routing::fact::{FACT_LEVEL, Fact};
+use crate::routing::fact::{FACT_LEVEL, FACT_LEVEL_OLDEST, Fact};
 use crate::routing::state::State;
 
 /// A 128-bit hash that chains batches. It finds faults and divergence, not forgery.
@@ -83,9 +83,10 @@ pub enum FoldError {
     )]
     Lanes { lane: u32, journaled: u32, actual: u32 },
     #[error(
-        "journal of lane {lane} at seq {seq} has fact level {found}, the newest known is {known}"
+        "journal of lane {lane} at seq {seq} has fact level {found}, and this release reads levels \
+         {FACT_LEVEL_OLDEST} to {FACT_LEVEL}"
     )]
-    FactLevel { lane: u32, seq: u64, found: u32, known: u32 },
+    FactLevel { lane: u32, seq: u64, found: u32 },
 }
 
 /// Checks a record against its place in the chain, and applies its facts.
@@ -110,18 +111,34 @@ pub fn fold(
     if ChainHash::of_hex(&record.prev_hash) != Some(hash) {
         return Err(FoldError::Hash { lane, seq: record.seq });
     }
-    if record.fact_level > FACT_LEVEL {
-        let (seq, found) = (record.seq, record.fact_level);
-        return Err(FoldError::FactLevel { lane, seq, found, known: FACT_LEVEL });
-    }
-    let broken = |problem: String| FoldError::Decode { lane, problem };
-    let mut facts = postcard::Deserializer::from_bytes(&record.facts);
-    for _ in 0..record.fact_count {
-        let mut fact = Fact::deserialize(&mut facts).map_err(|error| broken(error.to_string()))?;
+    for fact in facts_of(record)? {
+        let mut fact = fact?;
         share_shape(&mut fact, state, memo);
         state.evolve(&fact);
     }
-    ChainHash::of_hex(&record.hash).ok_or_else(|| broken(format!("hash `{}`", record.hash)))
+    let problem = || format!("hash `{}`", record.hash);
+    ChainHash::of_hex(&record.hash)
+        .ok_or_else(|| FoldError::Decode { lane: record.lane, problem: problem() })
+}
+
+/// The facts of a record, in order, whatever the level that it was written at.
+///
+/// # Errors
+/// The level is none that this release reads.
+pub fn facts_of(
+    record: &JournalRecord,
+) -> Result<impl Iterator<Item = Result<Fact, FoldError>> + '_, FoldError> {
+    let JournalRecord { lane, seq, fact_level, .. } = *record;
+    if !(FACT_LEVEL_OLDEST..=FACT_LEVEL).contains(&fact_level) {
+        return Err(FoldError::FactLevel { lane, seq, found: fact_level });
+    }
+    let mut facts = postcard::Deserializer::from_bytes(&record.facts);
+    Ok((0..record.fact_count).map(move |_| {
+        // All levels are read alike as long as there is one. With a second, the facts of the one
+        // before are decoded in its form here and turned into those of today.
+        Fact::deserialize(&mut facts)
+            .map_err(|error| FoldError::Decode { lane, problem: error.to_string() })
+    }))
 }
 
 /// Tasks of one shape share it in memory, as they do when they are decided.

@@ -44,12 +44,12 @@ fn bytes_of(ready: &ReadyTask) -> usize {
 impl Ready {
     /// Keeps a task where there is room for it.
     pub fn keep(&mut self, key: TaskKey, ready: ReadyTask) {
+        // An id may come again after it is forgotten: the record before is another task's.
+        self.remove(key);
         let bytes = bytes_of(&ready);
         if self.tasks.len() < READY_TASKS_MAX && self.bytes + bytes <= READY_BYTES_MAX {
             self.bytes += bytes;
-            if let Some(before) = self.tasks.insert(key, ready) {
-                self.bytes -= bytes_of(&before);
-            }
+            self.tasks.insert(key, ready);
         }
     }
 

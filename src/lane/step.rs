@@ -69,11 +69,12 @@ impl Lane {
                 Control::Health(Err(death)) => (ControlTopic::HealthEvents, Err(death)),
             };
             let fact = fact.unwrap_or_else(|death| {
+                let condemned = death.is_condemned();
                 // Every lane reads the control topics; one of them writes the dead letter.
                 if self.state.lane == 0 {
                     batch.bury_record(topic.topic(), &record, &death);
                 }
-                Fact::ControlSkipped { topic, offset: record.offset }
+                Fact::ControlSkipped { topic, offset: record.offset, condemned }
             });
             batch.apply(&mut self.state, fact, Source::default());
         }

@@ -2,13 +2,14 @@
 //! again.
 
 mod flow;
-mod laws;
+pub(crate) mod laws;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::intake::OwnedRecord;
 use super::prepared::{OutputTopic, Prepared};
 use super::{Lane, LaneSettings};
 use crate::codec::{Codec, Header, OutputFormat, RawRecord, RegisteredSchemas};
@@ -16,7 +17,7 @@ use crate::model::Topic;
 use crate::model::policy::Policy;
 use crate::model::time::Timestamp;
 
-pub(super) fn settings(policy: Policy) -> LaneSettings {
+pub(crate) fn settings(policy: Policy) -> LaneSettings {
     let codec = Codec::new(OutputFormat::Json, RegisteredSchemas::default()).unwrap();
     LaneSettings {
         codec: Arc::new(codec),
@@ -36,11 +37,11 @@ const TRACE: Header<'static> = Header {
 };
 
 /// A lane with the next offset of each topic, and everything that it published.
-pub(super) struct Bench {
+pub(crate) struct Bench {
     pub lane: Lane,
     next: BTreeMap<Topic, i64>,
-    /// Every record of `tasks`, for reading again.
-    tasks: Vec<Vec<u8>>,
+    /// Every record that was put, by topic.
+    pub records: BTreeMap<Topic, Vec<OwnedRecord>>,
     pub journal: Vec<Vec<u8>>,
     pub prepared: Vec<Prepared>,
     pub now: i64,
@@ -48,12 +49,16 @@ pub(super) struct Bench {
 
 impl Bench {
     pub fn new(policy: Policy) -> Self {
-        let mut lane = Lane::genesis(0, 1, 1, settings(policy));
+        Bench::with(settings(policy))
+    }
+
+    pub fn with(settings: LaneSettings) -> Self {
+        let mut lane = Lane::genesis(0, 1, 1, settings);
         lane.start_at(0, 0, 0);
         Bench {
             lane,
             next: BTreeMap::new(),
-            tasks: Vec::new(),
+            records: BTreeMap::new(),
             journal: Vec::new(),
             prepared: Vec::new(),
             now: 1_000_000,
@@ -73,6 +78,7 @@ impl Bench {
             headers: if traceparent { &headers } else { &[] },
         };
         *offset += 1;
+        self.records.entry(topic).or_default().push(OwnedRecord::of(&record));
         self.lane.offer(&record);
     }
 
@@ -112,7 +118,6 @@ impl Bench {
     }
 
     pub fn raw_task(&mut self, value: &[u8]) {
-        self.tasks.push(value.to_vec());
         self.put(Topic::Tasks, None, Some(value), true);
     }
 
@@ -125,18 +130,28 @@ impl Bench {
     /// Reads again what the lane wants.
     pub fn reread(&mut self) {
         for offset in self.lane.wants(1_000) {
-            let value = self.tasks[offset as usize].clone();
-            let record = RawRecord {
-                topic: Topic::Tasks,
-                partition: 0,
-                offset,
-                timestamp_ms: self.now,
-                key: None,
-                value: Some(&value),
-                headers: &[TRACE],
-            };
-            self.lane.offer_reread(offset, Some(&record));
+            let lane = &mut self.lane;
+            let record = &self.records[&Topic::Tasks][offset as usize];
+            record.with_raw(Topic::Tasks, |raw| lane.offer_reread(offset, Some(raw)));
         }
+    }
+
+    /// What the lane wants is gone.
+    pub fn reread_gone(&mut self) {
+        for offset in self.lane.wants(1) {
+            self.lane.offer_reread(offset, None);
+        }
+    }
+
+    /// The next record of this topic will have made the core panic.
+    pub fn condemn(&mut self, topic: Topic) {
+        let offset = self.next.get(&topic).copied().unwrap_or(0);
+        self.lane.condemn(topic, offset);
+    }
+
+    /// A record that is none.
+    pub fn bad(&mut self, topic: Topic) {
+        self.put(topic, Some("bad"), Some(b"{"), false);
     }
 
     /// Runs a batch and returns its outputs but the journal, as `topic: {…}` without the fields

@@ -34,7 +34,7 @@ impl Ask<'_> {
     }
 
     fn output_expected(&self) -> f64 {
-        f64::from(self.max_output_tokens) * OUTPUT_SHARE_EXPECTED
+        output_expected(self.max_output_tokens)
     }
 }
 
@@ -178,6 +178,56 @@ fn fallbacks(
     chosen
 }
 
+/// A task's sizes, for an explanation.
+pub(super) struct Sizes<'a> {
+    pub candidates: &'a Candidates,
+    pub input_tokens: u32,
+    pub max_output_tokens: u32,
+    pub deadline_at: Timestamp,
+}
+
+/// The output that a task is expected to have, in tokens.
+pub(super) fn output_expected(max_output_tokens: u32) -> f64 {
+    f64::from(max_output_tokens) * OUTPUT_SHARE_EXPECTED
+}
+
+/// Why a resource that the shape's rules let through cannot serve a task of these sizes now: the
+/// rule, what it needed and what there was.
+pub(super) fn size_or_room_miss(
+    state: &State,
+    sizes: &Sizes<'_>,
+    index: ResourceIndex,
+) -> Option<(RefusalReason, String, String)> {
+    let ask = Ask {
+        candidates: sizes.candidates,
+        input_tokens: sizes.input_tokens,
+        max_output_tokens: sizes.max_output_tokens,
+        left_ms: left_ms(state, sizes.deadline_at),
+        tried: &[],
+        preferred: Fallbacks::NONE,
+    };
+    explain_miss(state, &ask, index)
+}
+
+fn explain_miss(
+    state: &State,
+    ask: &Ask<'_>,
+    index: ResourceIndex,
+) -> Option<(RefusalReason, String, String)> {
+    let terms = state.fleet.terms(index);
+    if let Some(rule) = size_miss(ask, terms) {
+        let (needed, had) = explain_size(ask, terms, rule);
+        return Some((rule, needed, had));
+    }
+    let room = state.fleet.room(index);
+    if room.fits(ask.tokens()) {
+        return None;
+    }
+    let needed = format!("1 slot, 1 request, {} tokens", ask.tokens());
+    let had = format!("{} slots, {} requests, {} tokens", room.slots, room.requests, room.tokens);
+    Some((RefusalReason::NoCapacity, needed, had))
+}
+
 /// Every resource that was refused, with the rule; at most [`REFUSALS_MAX`].
 fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
     let shape = &ask.candidates.shape;
@@ -186,21 +236,12 @@ fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
         if found.len() == REFUSALS_MAX {
             break;
         }
-        let terms = state.fleet.terms(index);
-        let (rule, needed, had) = if let Some(miss) = miss(state, shape, resource) {
-            (miss.rule, miss.needed, miss.had)
-        } else if let Some(rule) = size_miss(ask, terms) {
-            let (needed, had) = explain_size(ask, terms, rule);
-            (rule, needed, had)
-        } else {
-            let room = state.fleet.room(index);
-            if room.fits(ask.tokens()) {
-                continue;
-            }
-            let needed = format!("1 slot, 1 request, {} tokens", ask.tokens());
-            let had =
-                format!("{} slots, {} requests, {} tokens", room.slots, room.requests, room.tokens);
-            (RefusalReason::NoCapacity, needed, had)
+        let (rule, needed, had) = match miss(state, shape, resource) {
+            Some(miss) => (miss.rule, miss.needed, miss.had),
+            None => match explain_miss(state, ask, index) {
+                Some(missed) => missed,
+                None => continue,
+            },
         };
         found.push(RefusedCandidate { resource: index, rule, needed, had });
     }

@@ -39,7 +39,7 @@ impl State {
                 self.health.set(event);
                 self.apply_health();
             }
-            Fact::ControlSkipped { topic, offset } => match topic {
+            Fact::ControlSkipped { topic, offset, .. } => match topic {
                 ControlTopic::Fleet => self.fleet_position = offset + 1,
                 ControlTopic::HealthEvents => self.health_position = offset + 1,
             },

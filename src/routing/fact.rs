@@ -22,6 +22,9 @@ use crate::model::time::Timestamp;
 /// The level of the facts that this release writes.
 pub const FACT_LEVEL: u32 = 1;
 
+/// The oldest level that this release reads: the one before the newest, once there are two.
+pub const FACT_LEVEL_OLDEST: u32 = 1;
+
 /// The version of the decisions: raised with every change that can alter an outcome.
 pub const ENGINE_VERSION: u32 = 1;
 
@@ -144,6 +147,8 @@ pub enum Fact {
     ControlSkipped {
         topic: ControlTopic,
         offset: i64,
+        /// The core had panicked on it.
+        condemned: bool,
     },
     /// A task got its resource. `task` is set where the lane did not know it before.
     Routed {
@@ -203,6 +208,8 @@ pub enum Fact {
     DeadLettered {
         topic: InputTopic,
         offset: i64,
+        /// The core had panicked on it.
+        condemned: bool,
     },
 }
 

@@ -35,7 +35,7 @@ fn manifests(world: &World) -> usize {
 /// Deletes the first records of the journal.
 fn cut_journal(world: &World) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", KafkaCluster::shared().bootstrap())
+        .set("bootstrap.servers", Broker::shared().bootstrap())
         .create()
         .unwrap();
     let mut list = TopicPartitionList::new();

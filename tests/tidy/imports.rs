@@ -87,6 +87,11 @@ const RULES: &[Rule] = &[
         ours: &["broker", "codec", "config", "demo", "lane", "model", "stream"],
         pure_crates: Some(&["bytes", "kafka_protocol", "rand_chacha"]),
     },
+    Rule {
+        module: "replay",
+        ours: &["codec", "lane", "model", "routing"],
+        pure_crates: Some(&["anyhow", "xxhash_rust", "zstd"]),
+    },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },
     Rule {
         module: "demo",
@@ -105,6 +110,7 @@ const RULES: &[Rule] = &[
             "lane",
             "model",
             "registry",
+            "replay",
             "sim",
             "store",
             "stream",
@@ -151,7 +157,7 @@ pub fn forbidden(files: &[File], dependencies: &BTreeSet<String>) -> Vec<String>
                 found.push(format!("{}:{line}: {module} may not use {}", file.path, used.module));
             } else if used.module == "lane"
                 && used.submodule
-                && !["lane", "stream"].contains(&module)
+                && !["lane", "replay", "stream"].contains(&module)
             {
                 found.push(format!("{}:{line}: {module} may not reach into lane", file.path));
             }

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{Bench, settings};
-use crate::lane::Lane;
+use crate::lane::{Lane, LaneSettings};
+use crate::model::Topic;
 use crate::model::policy::Policy;
 use crate::model::resource::Dimension;
 use crate::model::time::Timestamp;
@@ -13,17 +14,46 @@ use crate::routing::fact::Fact;
 use crate::routing::state::Phase;
 
 #[derive(Debug, Clone)]
-enum Act {
-    Task { id: u8, input_tokens: u32, priority: u8, tenant: bool, deadline: bool },
-    Result { id: u8, attempt: u32, status: u8, tokens: u32 },
-    Health { resource: u8, status: u8 },
-    Limit { resource: u8, slots: u32, tokens: u64 },
-    Wait { ms: i64 },
+pub(crate) enum Act {
+    Task {
+        id: u8,
+        input_tokens: u32,
+        priority: u8,
+        tenant: bool,
+        deadline: bool,
+    },
+    Result {
+        id: u8,
+        attempt: u32,
+        status: u8,
+        tokens: u32,
+    },
+    Health {
+        resource: u8,
+        status: u8,
+    },
+    Limit {
+        resource: u8,
+        slots: u32,
+        tokens: u64,
+    },
+    Wait {
+        ms: i64,
+    },
     CaughtUp,
+    Bad {
+        topic: u8,
+    },
+    Condemn {
+        topic: u8,
+    },
+    Gone,
     Step,
+    /// Without reading again what the lane wants.
+    StepBlind,
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(crate) fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => (any::<u8>(), 1u32..400, 0u8..3, any::<bool>(), any::<bool>()).prop_map(
             |(id, input_tokens, priority, tenant, deadline)| Act::Task {
@@ -39,11 +69,22 @@ fn act() -> impl Strategy<Value = Act> {
         }),
         3 => (1i64..40_000).prop_map(|ms| Act::Wait { ms }),
         1 => Just(Act::CaughtUp),
-        8 => Just(Act::Step),
+        1 => (0u8..4).prop_map(|topic| Act::Bad { topic }),
+        1 => (0u8..4).prop_map(|topic| Act::Condemn { topic }),
+        1 => Just(Act::Gone),
+        6 => Just(Act::Step),
+        2 => Just(Act::StepBlind),
     ]
 }
 
+const TOPICS: [Topic; 4] = [Topic::Tasks, Topic::TaskResults, Topic::Fleet, Topic::HealthEvents];
+
 fn run(acts: &[Act]) -> Bench {
+    run_in_batches(acts, 4_096)
+}
+
+/// A history whose batches take at most so many records.
+pub(crate) fn run_in_batches(acts: &[Act], batch_records_max: usize) -> Bench {
     let policy = Policy {
         backlog_tasks_max: 8,
         wait_ms_max: 20_000,
@@ -52,7 +93,7 @@ fn run(acts: &[Act]) -> Bench {
         lease_ms_min: 5_000,
         ..Policy::default()
     };
-    let mut bench = Bench::new(policy);
+    let mut bench = Bench::with(LaneSettings { batch_records_max, ..settings(policy) });
     let limit = |bench: &mut Bench, resource: u8, slots: u32, tokens: u64| {
         let limits = json!([
             {"dimension": "tokens", "amount": tokens, "window_s": 10},
@@ -99,6 +140,13 @@ fn run(acts: &[Act]) -> Bench {
             Act::Limit { resource, slots, tokens } => limit(&mut bench, *resource, *slots, *tokens),
             Act::Wait { ms } => bench.now += ms,
             Act::CaughtUp => bench.lane.results_caught_up(Timestamp::from_ms(bench.now)),
+            Act::Bad { topic } => bench.bad(TOPICS[usize::from(*topic)]),
+            Act::Condemn { topic } => bench.condemn(TOPICS[usize::from(*topic)]),
+            Act::Gone => bench.reread_gone(),
+            Act::StepBlind => {
+                bench.step();
+                conserved(&bench);
+            }
             Act::Step => {
                 bench.reread();
                 bench.step();

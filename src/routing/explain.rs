@@ -1,0 +1,130 @@
+//! A decision taken apart: for each resource what it would have been worth, or the rule that it
+//! missed. The same functions as the decision's own, on the same state.
+
+use serde::Serialize;
+
+use super::eligibility::{Memo, miss};
+use super::engine::{self, Sizes};
+use super::fact::NewTask;
+use super::shape::SharedShape;
+use super::state::{LiveTask, State};
+use crate::model::reason::RefusalReason;
+use crate::model::task::Objective;
+use crate::model::time::Timestamp;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub shape: &'a SharedShape,
+    pub input_tokens: u32,
+    pub max_output_tokens: u32,
+    pub deadline_at: Timestamp,
+    /// Where the lane holds the task: what it has tried.
+    pub live: Option<&'a LiveTask>,
+}
+
+impl<'a> Asked<'a> {
+    pub fn of(task: &'a NewTask, live: Option<&'a LiveTask>) -> Self {
+        Asked {
+            shape: &task.shape,
+            input_tokens: task.input_tokens,
+            max_output_tokens: task.max_output_tokens,
+            deadline_at: task.deadline_at,
+            live,
+        }
+    }
+}
+
+/// One resource, and what the decision made of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Considered {
+    pub resource: String,
+    pub model: String,
+    /// The rule that it missed, what that needed and what there was; `None`: it could serve.
+    pub refused: Option<Missed>,
+    /// Where the rules of the task's class let it through.
+    pub terms: Option<Utility>,
+    /// An attempt of this task there has ended.
+    pub tried: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Missed {
+    pub rule: RefusalReason,
+    pub needed: String,
+    pub had: String,
+}
+
+/// `utility = quality − cost − latency − price`, in the units of the task's objective.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Utility {
+    pub utility: f64,
+    pub quality: f64,
+    pub cost: f64,
+    pub latency: f64,
+    pub price: f64,
+    /// What lies behind them: predicted quality, US dollars, milliseconds.
+    pub quality_predicted: f64,
+    pub cost_usd: f64,
+    pub latency_ms: f64,
+}
+
+/// Every resource of the fleet, the best first, the refused last.
+pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
+    let mut memo = Memo::default();
+    let candidates = memo.candidates_of(state, asked.shape);
+    let weights = Objective::from(asked.shape.objective).weights();
+    let sizes = Sizes {
+        candidates: &candidates,
+        input_tokens: asked.input_tokens,
+        max_output_tokens: asked.max_output_tokens,
+        deadline_at: asked.deadline_at,
+    };
+    let tried = asked.live.map(LiveTask::tried).unwrap_or_default();
+    let mut found = Vec::new();
+    for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {
+        let candidate = candidates.list.iter().find(|candidate| candidate.resource == index);
+        let terms = candidate.map(|candidate| {
+            let prices = state.fleet.terms(index);
+            let output = engine::output_expected(asked.max_output_tokens);
+            let cost_usd = prices.cost_usd(asked.input_tokens, output);
+            let latency_ms = prices.latency_ms(asked.input_tokens, output);
+            let (cost, latency) = (weights.usd * cost_usd, weights.second * latency_ms / 1_000.0);
+            let utility = candidate.utility(asked.input_tokens, output);
+            // What is left is the quality's part, degradation included.
+            let quality = utility + cost + latency;
+            let quality_predicted = candidate.quality;
+            Utility {
+                utility,
+                quality,
+                cost,
+                latency,
+                price: 0.0,
+                quality_predicted,
+                cost_usd,
+                latency_ms,
+            }
+        });
+        let missed = match miss(state, asked.shape, resource) {
+            Some(miss) => Some(Missed { rule: miss.rule, needed: miss.needed, had: miss.had }),
+            None => engine::size_or_room_miss(state, &sizes, index)
+                .map(|(rule, needed, had)| Missed { rule, needed, had }),
+        };
+        found.push(Considered {
+            resource: resource.id.to_string(),
+            model: resource.spec.model.clone(),
+            refused: missed,
+            terms,
+            tried: tried.iter().any(|tried| tried.resource == index),
+        });
+    }
+    let worth = |one: &Considered| {
+        let utility = one.terms.map_or(f64::NEG_INFINITY, |terms| terms.utility);
+        (one.refused.is_none(), utility)
+    };
+    found.sort_by(|one, other| {
+        let ((one_serves, one), (other_serves, other)) = (worth(one), worth(other));
+        other_serves.cmp(&one_serves).then(other.total_cmp(&one))
+    });
+    found
+}

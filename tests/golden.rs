@@ -1,0 +1,125 @@
+//! Recorded journals, decided again by this build. See `tests/golden/README.md`.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pointsman::codec::{Codec, RegisteredSchemas};
+use pointsman::lane::{Lane, LaneSettings};
+use pointsman::model::Topic;
+use pointsman::model::policy::Policy;
+use pointsman::replay::audit::{Audit, Range, audit_lane};
+use pointsman::replay::player::{Journal, Player};
+use pointsman::replay::recording::Recording;
+use pointsman::replay::source::Source;
+
+const HINT: &str = "this build no longer reproduces a released journal. Do not edit the golden file: \
+                    raise FACT_LEVEL for another encoding of facts, ENGINE_VERSION for other \
+                    decisions, and undo what folds old facts to another state; \
+                    tests/golden/README.md says how";
+
+fn files() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "pmrec"))
+        .collect();
+    found.sort();
+    found
+}
+
+fn open(path: &Path) -> (Recording<BufReader<File>>, LaneSettings) {
+    let recording = Recording::open(BufReader::new(File::open(path).unwrap())).unwrap();
+    let about = recording.about();
+    let topic = |name: &str| Topic::ALL.into_iter().find(|topic| topic.default_name() == name);
+    let settings = LaneSettings {
+        codec: Arc::new(Codec::new(about.output, RegisteredSchemas::default()).unwrap()),
+        policy: Policy::default(),
+        batch_records_max: usize::MAX,
+        source: format!("pointsman/{}", about.group),
+        group: about.group.clone(),
+        topic_names: about
+            .topic_names
+            .iter()
+            .map(|(name, now)| (topic(name).unwrap(), now.clone()))
+            .collect(),
+        decisions_by_pool: about.decisions_by_pool,
+    };
+    (recording, settings)
+}
+
+#[test]
+fn golden_journals_are_decided_again_bit_for_bit() {
+    let files = files();
+    assert!(!files.is_empty(), "no recording in tests/golden");
+    for path in files {
+        let (mut recording, settings) = open(&path);
+        let mut found = Audit::default();
+        for lane in 0..recording.lanes() {
+            let audited =
+                audit_lane(&mut recording, &settings, lane, Range::ALL, &mut found, &mut |_| ());
+            audited.unwrap_or_else(|error| panic!("{}: {error:#}\n{HINT}", path.display()));
+        }
+        if let Some(divergence) = &found.first_divergence {
+            panic!("{}: {divergence:#?}\n{HINT}", path.display());
+        }
+        assert_eq!(found.identical, found.decisions, "{}", path.display());
+        // Of an older engine the facts are folded; of this one everything is decided again.
+        assert!(found.decisions + found.folded_decisions >= 400, "{}: {found:?}", path.display());
+    }
+}
+
+/// A recording, batches by their seq, and what they left, by lane.
+type States = (&'static str, &'static [u64], &'static [&'static str]);
+
+/// Folding must give the same for ever.
+const STATES: &[States] = &[(
+    "level-1-engine-1.pmrec",
+    &[15, 30],
+    &[
+        "lane 0 seq 15 e4d51a4b14b849785878d5a7519c1dbd: 31 tasks, 21 leases, 10 waiting, 21 slots and 323648 in windows used, health 0",
+        "lane 0 seq 30 2e2dbb8aa84e04cbac1182cb651c3412: 0 tasks, 0 leases, 0 waiting, 0 slots and 517461 in windows used, health 2",
+        "lane 1 seq 15 530777ab5686a64d229b5d428278c4e5: 37 tasks, 37 leases, 0 waiting, 37 slots and 287034 in windows used, health 0",
+        "lane 1 seq 30 3c4222b5c399cc5f3790f92df90a631e: 0 tasks, 0 leases, 0 waiting, 0 slots and 460149 in windows used, health 2",
+    ],
+)];
+
+#[test]
+fn golden_journals_fold_to_the_same_state() {
+    for (name, at, expected) in STATES {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let (mut recording, settings) = open(&path);
+        let mut found = Vec::new();
+        for number in 0..recording.lanes() {
+            let mut journal = Journal::open(&mut recording, number, &settings).unwrap();
+            let mut player = Player::new(number, &settings);
+            while let Some(batch) = journal.next_batch().unwrap() {
+                player.play(&mut recording, &batch, false).unwrap();
+                if at.contains(&batch.record.seq) {
+                    found.push(shown(player.lane().unwrap()));
+                }
+            }
+        }
+        assert_eq!(found, *expected, "{name}: {HINT}");
+    }
+}
+
+fn shown(lane: &Lane) -> String {
+    let state = lane.state();
+    let slots: u32 = state.fleet.iter().map(|(_, resource)| resource.slots_in_use).sum();
+    let rates = state.fleet.iter().flat_map(|(_, resource)| &resource.rates);
+    let used: u64 = rates.map(|rate| rate.window.used()).sum();
+    format!(
+        "lane {} seq {} {}: {} tasks, {} leases, {} waiting, {slots} slots and {used} in windows \
+         used, health {}",
+        state.lane,
+        lane.seq(),
+        lane.hash(),
+        state.tasks.len(),
+        state.leases.len(),
+        state.backlog.len(),
+        state.health_position,
+    )
+}
