@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::{Offset, TopicPartitionList};
-use testbed::{KafkaCluster, until};
+use testbed::{Broker, until};
 
 use crate::world::{LIMIT, World, task_ids};
 
