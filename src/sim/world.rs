@@ -61,11 +61,10 @@ impl World {
     /// Creates all topics.
     pub fn create_topics(&self) {
         let topics = Topic::ALL.map(|topic| {
-            let compacted =
-                matches!(
-                    topic,
-                    Topic::Fleet | Topic::HealthEvents | Topic::LoadSnapshots | Topic::Snapshots
-                );
+            let compacted = matches!(
+                topic,
+                Topic::Fleet | Topic::HealthEvents | Topic::LoadSnapshots | Topic::Snapshots
+            );
             let policy = CreatableTopicConfig::default()
                 .with_name(StrBytes::from_static_str("cleanup.policy"))
                 .with_value(Some(StrBytes::from_static_str("compact")));

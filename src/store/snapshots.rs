@@ -191,7 +191,7 @@ impl SnapshotStore {
         }
         let (path, cache_bytes) = (path.to_owned(), self.cache_bytes);
         let read = limited(READ_WAIT, move || read_database(&path, cache_bytes))?;
-        let (manifest, stored) = read.ok_or_else(|| wrong("it has no manifest"))?;
+        let Written { manifest, stored } = read.ok_or_else(|| wrong("it has no manifest"))?;
         let manifest: Manifest = serde_json::from_slice(&manifest)
             .map_err(|error| DatabaseError::Unusable(format!("its manifest: {error}")))?;
         if manifest.format != MANIFEST_FORMAT {
@@ -241,11 +241,16 @@ fn write_database(
     written.and(database::close(database))
 }
 
-/// The manifest and the chunks, where there is a manifest.
-fn read_database(
-    path: &Path,
-    cache_bytes: u64,
-) -> Result<Option<(Vec<u8>, Vec<u8>)>, DatabaseError> {
+/// What a database holds.
+struct Written {
+    /// JSON.
+    manifest: Vec<u8>,
+    /// The chunks, together.
+    stored: Vec<u8>,
+}
+
+/// `None` where there is no manifest.
+fn read_database(path: &Path, cache_bytes: u64) -> Result<Option<Written>, DatabaseError> {
     let database = database::open(path, cache_bytes)?;
     let read = guarded(|| {
         let Some(manifest) = database.get(MANIFEST_KEY)? else { return Ok(None) };
@@ -256,7 +261,7 @@ fn read_database(
                 None => break,
             }
         }
-        Ok(Some((manifest.to_vec(), stored)))
+        Ok(Some(Written { manifest: manifest.to_vec(), stored }))
     });
     let closed = database::close(database);
     let read = read?;

@@ -24,7 +24,7 @@ struct Row<'a> {
     attempt: u32,
     failures: u32,
     fallbacks: Fallbacks,
-    tried: Option<Box<Vec<Tried>>>,
+    tried: Option<Vec<Tried>>,
     phase: Phase,
 }
 
@@ -93,7 +93,7 @@ pub fn write(state: &State, bytes: Vec<u8>) -> postcard::Result<Vec<u8>> {
             attempt: live.attempt,
             failures: live.failures,
             fallbacks: live.fallbacks,
-            tried: live.tried.clone(),
+            tried: live.tried.as_deref().cloned(),
             phase: live.phase,
         };
         bytes = postcard::to_extend(&row, bytes)?;
@@ -134,7 +134,7 @@ pub fn read<'a>(state: &mut State, memo: &mut Memo, bytes: &'a [u8]) -> postcard
             attempt: row.attempt,
             failures: row.failures,
             fallbacks: row.fallbacks,
-            tried: row.tried,
+            tried: row.tried.map(Box::new),
             phase: row.phase,
         };
         state.tasks.insert(key, live);
