@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod allocator;
 pub mod backlog;
+pub mod balancer;
 pub mod control;
 pub mod eligibility;
 pub mod engine;
@@ -15,6 +16,7 @@ pub mod explain;
 pub mod fact;
 pub mod fleet;
 pub mod health;
+pub mod price;
 pub mod recent;
 pub mod rights;
 pub mod shape;

@@ -229,6 +229,7 @@ pub(super) fn put_load_snapshot(out: &mut Vec<u8>, snapshot: &LoadSnapshot<'_>) 
         put_unsigned(out, load.units);
         put_unsigned(out, load.used);
         put_unsigned(out, load.used_max);
+        put_double(out, load.price);
     });
     put_unsigned(out, snapshot.in_flight);
     put_unsigned(out, snapshot.backlog);
@@ -250,6 +251,7 @@ pub(super) fn read_load_snapshot(
                 units: reader.u64("load.units")?,
                 used: reader.u64("load.used")?,
                 used_max: reader.u64("load.used_max")?,
+                price: reader.double("load.price")?,
             })
         })?,
         in_flight: reader.u64("in_flight")?,

@@ -343,7 +343,7 @@ impl Renderer<'_> {
                 resource: Cow::Borrowed(&resource.id),
                 at_ms: state.batch_time,
                 health: resource.health,
-                load: loads(resource),
+                load: loads(resource, state.batch_time),
                 in_flight: u64::from(resource.slots_in_use),
                 backlog: state.backlog.len() as u64,
             };
@@ -356,7 +356,7 @@ impl Renderer<'_> {
     }
 }
 
-fn loads(resource: &Resource) -> Vec<DimensionLoad<'_>> {
+fn loads(resource: &Resource, now: Timestamp) -> Vec<DimensionLoad<'_>> {
     let slots = DimensionLoad {
         dimension: Cow::Borrowed("slots"),
         window_s: 0,
@@ -364,6 +364,7 @@ fn loads(resource: &Resource) -> Vec<DimensionLoad<'_>> {
         units: u64::from(resource.slots_units),
         used: u64::from(resource.slots_in_use),
         used_max: u64::from(resource.slots_used_max),
+        price: resource.slot_price.usual_task(now),
     };
     let rates = resource.rates.iter().map(|rate| DimensionLoad {
         dimension: Cow::Borrowed(rate.limit.dimension.name()),
@@ -372,6 +373,7 @@ fn loads(resource: &Resource) -> Vec<DimensionLoad<'_>> {
         units: rate.units,
         used: rate.window.used(),
         used_max: rate.used_max,
+        price: rate.price.usual_task(now),
     });
     std::iter::once(slots).chain(rates).collect()
 }

@@ -20,7 +20,7 @@ use crate::routing::recent::Recent;
 use crate::routing::state::State;
 
 /// Raised with every change of the state's encoding.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 const MAGIC: [u8; 4] = *b"PMLS";
 const HASH_BYTES: usize = 16;

@@ -3,12 +3,13 @@
 //! The rules that depend on the shape alone are evaluated once per shape; the list is kept until
 //! the fleet or its health changes. The rules that depend on a task's sizes are the engine's.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
 use super::fact::{ResourceIndex, TenantIndex};
-use super::fleet::Resource;
+use super::fleet::{Claim, Resource};
 use super::shape::{Shape, SharedShape};
 use super::state::State;
 use crate::model::health::HealthStatus;
@@ -154,7 +155,8 @@ fn candidates(state: &State, shape: SharedShape) -> Candidates {
     Candidates { tenant: state.tenants.index_of(&shape.tenant), shape, list, furthest }
 }
 
-/// What could be derived again at any time: the candidate lists, and room to work in.
+/// What could be derived again at any time: the candidate lists, and room to work in. Decisions
+/// depend on its claims, which begin anew with every batch.
 #[derive(Debug, Default)]
 pub struct Memo {
     version: u64,
@@ -162,6 +164,8 @@ pub struct Memo {
     /// Candidates in all lists together.
     kept: usize,
     pub(super) scored: Vec<(f64, ResourceIndex)>,
+    /// What tasks that were asked before wait for, in the batch that is being assigned.
+    claims: BTreeMap<ResourceIndex, Claim>,
 }
 
 /// Candidates that all lists may hold together: 40 bytes each, so 10 MB.
@@ -171,6 +175,20 @@ const CANDIDATES_MAX: usize = 1 << 18;
 const SHAPES_MAX: usize = 1 << 14;
 
 impl Memo {
+    pub(super) fn forget_claims(&mut self) {
+        self.claims.clear();
+    }
+
+    pub(super) fn claim(&self, resource: ResourceIndex) -> Claim {
+        self.claims.get(&resource).copied().unwrap_or_default()
+    }
+
+    pub(super) fn add_claim(&mut self, resource: ResourceIndex, tokens: u64) {
+        let claim = self.claims.entry(resource).or_default();
+        claim.tasks = claim.tasks.saturating_add(1);
+        claim.tokens = claim.tokens.saturating_add(tokens);
+    }
+
     fn renew(&mut self, state: &State) {
         let full = self.kept > CANDIDATES_MAX || self.lists.len() >= SHAPES_MAX;
         if self.version != state.fleet.version() || full {

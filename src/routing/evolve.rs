@@ -3,10 +3,14 @@
 //! Facts carry results, so this assigns, adds and removes. It must give the same state for the
 //! same facts for ever; golden journals check that.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::TaskKey;
-use super::fact::{AttemptEnd, ControlTopic, Fact, NewTask, Reservation, ResourceIndex, Then};
+use super::backlog::Place;
+use super::fact::{
+    AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Reservation, ResourceIndex, Then,
+};
 use super::fleet::Release;
 use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::health::HealthStatus;
@@ -43,15 +47,19 @@ impl State {
                 ControlTopic::Fleet => self.fleet_position = offset + 1,
                 ControlTopic::HealthEvents => self.health_position = offset + 1,
             },
-            Fact::Routed { key, task, attempt, reservation, fallbacks, lease_until, .. } => {
+            Fact::Routed {
+                key, task, attempt, reservation, fallbacks, lease_until, bid, ..
+            } => {
+                self.hear(*bid);
                 if let Some(task) = task {
                     self.admit(*key, Arc::clone(task));
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
             }
-            Fact::Queued { key, task, blocked_by, until } => {
+            Fact::Queued { key, task, blocked_by, until, loss, bid } => {
+                self.hear(*bid);
                 self.admit(*key, Arc::clone(task));
-                self.wait(*key, *blocked_by, *until);
+                self.wait(*key, *blocked_by, *until, *loss);
             }
             Fact::Refused { key, known, .. } => {
                 if *known {
@@ -80,7 +88,7 @@ impl State {
                 self.end_attempt(*key, *end, &used);
                 match then {
                     Then::Done => self.drop_task(*key),
-                    Then::Again => self.wait(*key, RefusalReason::NoCapacity, *until),
+                    Then::Again => self.wait(*key, RefusalReason::NoCapacity, *until, Loss::MAX),
                     Then::GiveUp => {
                         if let Some(live) = self.tasks.get_mut(key) {
                             live.phase = Phase::GivenUp;
@@ -136,6 +144,15 @@ impl State {
         }
     }
 
+    /// What a new task wanted moves the stake, and the price of the slots that it wanted.
+    fn hear(&mut self, bid: Option<Bid>) {
+        let Some(Bid { wanted, busy_ms, gain }) = bid else { return };
+        if let Some(gain) = gain {
+            self.stake.add(f64::from(gain));
+        }
+        self.fleet.want_slot(wanted, busy_ms, self.stake.get(), self.batch_time);
+    }
+
     fn admit(&mut self, key: TaskKey, task: Arc<NewTask>) {
         self.recent.insert(self.batch_time, key);
         let live = LiveTask {
@@ -170,9 +187,9 @@ impl State {
         };
         self.leases.insert((lease_until, key));
         self.in_flight += 1;
-        self.fleet.reserve(reservation.resource, self.batch_time, reservation.tokens);
+        self.fleet.reserve(reservation, self.batch_time, self.stake.get());
         if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
-            self.tenants.debit(tenant, self.batch_time, reservation);
+            self.tenants.debit(tenant, self.batch_time, reservation, self.stake.get());
         }
     }
 
@@ -209,19 +226,19 @@ impl State {
         }
     }
 
-    fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp) {
+    fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp, loss: Loss) {
         if let Some(live) = self.tasks.get_mut(&key) {
-            let turn = self.backlog.insert(live.task.shape.priority, until, key);
-            live.phase = Phase::Waiting { until, turn, blocked_by };
+            let turn = self.backlog.insert(live.task.shape.priority, loss, until, key);
+            live.phase = Phase::Waiting { until, turn, blocked_by, loss };
         }
     }
 
     fn leave_backlog(&mut self, key: TaskKey) {
         if let Some(live) = self.tasks.get(&key)
-            && let Phase::Waiting { until, turn, .. } = live.phase
+            && let Phase::Waiting { until, turn, loss, .. } = live.phase
         {
-            let priority = live.task.shape.priority;
-            self.backlog.remove(&super::backlog::Place { priority, until, turn, key });
+            let (priority, loss) = (live.task.shape.priority, Reverse(loss));
+            self.backlog.remove(&Place { priority, loss, until, turn, key });
         }
     }
 

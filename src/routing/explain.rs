@@ -80,6 +80,8 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
         max_output_tokens: asked.max_output_tokens,
         deadline_at: asked.deadline_at,
     };
+    let (input, output) = (asked.input_tokens, asked.max_output_tokens);
+    let paid = engine::Prices::new(state, &candidates, input, output);
     let tried = asked.live.map(LiveTask::tried).unwrap_or_default();
     let mut found = Vec::new();
     for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {
@@ -90,16 +92,17 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
             let cost_usd = prices.cost_usd(asked.input_tokens, output);
             let latency_ms = prices.latency_ms(asked.input_tokens, output);
             let (cost, latency) = (weights.usd * cost_usd, weights.second * latency_ms / 1_000.0);
-            let utility = candidate.utility(asked.input_tokens, output);
+            let before = candidate.utility(asked.input_tokens, output);
+            let price = paid.of(state, index);
             // What is left is the quality's part, degradation included.
-            let quality = utility + cost + latency;
+            let quality = before + cost + latency;
             let quality_predicted = candidate.quality;
             Utility {
-                utility,
+                utility: before - price,
                 quality,
                 cost,
                 latency,
-                price: 0.0,
+                price,
                 quality_predicted,
                 cost_usd,
                 latency_ms,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::fact::ResourceIndex;
+use super::fact::{Reservation, ResourceIndex};
+use super::price::{Price, Take, Toll};
 use super::rights::{first_deal, units};
 use super::window::Window;
 use crate::model::health::HealthStatus;
@@ -20,6 +21,7 @@ pub struct Rate {
     pub rights: u32,
     pub units: u64,
     pub window: Window,
+    pub price: Price,
     /// The highest use since the last load snapshot.
     pub used_max: u64,
 }
@@ -32,6 +34,7 @@ impl Rate {
             rights,
             units: units(rights, limit.amount),
             window: Window::new(limit.window_s, start_within_ms),
+            price: Price::default(),
             used_max: 0,
         }
     }
@@ -44,6 +47,19 @@ impl Rate {
         self.window.debit(at, amount);
         self.used_max = self.used_max.max(self.window.used());
     }
+
+    /// Moves the price: `amount` is expected to stay taken.
+    pub fn charge(&mut self, at: Timestamp, amount: f64, stake: f64) {
+        let window_ms = f64::from(self.limit.window_s) * 1_000.0;
+        self.price.rise(Take { amount, units: self.units as f64, window_ms }, stake, at);
+    }
+}
+
+/// What tasks that were asked before this one wait for on a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Claim {
+    pub tasks: u32,
+    pub tokens: u64,
 }
 
 /// What is free of a resource in this lane: the least over its limits.
@@ -124,6 +140,8 @@ pub struct Resource {
     pub slots_in_use: u32,
     /// The most slots in use since the last load snapshot.
     pub slots_used_max: u32,
+    /// Per millisecond in a slot.
+    pub slot_price: Price,
     pub rates: Vec<Rate>,
     pub health: HealthStatus,
     /// In [0, 1].
@@ -143,6 +161,39 @@ impl Resource {
     /// Whether anything of it was in use since the last `reset_peaks`.
     pub fn used(&self) -> bool {
         self.slots_used_max > 0 || self.rates.iter().any(|rate| rate.used_max > 0)
+    }
+
+    fn toll(&self, now: Timestamp) -> Toll {
+        let mut toll = Toll { per_slot_ms: self.slot_price.per_unit(now), ..Toll::FREE };
+        for rate in &self.rates {
+            match rate.limit.dimension {
+                Dimension::Requests => toll.per_request += rate.price.per_unit(now),
+                Dimension::Tokens => toll.per_token += rate.price.per_unit(now),
+            }
+        }
+        toll
+    }
+
+    /// Milliseconds until a task of `tokens` behind `ahead` has room, as far as debits and usual
+    /// durations tell. `None` where it never will.
+    fn room_in_ms(&self, now: Timestamp, tokens: u64, ahead: Claim) -> Option<f64> {
+        let free = self.slots_units.saturating_sub(self.slots_in_use);
+        let behind = ahead.tasks.saturating_add(1).saturating_sub(free);
+        let mut longest = match behind {
+            0 => 0.0,
+            _ if self.slots_units == 0 => return None,
+            // Slots end one by one, evenly over the usual duration.
+            _ => self.slot_price.usual() * f64::from(behind) / f64::from(self.slots_units),
+        };
+        for rate in &self.rates {
+            let amount = match rate.limit.dimension {
+                Dimension::Requests => u64::from(ahead.tasks) + 1,
+                Dimension::Tokens => ahead.tokens.saturating_add(tokens),
+            };
+            let until = rate.window.ms_until(now, rate.units, amount)? as f64;
+            longest = if until > longest { until } else { longest };
+        }
+        Some(longest)
     }
 
     fn room(&self) -> Room {
@@ -165,6 +216,7 @@ pub struct Fleet {
     resources: Vec<Resource>,
     rooms: Vec<Room>,
     terms: Vec<Terms>,
+    tolls: Vec<Toll>,
     by_id: BTreeMap<Arc<str>, ResourceIndex>,
     domains: Vec<String>,
     /// Changes with everything that candidate lists depend on.
@@ -181,6 +233,7 @@ impl Fleet {
             resources: Vec::new(),
             rooms: Vec::new(),
             terms: Vec::new(),
+            tolls: Vec::new(),
             by_id: BTreeMap::new(),
             domains: Vec::new(),
             version: 1,
@@ -211,6 +264,22 @@ impl Fleet {
 
     pub fn terms(&self, index: ResourceIndex) -> &Terms {
         &self.terms[usize::from(index)]
+    }
+
+    /// What the resource's limits cost now.
+    pub fn toll(&self, index: ResourceIndex) -> &Toll {
+        &self.tolls[usize::from(index)]
+    }
+
+    /// Milliseconds until a task of `tokens` behind `ahead` has room; `None` where it never will.
+    pub fn room_in_ms(
+        &self,
+        index: ResourceIndex,
+        now: Timestamp,
+        tokens: u64,
+        ahead: Claim,
+    ) -> Option<f64> {
+        self.at(index).room_in_ms(now, tokens, ahead)
     }
 
     /// Every resource, removed ones included, in the order of their indices.
@@ -286,6 +355,7 @@ impl Fleet {
             slots_units: 0,
             slots_in_use: 0,
             slots_used_max: 0,
+            slot_price: Price::default(),
             rates: Vec::new(),
             health: HealthStatus::Healthy,
             severity: 0.0,
@@ -295,12 +365,14 @@ impl Fleet {
             Some(index) => {
                 self.by_id.remove(&self.resources[index].id);
                 self.resources[index] = resource;
+                self.tolls[index] = Toll::FREE;
                 index
             }
             None => {
                 self.resources.push(resource);
                 self.rooms.push(Room::default());
                 self.terms.push(Terms::of(spec, 0));
+                self.tolls.push(Toll::FREE);
                 self.resources.len() - 1
             }
         } as ResourceIndex;
@@ -332,8 +404,14 @@ impl Fleet {
         }
     }
 
-    /// Moves every window on to the time of the batch.
+    /// Moves every window and price on to the time of the batch.
     pub fn advance(&mut self, now: Timestamp) {
+        for (resource, toll) in self.resources.iter().zip(&mut self.tolls) {
+            // What is free stays free until someone takes of it.
+            if *toll != Toll::FREE {
+                *toll = resource.toll(now);
+            }
+        }
         for (resource, room) in self.resources.iter_mut().zip(&mut self.rooms) {
             let mut freed = false;
             for rate in &mut resource.rates {
@@ -347,19 +425,35 @@ impl Fleet {
         }
     }
 
-    /// Takes a slot, a request and `tokens`. `decide` saw that they fit.
-    pub fn reserve(&mut self, index: ResourceIndex, at: Timestamp, tokens: u64) {
-        self.used = true;
+    /// A task wants a slot there, whether there is one or not.
+    pub fn want_slot(&mut self, index: ResourceIndex, busy_ms: u32, stake: f64, at: Timestamp) {
         let resource = &mut self.resources[usize::from(index)];
+        let slots = f64::from(resource.slots_units);
+        resource.slot_price.rise_slots(f64::from(busy_ms), slots, stake, at);
+        self.tolls[usize::from(index)] = resource.toll(at);
+    }
+
+    /// Takes a slot, a request and the tokens. `decide` saw that they fit.
+    pub fn reserve(&mut self, reservation: &Reservation, at: Timestamp, stake: f64) {
+        self.used = true;
+        let place = usize::from(reservation.resource);
+        let resource = &mut self.resources[place];
         resource.slots_in_use += 1;
         resource.slots_used_max = resource.slots_used_max.max(resource.slots_in_use);
         for rate in &mut resource.rates {
             match rate.limit.dimension {
-                Dimension::Requests => rate.debit(at, 1),
-                Dimension::Tokens => rate.debit(at, tokens),
+                Dimension::Requests => {
+                    rate.debit(at, 1);
+                    rate.charge(at, 1.0, stake);
+                }
+                Dimension::Tokens => {
+                    rate.debit(at, reservation.tokens);
+                    rate.charge(at, reservation.tokens_expected as f64, stake);
+                }
             }
         }
-        self.rooms[usize::from(index)] = resource.room();
+        self.tolls[place] = resource.toll(at);
+        self.rooms[place] = resource.room();
     }
 
     /// Frees the slot and corrects the debits of a reservation.

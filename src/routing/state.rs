@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::TaskKey;
 use super::admission::Tenants;
 use super::backlog::Backlog;
-use super::fact::{AttemptEnd, NewTask, ResourceIndex};
+use super::fact::{AttemptEnd, Loss, NewTask, ResourceIndex};
 use super::fleet::Fleet;
 use super::health::Health;
+use super::price::Stake;
 use super::recent::Recent;
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
@@ -32,7 +33,7 @@ pub struct Tried {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Phase {
     /// In the backlog, until this time; `turn` keeps the order of arrival.
-    Waiting { until: Timestamp, turn: u64, blocked_by: RefusalReason },
+    Waiting { until: Timestamp, turn: u64, blocked_by: RefusalReason, loss: Loss },
     /// Its attempts are spent; it waits to be read again for its dead letter.
     GivenUp,
     InFlight {
@@ -93,6 +94,7 @@ pub struct State {
     pub fleet: Fleet,
     pub health: Health,
     pub tenants: Tenants,
+    pub stake: Stake,
     /// The next offsets of the control topics.
     pub fleet_position: i64,
     pub health_position: i64,
@@ -125,6 +127,7 @@ impl State {
             fleet: Fleet::new(lane, lanes),
             health: Health::default(),
             tenants: Tenants::new(lane, lanes),
+            stake: Stake::default(),
             fleet_position: 0,
             health_position: 0,
             tasks: IndexMap::default(),

@@ -402,14 +402,15 @@ pub fn balance_event() -> impl Strategy<Value = BalanceEvent<'static>> {
 }
 
 pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
-    let load = (cow(), any::<u32>(), count(), count(), count(), count()).prop_map(
-        |(dimension, window_s, limit, units, used, used_max)| DimensionLoad {
+    let load = (cow(), any::<u32>(), count(), count(), count(), count(), number()).prop_map(
+        |(dimension, window_s, limit, units, used, used_max, price)| DimensionLoad {
             dimension,
             window_s,
             limit,
             units,
             used,
             used_max,
+            price,
         },
     );
     let health = select(&inputs::HEALTH_STATUSES[..]);
