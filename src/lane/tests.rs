@@ -3,6 +3,7 @@
 
 mod flow;
 pub(crate) mod laws;
+mod prices;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

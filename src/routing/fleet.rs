@@ -1,80 +1,21 @@
 //! The fleet as a lane sees it: each resource with the lane's part of its limits, and what is in
 //! use of them.
 
+mod resource;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::fact::{Reservation, ResourceIndex};
-use super::price::{Price, Take, Toll};
+use super::price::{Price, Toll};
 use super::rights::{first_deal, units};
-use super::window::Window;
 use crate::model::health::HealthStatus;
-use crate::model::resource::{Dimension, Limit, ResourceSpec};
+use crate::model::resource::{Dimension, ResourceSpec};
 use crate::model::time::Timestamp;
 
-/// One rate limit, and the lane's part of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Rate {
-    pub limit: Limit,
-    pub rights: u32,
-    pub units: u64,
-    pub window: Window,
-    pub price: Price,
-    /// The highest use since the last load snapshot.
-    pub used_max: u64,
-}
-
-impl Rate {
-    pub fn new(limit: Limit, lane: u32, lanes: u32, start_within_ms: u64) -> Self {
-        let rights = first_deal(limit.amount, lane, lanes);
-        Rate {
-            limit,
-            rights,
-            units: units(rights, limit.amount),
-            window: Window::new(limit.window_s, start_within_ms),
-            price: Price::default(),
-            used_max: 0,
-        }
-    }
-
-    pub fn free(&self) -> u64 {
-        self.units.saturating_sub(self.window.used())
-    }
-
-    pub fn debit(&mut self, at: Timestamp, amount: u64) {
-        self.window.debit(at, amount);
-        self.used_max = self.used_max.max(self.window.used());
-    }
-
-    /// Moves the price: `amount` is expected to stay taken.
-    pub fn charge(&mut self, at: Timestamp, amount: f64, stake: f64) {
-        let window_ms = f64::from(self.limit.window_s) * 1_000.0;
-        self.price.rise(Take { amount, units: self.units as f64, window_ms }, stake, at);
-    }
-}
-
-/// What tasks that were asked before this one wait for on a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Claim {
-    pub tasks: u32,
-    pub tokens: u64,
-}
-
-/// What is free of a resource in this lane: the least over its limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Room {
-    pub slots: u32,
-    pub requests: u64,
-    pub tokens: u64,
-}
-
-impl Room {
-    pub fn fits(self, tokens: u64) -> bool {
-        self.slots >= 1 && self.requests >= 1 && self.tokens >= tokens
-    }
-}
+pub use resource::{Claim, Rate, Release, Resource, Room};
 
 /// The numbers of a resource that every scoring reads, apart from the rest so that they are dense.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -124,88 +65,6 @@ impl Terms {
         self.time_to_first_token_ms
             + self.ms_per_input_token * f64::from(input_tokens)
             + self.ms_per_output_token * output_tokens
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Resource {
-    pub id: Arc<str>,
-    pub spec: ResourceSpec,
-    /// The offset of the fleet record that first named this resource.
-    pub incarnation: i64,
-    /// Gone from the fleet; its attempts go on.
-    pub removed: bool,
-    pub slots_rights: u32,
-    pub slots_units: u32,
-    pub slots_in_use: u32,
-    /// The most slots in use since the last load snapshot.
-    pub slots_used_max: u32,
-    /// Per millisecond in a slot.
-    pub slot_price: Price,
-    pub rates: Vec<Rate>,
-    pub health: HealthStatus,
-    /// In [0, 1].
-    pub severity: f64,
-}
-
-impl Resource {
-    /// Whether new work may go there.
-    pub fn serves(&self) -> bool {
-        !self.removed
-            && match self.health {
-                HealthStatus::Healthy | HealthStatus::Degraded => true,
-                HealthStatus::Unhealthy | HealthStatus::Drain => false,
-            }
-    }
-
-    /// Whether anything of it was in use since the last `reset_peaks`.
-    pub fn used(&self) -> bool {
-        self.slots_used_max > 0 || self.rates.iter().any(|rate| rate.used_max > 0)
-    }
-
-    fn toll(&self, now: Timestamp) -> Toll {
-        let mut toll = Toll { per_slot_ms: self.slot_price.per_unit(now), ..Toll::FREE };
-        for rate in &self.rates {
-            match rate.limit.dimension {
-                Dimension::Requests => toll.per_request += rate.price.per_unit(now),
-                Dimension::Tokens => toll.per_token += rate.price.per_unit(now),
-            }
-        }
-        toll
-    }
-
-    /// Milliseconds until a task of `tokens` behind `ahead` has room, as far as debits and usual
-    /// durations tell. `None` where it never will.
-    fn room_in_ms(&self, now: Timestamp, tokens: u64, ahead: Claim) -> Option<f64> {
-        let free = self.slots_units.saturating_sub(self.slots_in_use);
-        let behind = ahead.tasks.saturating_add(1).saturating_sub(free);
-        let mut longest = match behind {
-            0 => 0.0,
-            _ if self.slots_units == 0 => return None,
-            // Slots end one by one, evenly over the usual duration.
-            _ => self.slot_price.usual() * f64::from(behind) / f64::from(self.slots_units),
-        };
-        for rate in &self.rates {
-            let amount = match rate.limit.dimension {
-                Dimension::Requests => u64::from(ahead.tasks) + 1,
-                Dimension::Tokens => ahead.tokens.saturating_add(tokens),
-            };
-            let until = rate.window.ms_until(now, rate.units, amount)? as f64;
-            longest = if until > longest { until } else { longest };
-        }
-        Some(longest)
-    }
-
-    fn room(&self) -> Room {
-        let free = |dimension: Dimension| {
-            let rates = self.rates.iter().filter(|rate| rate.limit.dimension == dimension);
-            rates.map(Rate::free).min().unwrap_or(u64::MAX)
-        };
-        Room {
-            slots: self.slots_units.saturating_sub(self.slots_in_use),
-            requests: free(Dimension::Requests),
-            tokens: free(Dimension::Tokens),
-        }
     }
 }
 
@@ -271,15 +130,17 @@ impl Fleet {
         &self.tolls[usize::from(index)]
     }
 
-    /// Milliseconds until a task of `tokens` behind `ahead` has room; `None` where it never will.
+    /// Milliseconds until a task of `tokens` that takes `busy_ms` behind `ahead` has room; `None`
+    /// where it never will.
     pub fn room_in_ms(
         &self,
         index: ResourceIndex,
         now: Timestamp,
         tokens: u64,
+        busy_ms: f64,
         ahead: Claim,
     ) -> Option<f64> {
-        self.at(index).room_in_ms(now, tokens, ahead)
+        self.at(index).room_in_ms(now, tokens, busy_ms, ahead)
     }
 
     /// Every resource, removed ones included, in the order of their indices.
@@ -355,6 +216,7 @@ impl Fleet {
             slots_units: 0,
             slots_in_use: 0,
             slots_used_max: 0,
+            slots_moved_at: Timestamp::EPOCH,
             slot_price: Price::default(),
             rates: Vec::new(),
             health: HealthStatus::Healthy,
@@ -438,6 +300,9 @@ impl Fleet {
         self.used = true;
         let place = usize::from(reservation.resource);
         let resource = &mut self.resources[place];
+        if resource.slots_in_use == 0 {
+            resource.slots_moved_at = at;
+        }
         resource.slots_in_use += 1;
         resource.slots_used_max = resource.slots_used_max.max(resource.slots_in_use);
         for rate in &mut resource.rates {
@@ -460,6 +325,7 @@ impl Fleet {
     pub fn release(&mut self, index: ResourceIndex, release: &Release) {
         let resource = &mut self.resources[usize::from(index)];
         resource.slots_in_use = resource.slots_in_use.saturating_sub(1);
+        resource.slots_moved_at = release.now;
         for rate in &mut resource.rates {
             release.apply(rate);
         }
@@ -480,30 +346,6 @@ impl Fleet {
                 rate.used_max = rate.window.used();
             }
             self.used |= resource.used();
-        }
-    }
-}
-
-/// The correction of a reservation: what is given back at its time, and an overrun debited now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Release {
-    pub reserved_at: Timestamp,
-    pub now: Timestamp,
-    pub requests_back: u64,
-    pub tokens_back: u64,
-    pub overrun_tokens: u64,
-}
-
-impl Release {
-    pub fn apply(&self, rate: &mut Rate) {
-        match rate.limit.dimension {
-            Dimension::Requests => rate.window.credit(self.reserved_at, self.requests_back),
-            Dimension::Tokens => {
-                rate.window.credit(self.reserved_at, self.tokens_back);
-                if self.overrun_tokens > 0 {
-                    rate.debit(self.now, self.overrun_tokens);
-                }
-            }
         }
     }
 }

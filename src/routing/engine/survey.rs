@@ -267,10 +267,12 @@ impl<'a> Survey<'a> {
                 break;
             }
             let resource = offer.candidate.resource;
-            let ahead = memo.claim(resource);
-            let room_in = state.fleet.room_in_ms(resource, state.batch_time, ask.tokens(), ahead);
+            let terms = state.fleet.terms(resource);
+            let busy_ms = terms.latency_ms(ask.input_tokens, ask.output_expected());
+            let (now, ahead) = (state.batch_time, memo.claim(resource));
+            let room_in = state.fleet.room_in_ms(resource, now, ask.tokens(), busy_ms, ahead);
             let Some(room_in_ms) = room_in else { continue };
-            let slowest_ms = slowest_ms(state.fleet.terms(resource), ask);
+            let slowest_ms = slowest_ms(terms, ask);
             let late = ask.left_ms.is_some_and(|left_ms| room_in_ms + slowest_ms > left_ms);
             if late || room_in_ms > wait_ms {
                 continue;
