@@ -39,7 +39,7 @@ pub struct WhatIfArgs {
     /// Another fleet, as a fleet file
     #[arg(long, env = "POINTSMAN_WHAT_IF_FLEET", value_name = "FILE")]
     fleet: Option<PathBuf>,
-    /// Another policy: the [routing] section of another configuration file
+    /// Another policy: the `[routing]` section of another configuration file
     #[arg(long, env = "POINTSMAN_WHAT_IF_POLICY", value_name = "FILE")]
     policy: Option<PathBuf>,
     /// One setting: routing.KEY=VALUE or RESOURCE.KEY=VALUE; can be repeated
