@@ -150,6 +150,7 @@ fn worker_settings(codec: Arc<Codec>) -> WorkerSettings {
             group: group::GROUP.to_owned(),
             topic_names: BTreeMap::new(),
             decisions_by_pool: false,
+            unjournaled: false,
         },
         start_from: StartFrom::Earliest,
         batch_wait_ms: 20,

@@ -10,4 +10,5 @@ pub mod instance_lock;
 pub mod observe;
 pub mod run;
 mod schemas;
+pub mod view;
 pub mod worker;

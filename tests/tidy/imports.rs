@@ -58,7 +58,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "lane",
         ours: &["codec", "model", "routing"],
-        pure_crates: Some(&["rand_chacha", "xxhash_rust"]),
+        pure_crates: Some(&["rand_chacha", "xxhash_rust", "zstd"]),
     },
     Rule { module: "store", ours: &["model"], pure_crates: None },
     Rule {
@@ -90,7 +90,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "replay",
         ours: &["codec", "lane", "model", "routing"],
-        pure_crates: Some(&["anyhow", "xxhash_rust", "zstd"]),
+        pure_crates: Some(&["anyhow", "memchr", "xxhash_rust", "zstd"]),
     },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },
     Rule {

@@ -1,6 +1,6 @@
 //! The `snapshots` topic: chunks and manifests of each lane, published, found and removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::reader::Quiet;
 use crate::clock::Stopwatch;
-use crate::model::snapshot::{Dropped, MANIFEST_FORMAT, Manifest, SnapshotKey, SnapshotPart};
+use crate::lane::snapshot::stored::{self, StoredError};
+use crate::model::snapshot::{Dropped, Manifest, SnapshotKey, SnapshotPart};
 use crate::model::time::Timestamp;
 
 /// Far below the usual bound of a record, 1 MB: chunks need no setting of the topic.
@@ -26,9 +26,6 @@ const WAIT: Duration = Duration::from_secs(30);
 /// Until a shutdown is noticed.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a damaged manifest may ask for: more than any lane holds.
-const STORED_BYTES_MAX: u64 = 4 << 30;
-
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     #[error("the topic cannot be read or written")]
@@ -39,8 +36,8 @@ pub enum ArchiveError {
     TimedOut,
     #[error("the process is ending")]
     Ending,
-    #[error("the snapshot at seq {seq} is damaged: {problem}")]
-    Damaged { seq: u64, problem: String },
+    #[error("the snapshot at seq {seq} is damaged")]
+    Damaged { seq: u64, source: StoredError },
 }
 
 /// What a partition holds, as far as it was read.
@@ -214,16 +211,10 @@ impl Archive<'_> {
     /// The topic cannot be read, or what is in it is not the snapshot.
     pub fn fetch(&self, found: &Found, manifest: &Manifest) -> Result<Vec<u8>, ArchiveError> {
         let seq = manifest.seq;
-        let damaged = |problem: String| ArchiveError::Damaged { seq, problem };
-        if manifest.format != MANIFEST_FORMAT {
-            return Err(damaged(format!("its manifest has format {}", manifest.format)));
-        }
-        if manifest.stored_bytes > STORED_BYTES_MAX {
-            return Err(damaged(format!("it claims to have {} bytes", manifest.stored_bytes)));
-        }
-        let Some(first) = found.first_chunks.get(&seq).copied() else {
-            return Err(damaged("it has no chunks".to_owned()));
-        };
+        let damaged = |source| ArchiveError::Damaged { seq, source };
+        stored::check_manifest(manifest).map_err(damaged)?;
+        let first = found.first_chunks.get(&seq).copied();
+        let first = first.ok_or(damaged(StoredError::Nothing))?;
         let mut chunks: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         let mut bytes = 0;
         self.read(
@@ -243,19 +234,7 @@ impl Archive<'_> {
                 chunks.len() < manifest.chunks as usize && bytes <= manifest.stored_bytes
             },
         )?;
-        let there: BTreeSet<u32> = chunks.keys().copied().collect();
-        if there.len() != manifest.chunks as usize {
-            return Err(damaged(format!(
-                "{} of {} chunks are there",
-                there.len(),
-                manifest.chunks
-            )));
-        }
-        let stored: Vec<u8> = chunks.into_values().flatten().collect();
-        if format!("{:032x}", xxh3_128(&stored)) != manifest.stored_hash {
-            return Err(damaged("its hash does not match".to_owned()));
-        }
-        Ok(stored)
+        stored::join(manifest, chunks).map_err(damaged)
     }
 
     /// Reads a partition to its end, or until `take` wants no more.

@@ -14,14 +14,11 @@ use super::archive::{Archive, ArchiveError, Found};
 use super::settings;
 use crate::clock::Stopwatch;
 use crate::config::Config;
-use crate::lane::snapshot::{read_header, seal};
+use crate::lane::snapshot::{seal, stored};
 use crate::model::Topic;
 use crate::model::snapshot::{Dropped, KeptAt, MANIFEST_FORMAT, Manifest, SnapshotPoint};
 use crate::store::SnapshotStore;
 use crate::stream::worker::event::{SnapshotSource, Taken};
-
-/// What a damaged manifest may ask for: more than any lane holds.
-const STATE_BYTES_MAX: u64 = 16 << 30;
 
 pub enum Request {
     Find {
@@ -310,7 +307,7 @@ impl Keeping<'_> {
         for seq in seqs.into_iter().filter(|seq| *seq <= seq_max) {
             let read = self.store.read(lane, seq);
             let read = read.map_err(|error| chain(&error));
-            match read.and_then(|(manifest, stored)| unpack(&manifest, &stored)) {
+            match read.and_then(|(manifest, stored)| unpacked(&manifest, &stored)) {
                 Ok(bytes) => return Some(FoundBytes { seq, source: SnapshotSource::Local, bytes }),
                 Err(error) => {
                     warn!(lane, seq, error, "a local snapshot cannot be used; Kafka has all of it");
@@ -336,7 +333,7 @@ impl Keeping<'_> {
         for (seq, manifest) in found.manifests.range(..=seq_max).rev() {
             let stored = self.archive.fetch(&found, manifest);
             let stored = stored.map_err(|error| chain(&error));
-            match stored.and_then(|stored| unpack(manifest, &stored)) {
+            match stored.and_then(|stored| unpacked(manifest, &stored)) {
                 Ok(bytes) => {
                     let source = SnapshotSource::Published;
                     return Some(FoundBytes { seq: *seq, source, bytes });
@@ -360,18 +357,8 @@ fn newer(one: Option<FoundBytes>, other: Option<FoundBytes>) -> Option<FoundByte
     }
 }
 
-/// The state's bytes, checked by their own hash, and that they are what the manifest says.
-fn unpack(manifest: &Manifest, stored: &[u8]) -> Result<Vec<u8>, String> {
-    if manifest.state_bytes > STATE_BYTES_MAX {
-        return Err(format!("it claims to have {} bytes", manifest.state_bytes));
-    }
-    let capacity = usize::try_from(manifest.state_bytes).unwrap_or(usize::MAX);
-    let bytes = zstd::bulk::decompress(stored, capacity).map_err(|error| error.to_string())?;
-    let (header, _) = read_header(&bytes).map_err(|error| error.to_string())?;
-    if (header.lane, header.seq) != (manifest.lane, manifest.seq) {
-        return Err(format!("it is of lane {} at seq {}", header.lane, header.seq));
-    }
-    Ok(bytes)
+fn unpacked(manifest: &Manifest, stored: &[u8]) -> Result<Vec<u8>, String> {
+    stored::unpack(manifest, stored).map_err(|error| error.to_string())
 }
 
 /// What a new manifest says of those before it.

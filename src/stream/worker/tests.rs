@@ -54,6 +54,7 @@ pub(super) fn settings() -> WorkerSettings {
             group: "test".to_owned(),
             topic_names: BTreeMap::new(),
             decisions_by_pool: false,
+            unjournaled: false,
         },
         start_from: StartFrom::Earliest,
         batch_wait_ms: 5,
