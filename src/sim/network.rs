@@ -4,10 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use kafka_protocol::ResponseError;
 use rand_chacha::ChaCha8Rng;
 
 use super::dice::Dice;
 use super::executor::{ProcessId, Timeline};
+use crate::broker::front::refusal;
 use crate::broker::wire::{Reply, Request, SERVED};
 use crate::broker::{Broker, Settings, Ticket};
 
@@ -30,6 +32,10 @@ pub enum Fate {
     ResponseLost,
     /// The answer comes late, microseconds.
     Delayed(u64),
+    /// It takes no effect, and this error is the answer.
+    Refused(ResponseError),
+    /// It takes effect, and this error is the answer.
+    SeemsRefused(ResponseError),
 }
 
 pub struct Network {
@@ -41,6 +47,8 @@ pub struct Network {
     dice: RefCell<ChaCha8Rng>,
     keeper: Cell<Option<ProcessId>>,
     requests: Cell<u64>,
+    /// Until then no request of a router arrives.
+    out_until_us: Cell<u64>,
 }
 
 impl Network {
@@ -54,6 +62,7 @@ impl Network {
             dice: RefCell::new(dice),
             keeper: Cell::new(None),
             requests: Cell::new(0),
+            out_until_us: Cell::new(0),
         });
         let kept = Rc::clone(&network);
         network.keeper.set(Some(network.timeline.spawn(async move { kept.keep_time().await })));
@@ -81,7 +90,11 @@ impl Network {
         let deadline_us = self.timeline.now_us().saturating_add(timeout_us);
         self.requests.set(self.requests.get() + 1);
         self.travel().await;
-        if fate == Fate::RequestLost {
+        if let Fate::Refused(error) = fate {
+            self.travel().await;
+            return Some(refusal(&request, version_of(&request), error));
+        }
+        if fate == Fate::RequestLost || self.timeline.now_us() < self.out_until_us.get() {
             self.timeline.sleep(deadline_us.saturating_sub(self.timeline.now_us())).await;
             return None;
         }
@@ -90,6 +103,14 @@ impl Network {
         self.waiting.borrow_mut().insert(ticket, self.timeline.current());
         // Gone with the process that waits, where that is ended.
         let forget = Forget { network: Rc::clone(self), ticket };
+        let seems = match fate {
+            Fate::SeemsRefused(error) => Some(refusal(&request, version_of(&request), error)),
+            Fate::Arrives
+            | Fate::RequestLost
+            | Fate::ResponseLost
+            | Fate::Delayed(_)
+            | Fate::Refused(_) => None,
+        };
         self.submit(ticket, client, request);
         loop {
             if self.replies.borrow().contains_key(&ticket) {
@@ -104,14 +125,22 @@ impl Network {
         let reply = self.replies.borrow_mut().remove(&ticket);
         drop(forget);
         match fate {
-            Fate::Arrives | Fate::RequestLost => self.travel().await,
+            Fate::Arrives | Fate::RequestLost | Fate::Refused(_) | Fate::SeemsRefused(_) => {
+                self.travel().await;
+            }
             Fate::Delayed(us) => self.timeline.sleep(us).await,
             Fate::ResponseLost => {
                 self.timeline.sleep(deadline_us.saturating_sub(self.timeline.now_us())).await;
                 return None;
             }
         }
-        if self.timeline.now_us() > deadline_us { None } else { reply }
+        if self.timeline.now_us() > deadline_us { None } else { seems.or(reply) }
+    }
+
+    /// From now on and for so long, nothing that is sent through the network arrives.
+    pub fn fall_out(&self, us: u64) {
+        let until_us = self.timeline.now_us().saturating_add(us);
+        self.out_until_us.set(until_us.max(self.out_until_us.get()));
     }
 
     /// Sends a request past the network, for those who look on: it arrives at once.
