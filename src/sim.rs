@@ -178,10 +178,10 @@ fn worker_settings(codec: Arc<Codec>) -> WorkerSettings {
         journal_wait_ms: 14_000,
         leaderless_pause_ms: 2_000,
         snapshot: Snapshot {
-            local_batches: 3,
+            local_batches: 2,
             local_journal_bytes: 1 << 30,
             local_interval_ms_min: 0,
-            publish_batches: 10,
+            publish_batches: 5,
             publish_journal_bytes: 1 << 30,
             keep_interval_ms: 10_000,
             keep_decisions: 100,

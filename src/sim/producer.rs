@@ -275,6 +275,7 @@ pub struct IdempotentProducer {
 impl IdempotentProducer {
     pub async fn open(instance: &Instance) -> Result<Self, Unpublished> {
         let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
             .with_transaction_timeout_ms(TRANSACTION_TIMEOUT_MS)
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1);

@@ -86,7 +86,8 @@ pub async fn produce(world: Rc<World>, tasks: u64, mut dice: ChaCha8Rng) {
             publish_health(&world, &resource, status);
         }
         if dice.chance(1, 60) {
-            world.publish(Topic::HealthEvents, 0, &[(None, b"unreadable".to_vec())]);
+            let key = Some("resource:unreadable".to_owned());
+            world.publish(Topic::HealthEvents, 0, &[(key, b"unreadable".to_vec())]);
         }
         timeline.sleep(dice.within(0..2 * ARRIVALS_US * burst / tasks)).await;
     }

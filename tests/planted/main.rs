@@ -17,7 +17,13 @@ fn every_bug_is_found() {
             .find_map(|seed| run(seed, &settings).unwrap().violations.into_iter().next());
         match found {
             Some(first) => {
-                println!("{}: seed {}: {}: {}", bug.name(), first.seed, first.invariant, first.detail);
+                println!(
+                    "{}: seed {}: {}: {}",
+                    bug.name(),
+                    first.seed,
+                    first.invariant,
+                    first.detail
+                );
             }
             None => unfound.push(bug.name()),
         }
