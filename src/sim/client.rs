@@ -15,7 +15,11 @@ use crate::stream::worker::event::{Command, Event, Failure, FoundSnapshot, Snaps
 use crate::stream::worker::{Worker, WorkerSettings};
 
 /// Control topics are read this often.
-const CONTROLS_US: u64 = 50_000;
+const CONTROLS_US: u64 = 100_000;
+
+/// A worker that has nothing to do for so long is left alone for so long.
+const SOON_MS: u64 = 10;
+const IDLE_MS: u64 = 30;
 
 pub struct Client<'a> {
     instance: &'a Instance,
@@ -126,6 +130,8 @@ impl<'a> Client<'a> {
         let (world, name) = (&self.instance.world, self.instance.name.as_str());
         let restoring = !self.journals.is_idle();
         let wait_ms = if restoring { 0 } else { self.worker.wait_ms(self.instance.now()) };
+        // Nothing is due, and what comes is handed over at once.
+        let wait_ms = if wait_ms >= SOON_MS { IDLE_MS } else { wait_ms };
         if self.worker.takes_records() && !self.inputs.is_idle() {
             let found = self.inputs.poll(world, name, wait_ms).await;
             self.instance.sleep(0).await;

@@ -23,8 +23,6 @@ use crate::stream::worker::WorkerSettings;
 /// A process that ended by itself is started again after so long, as a service manager would.
 const RESPAWN_US: u64 = 500_000;
 
-/// Whether a process has ended, is looked at this often.
-const LOOK_US: u64 = 10_000;
 /// A process that was asked to end has so long for it.
 const KILL_US: u64 = 4_000_000;
 
@@ -42,6 +40,8 @@ pub struct Instance {
     /// The process is asked to end.
     pub ending: Cell<bool>,
     processes: RefCell<Vec<ProcessId>>,
+    /// Who starts the process.
+    keeper: Cell<Option<ProcessId>>,
     pub disk: RefCell<Disk>,
 }
 
@@ -55,6 +55,7 @@ impl Instance {
             down_until_us: Cell::new(0),
             ending: Cell::new(false),
             processes: RefCell::default(),
+            keeper: Cell::new(None),
             disk: RefCell::default(),
         })
     }
@@ -139,6 +140,9 @@ impl Instance {
         for process in self.processes.take() {
             timeline.kill(process);
         }
+        if let Some(keeper) = self.keeper.get() {
+            timeline.wake(keeper);
+        }
     }
 
     /// Starts the process, and again whenever it has ended.
@@ -179,19 +183,25 @@ impl Instance {
         let keeper = timeline.spawn(keeper::keep(Rc::clone(self), Rc::clone(&desk), snapshots));
         let worker = {
             let (instance, done) = (Rc::clone(self), Rc::clone(&done));
-            let settings = settings.clone();
+            let (settings, keeper) = (settings.clone(), timeline.current());
+            self.keeper.set(Some(keeper));
             timeline.spawn(async move {
                 Client::new(&instance, settings, membership, desk).run().await;
                 done.set(true);
+                instance.world.network.timeline.wake(keeper);
             })
         };
         *self.processes.borrow_mut() = vec![member, keeper, worker];
+        // Woken where the process has ended, in whatever way.
         while !done.get() && !self.processes.borrow().is_empty() {
-            timeline.sleep(LOOK_US).await;
-            self.ending.set(timeline.now_us() >= until_us);
+            let ended = timeline.now_us() >= until_us;
+            self.ending.set(ended);
             // One that does not end is killed.
-            if timeline.now_us() >= until_us.saturating_add(KILL_US) {
+            let at_us = if ended { until_us.saturating_add(KILL_US) } else { until_us };
+            if timeline.now_us() >= at_us {
                 self.die(0);
+            } else {
+                timeline.until(at_us).await;
             }
         }
         for process in self.processes.take() {

@@ -47,6 +47,8 @@ pub struct Network {
     dice: RefCell<ChaCha8Rng>,
     keeper: Cell<Option<ProcessId>>,
     requests: Cell<u64>,
+    /// When the broker's time is looked after next.
+    awaited_us: Cell<u64>,
     /// Until then no request of a router arrives.
     out_until_us: Cell<u64>,
 }
@@ -62,6 +64,7 @@ impl Network {
             dice: RefCell::new(dice),
             keeper: Cell::new(None),
             requests: Cell::new(0),
+            awaited_us: Cell::new(0),
             out_until_us: Cell::new(0),
         });
         let kept = Rc::clone(&network);
@@ -164,9 +167,21 @@ impl Network {
         self.broker.borrow_mut().request(now_ms, ticket, client, version, request);
         self.deliver();
         // The broker may have something to do earlier than it thought.
-        if let Some(keeper) = self.keeper.get() {
+        let due_us = self.due_us();
+        if due_us < self.awaited_us.get()
+            && let Some(keeper) = self.keeper.get()
+        {
+            self.awaited_us.set(due_us);
             self.timeline.wake(keeper);
         }
+    }
+
+    /// When the broker has something to do by itself, in the simulation's time.
+    fn due_us(&self) -> u64 {
+        let due_ms = self.broker.borrow().due_ms();
+        due_ms.map_or(NEVER_US, |due_ms| {
+            u64::try_from(due_ms.max(self.now_ms() + 1) - BEGIN_MS).unwrap_or(0) * 1_000
+        })
     }
 
     fn deliver(&self) {
@@ -184,10 +199,8 @@ impl Network {
             let now_ms = self.now_ms();
             self.broker.borrow_mut().advance(now_ms);
             self.deliver();
-            let due_ms = self.broker.borrow().due_ms();
-            let at_us = due_ms.map_or(NEVER_US, |due_ms| {
-                u64::try_from(due_ms.max(now_ms + 1) - BEGIN_MS).unwrap_or(0) * 1_000
-            });
+            let at_us = self.due_us();
+            self.awaited_us.set(at_us);
             self.timeline.until(at_us).await;
         }
     }
