@@ -30,6 +30,7 @@ use crate::model::resource::FleetEntry;
 use crate::model::result::TaskResult;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
+use crate::planted::{Bug, planted};
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::Fact;
 use crate::routing::state::{Phase, State};
@@ -269,6 +270,9 @@ impl Lane {
             Topic::HealthEvents => {
                 if record.offset >= self.health_read {
                     self.health_read = record.offset + 1;
+                    if planted(Bug::SkipControl) && self.state.lane == 1 && record.offset == 2 {
+                        return;
+                    }
                     let event = self.control(record, codec.decode_health_event(record));
                     self.controls.push_back((OwnedRecord::of(record), Control::Health(event)));
                 }

@@ -11,6 +11,7 @@ use crate::model::decision::{REFUSALS_MAX, RouteMetrics};
 use crate::model::reason::RefusalReason;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
+use crate::planted::{Bug, clock_ms, planted};
 
 /// The share of `max_output_tokens` that a task is expected to use, until results teach better.
 /// Reservations and cost ceilings never rest on it.
@@ -267,7 +268,8 @@ fn explain_size(ask: &Ask<'_>, terms: &Terms, rule: RefusalReason) -> (String, S
 fn lease_until(state: &State, metrics: &RouteMetrics) -> Timestamp {
     let policy = &state.policy;
     let expected_ms = (metrics.latency_ms * policy.lease_factor) as u64;
-    let lease_ms = expected_ms.clamp(policy.lease_ms_min, policy.lease_ms_max);
+    let read_ms = if planted(Bug::ReadClock) { clock_ms() } else { 0 };
+    let lease_ms = expected_ms.clamp(policy.lease_ms_min, policy.lease_ms_max) + read_ms;
     state.batch_time.plus_ms(policy.start_within_ms.saturating_add(lease_ms))
 }
 

@@ -14,6 +14,7 @@ use super::world::{World, name, topic};
 use crate::broker::wire::{Reply, Request};
 use crate::codec::{Header, RawRecord};
 use crate::model::Topic;
+use crate::replay::Record;
 
 /// An answer is waited for so long, microseconds.
 const ANSWER_US: u64 = 3_000_000;
@@ -29,6 +30,21 @@ pub enum Found {
 }
 
 impl Plain {
+    pub fn into_owned(self, partition: i32) -> Record {
+        Record {
+            partition,
+            offset: self.offset,
+            timestamp_ms: self.timestamp_ms,
+            key: self.key.map(Into::into),
+            value: self.value.map(Into::into),
+            headers: self
+                .headers
+                .into_iter()
+                .map(|(name, value)| (name, value.map(Into::into)))
+                .collect(),
+        }
+    }
+
     /// Lends the record as the codec takes it.
     pub fn with_raw<T>(
         &self,
@@ -184,15 +200,16 @@ pub async fn offset_at(
     (partition.error_code == 0).then_some(partition.offset)
 }
 
-/// For those who look on: everything that is committed in a partition now.
-pub fn read_all(world: &World, of: Topic, partition: i32) -> Vec<Plain> {
+/// For those who look on: everything that is committed in a partition from an offset on, and the next
+/// offset to read.
+pub fn read_on(world: &World, of: Topic, partition: i32, from: i64) -> (Vec<Plain>, i64) {
     let mut records = Vec::new();
-    let mut next = 0;
+    let mut next = from;
     loop {
         let asked = FetchPartition::default()
             .with_partition(partition)
             .with_fetch_offset(next)
-            .with_partition_max_bytes(PARTITION_BYTES_MAX);
+            .with_partition_max_bytes(8 << 20);
         let topic = FetchTopic::default().with_topic(name(of)).with_partitions(vec![asked]);
         let request = FetchRequest::default()
             .with_replica_id(BrokerId(-1))
@@ -200,21 +217,24 @@ pub fn read_all(world: &World, of: Topic, partition: i32) -> Vec<Plain> {
             .with_isolation_level(1)
             .with_topics(vec![topic]);
         let Some(Reply::Fetch(response)) = world.network.ask(Request::Fetch(request)) else {
-            return records;
+            return (records, next);
         };
         let data = response.responses.first().and_then(|topic| topic.partitions.first());
         let Some(data) = data.filter(|data| data.records.as_ref() != Some(&Bytes::new())) else {
-            return records;
+            return (records, next);
         };
         match read(data, next) {
-            Ok((_, end)) if end == next => return records,
+            Ok((_, end)) if end == next => return (records, next),
             Ok((found, end)) => {
                 records.extend(found);
                 next = end;
+                if end >= data.last_stable_offset {
+                    return (records, next);
+                }
             }
             Err(error) => {
                 world.violation(format!("{}: {error}", of.default_name()));
-                return records;
+                return (records, next);
             }
         }
     }

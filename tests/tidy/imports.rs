@@ -43,6 +43,7 @@ const RULES: &[Rule] = &[
     },
     Rule { module: "clock", ours: &["model"], pure_crates: None },
     Rule { module: "telemetry", ours: &["clock", "config", "lane", "model"], pure_crates: None },
+    Rule { module: "planted", ours: &[], pure_crates: Some(&[]) },
     Rule { module: "model", ours: &[], pure_crates: Some(&[]) },
     Rule {
         module: "codec",
@@ -52,18 +53,28 @@ const RULES: &[Rule] = &[
     Rule { module: "registry", ours: &["codec", "config", "model"], pure_crates: None },
     Rule {
         module: "routing",
-        ours: &["model"],
+        ours: &["model", "planted"],
         pure_crates: Some(&["governor", "rustc_hash", "xxhash_rust"]),
     },
     Rule {
         module: "lane",
-        ours: &["codec", "model", "routing"],
+        ours: &["codec", "model", "planted", "routing"],
         pure_crates: Some(&["rand_chacha", "xxhash_rust", "zstd"]),
     },
     Rule { module: "store", ours: &["model"], pure_crates: None },
     Rule {
         module: "stream",
-        ours: &["clock", "codec", "config", "lane", "model", "registry", "store", "telemetry"],
+        ours: &[
+            "clock",
+            "codec",
+            "config",
+            "lane",
+            "model",
+            "planted",
+            "registry",
+            "store",
+            "telemetry",
+        ],
         pure_crates: None,
     },
     Rule {
@@ -84,8 +95,11 @@ const RULES: &[Rule] = &[
     Rule {
         module: "sim",
         // The audit is the demo's: it shares no code with the core.
-        ours: &["broker", "codec", "config", "demo", "lane", "model", "stream"],
-        pure_crates: Some(&["bytes", "kafka_protocol", "rand_chacha"]),
+        ours: &[
+            "broker", "codec", "config", "demo", "lane", "model", "planted", "replay", "routing",
+            "stream",
+        ],
+        pure_crates: Some(&["anyhow", "bytes", "kafka_protocol", "rand_chacha"]),
     },
     Rule {
         module: "replay",
@@ -109,6 +123,7 @@ const RULES: &[Rule] = &[
             "http",
             "lane",
             "model",
+            "planted",
             "registry",
             "replay",
             "sim",

@@ -49,10 +49,10 @@ pub fn check_manifest(manifest: &Manifest) -> Result<(), StoredError> {
     Ok(())
 }
 
-/// The stored bytes of chunks by their number, checked against the manifest.
+/// The stored bytes of chunks by their number.
 ///
 /// # Errors
-/// Some are missing, or they are not what the manifest says.
+/// Some are missing.
 pub fn join(manifest: &Manifest, chunks: BTreeMap<u32, Vec<u8>>) -> Result<Vec<u8>, StoredError> {
     check_manifest(manifest)?;
     let chunks: Vec<Vec<u8>> = chunks
@@ -66,19 +66,23 @@ pub fn join(manifest: &Manifest, chunks: BTreeMap<u32, Vec<u8>>) -> Result<Vec<u
     if chunks.len() != manifest.chunks as usize {
         return Err(StoredError::Chunks { found: chunks.len(), expected: manifest.chunks });
     }
-    let stored = chunks.concat();
-    if format!("{:032x}", xxh3_128(&stored)) != manifest.stored_hash {
-        return Err(StoredError::Hash);
-    }
-    Ok(stored)
+    Ok(chunks.concat())
 }
 
-/// The state's bytes, checked by their own hash, and that they are what the manifest says.
+/// XXH3-128, as a manifest has it.
+pub fn hash(stored: &[u8]) -> String {
+    format!("{:032x}", xxh3_128(stored))
+}
+
+/// The state's bytes, checked by both hashes, and that they are what the manifest says.
 ///
 /// # Errors
 /// They are damaged, of a newer release, or another snapshot's.
 pub fn unpack(manifest: &Manifest, stored: &[u8]) -> Result<Vec<u8>, StoredError> {
     check_manifest(manifest)?;
+    if hash(stored) != manifest.stored_hash {
+        return Err(StoredError::Hash);
+    }
     let capacity = usize::try_from(manifest.state_bytes).unwrap_or(usize::MAX);
     let bytes = zstd::bulk::decompress(stored, capacity)
         .map_err(|error| StoredError::Compressed { problem: error.to_string() })?;

@@ -8,6 +8,7 @@ use super::transaction::{After, Producer};
 use super::{ASK_AGAIN_MS, Fold, Parked, Phase, Slot, Worker};
 use crate::lane::{FoldError, Lane};
 use crate::model::Topic;
+use crate::planted::{Bug, planted};
 use crate::stream::clock::Now;
 use crate::stream::committed::{self, CommitPoint, LaneCommit};
 
@@ -172,6 +173,9 @@ impl Worker {
     fn resolve(&mut self, now: Now, number: u32, point: Option<CommitPoint>, runs: bool) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let Some(held) = &mut slot.held else { return self.recover(now, number, point) };
+        if planted(Bug::KeepLostLane) && !runs {
+            return self.catch_up(number);
+        }
         match verdict(held, point.as_ref()) {
             Verdict::Committed | Verdict::Unchanged if runs => {
                 if verdict(held, point.as_ref()).is_committed() {
