@@ -27,6 +27,7 @@ use tracing::{debug, info};
 use crate::clock::{self, Stopwatch};
 use crate::codec::{Codec, RawRecord};
 use crate::config::Config;
+use crate::failpoint::{self, Point};
 use crate::model::Topic;
 use crate::registry::Registry;
 use crate::stream::clock::Now;
@@ -165,10 +166,12 @@ impl<'a> Client<'a> {
         loop {
             self.execute()?;
             if let Some(stop) = self.stop.take() {
+                failpoint::pass(Point::ShutdownAfter);
                 return Ok(stop?);
             }
             if shutdown.load(Ordering::Relaxed) && !told {
                 told = true;
+                failpoint::pass(Point::ShutdownBefore);
                 self.tell(Event::Shutdown);
                 continue;
             }
@@ -178,6 +181,7 @@ impl<'a> Client<'a> {
             self.read_beside()?;
             self.answer_questions();
             self.housekeep();
+            failpoint::pass(Point::DecideBefore);
             let decide = Stopwatch::start();
             self.tell(Event::Tick);
             self.observer.decided(decide.elapsed());
@@ -198,6 +202,7 @@ impl<'a> Client<'a> {
         for event in self.group.poll()? {
             match event {
                 GroupEvent::Assigned(assigned) => {
+                    failpoint::pass(Point::Assigned);
                     self.tell_partitions()?;
                     let lanes = lanes_of(&assigned);
                     info!(worker = self.number, ?lanes, "assigned");
@@ -210,6 +215,7 @@ impl<'a> Client<'a> {
                 }
                 GroupEvent::Revoked { lost } => {
                     info!(worker = self.number, lost, "revoked");
+                    failpoint::pass(Point::Revoked);
                     let lanes: Vec<u32> =
                         self.worker.lane_states().iter().map(|(lane, _)| *lane).collect();
                     self.observer.revoked(lost, &lanes);
@@ -246,11 +252,13 @@ impl<'a> Client<'a> {
         let wait_ms = if is_restoring { 0 } else { self.worker.wait_ms(now) };
         let wall_correction_ms = self.wall_correction_ms;
         let Client { worker, cache, codec, registry, group, clock, observer, newest, .. } = self;
+        failpoint::pass(Point::PollBefore);
         let batch = group.fetch(Duration::from_millis(wait_ms), FETCH_MAX);
         let poll_took = poll.lap();
         if batch.len() == 0 {
             return;
         }
+        failpoint::pass(Point::PollAfter);
         let now = read_clocks(clock, wall_correction_ms);
         group.hand_over(&batch, |read| {
             if let Read::Record(record) = &read {
@@ -268,6 +276,7 @@ impl<'a> Client<'a> {
             }
             worker.handle(now, event_of(read));
         });
+        failpoint::pass(Point::DecodeAfter);
         observer.polled(poll_took, poll.elapsed());
     }
 
@@ -290,6 +299,7 @@ impl<'a> Client<'a> {
             reader.read(Duration::from_millis(5), FETCH_MAX, |read| {
                 if let Some(event) = journal_event(&read) {
                     worker.handle(now, event);
+                    failpoint::pass(Point::FoldAfter);
                 }
             })?;
         }
@@ -304,6 +314,7 @@ impl<'a> Client<'a> {
         while let Some(answer) = self.keeper.next_answer() {
             match answer {
                 Answer::Found { ask, lane, found } => {
+                    failpoint::pass(Point::SnapshotFound);
                     let found = found.as_ref().map(|found| FoundSnapshot {
                         seq: found.seq,
                         source: found.source,

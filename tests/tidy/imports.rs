@@ -42,6 +42,7 @@ const RULES: &[Rule] = &[
         pure_crates: Some(&["axum", "config", "rdkafka", "tempfile", "toml", "tracing_subscriber"]),
     },
     Rule { module: "clock", ours: &["model"], pure_crates: None },
+    Rule { module: "failpoint", ours: &[], pure_crates: None },
     Rule { module: "telemetry", ours: &["clock", "config", "lane", "model"], pure_crates: None },
     Rule { module: "model", ours: &[], pure_crates: Some(&[]) },
     Rule {
@@ -60,10 +61,20 @@ const RULES: &[Rule] = &[
         ours: &["codec", "model", "routing"],
         pure_crates: Some(&["rand_chacha", "xxhash_rust"]),
     },
-    Rule { module: "store", ours: &["model"], pure_crates: None },
+    Rule { module: "store", ours: &["failpoint", "model"], pure_crates: None },
     Rule {
         module: "stream",
-        ours: &["clock", "codec", "config", "lane", "model", "registry", "store", "telemetry"],
+        ours: &[
+            "clock",
+            "codec",
+            "config",
+            "failpoint",
+            "lane",
+            "model",
+            "registry",
+            "store",
+            "telemetry",
+        ],
         pure_crates: None,
     },
     Rule {
@@ -106,6 +117,7 @@ const RULES: &[Rule] = &[
             "codec",
             "config",
             "demo",
+            "failpoint",
             "http",
             "lane",
             "model",

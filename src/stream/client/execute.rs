@@ -14,6 +14,7 @@ use super::watch::Question;
 use super::{ASK, Client, WorkerError, settings};
 use crate::clock::Stopwatch;
 use crate::config::StartFrom;
+use crate::failpoint::{self, Point};
 use crate::model::Topic;
 use crate::stream::worker::event::{Command, Event, Failure};
 
@@ -33,7 +34,10 @@ impl Client<'_> {
     fn execute_one(&mut self, command: Command) -> Result<(), WorkerError> {
         match command {
             Command::FetchCommitted { ask, lanes } => {
-                let event = match self.group.committed(&lanes, ASK) {
+                failpoint::pass(Point::FetchCommittedBefore);
+                let committed = self.group.committed(&lanes, ASK);
+                failpoint::pass(Point::FetchCommittedAfter);
+                let event = match committed {
                     Ok(lanes) => Event::Committed { ask, lanes },
                     Err(error) => {
                         warn!(%error, ?lanes, "committed offsets are not known yet");
@@ -43,14 +47,22 @@ impl Client<'_> {
                 self.tell(event);
             }
             Command::FindStart { lane, from } => {
+                failpoint::pass(Point::FindStartBefore);
                 let offsets = self.find_start(lane, from)?;
                 self.tell(Event::Start { lane, offsets });
             }
             Command::FindSnapshot { ask, lane, seq_max, published } => {
+                failpoint::pass(Point::FindSnapshotBefore);
                 self.keeper.ask(Request::Find { ask, lane, seq_max, published });
             }
-            Command::StoreSnapshot(taken) => self.keeper.ask(Request::Store(taken)),
-            Command::SnapshotAnnounced(manifest) => self.keeper.ask(Request::Announced(manifest)),
+            Command::StoreSnapshot(taken) => {
+                failpoint::pass(Point::SnapshotTaken);
+                self.keeper.ask(Request::Store(taken));
+            }
+            Command::SnapshotAnnounced(manifest) => {
+                failpoint::pass(Point::Announced);
+                self.keeper.ask(Request::Announced(manifest));
+            }
             Command::SnapshotUsed { lane, seq, target, source } => {
                 info!(lane, seq, target, ?source, "begins with a snapshot");
             }
@@ -62,6 +74,7 @@ impl Client<'_> {
                 warn!(lane, epoch, ?offsets, "goes on at offsets that somebody set: a new epoch");
             }
             Command::ReadJournal { lane, from } => {
+                failpoint::pass(Point::ReadJournalBefore);
                 let mut reader = match self.journals.take() {
                     Some(reader) => reader,
                     None => Reader::new(&settings::reader(self.config), &self.names)?,
@@ -104,6 +117,7 @@ impl Client<'_> {
             }
             Command::LaneRuns { lane } => {
                 info!(lane, "runs");
+                failpoint::pass(Point::LaneRuns);
                 self.observer.restoring(lane, 0);
                 self.observer.lane_runs(lane);
             }
@@ -119,8 +133,10 @@ impl Client<'_> {
                 self.observer.lane_stopped(lane, format!("{error}; {RECOVER}; see {RUNBOOK}"));
             }
             Command::Rejoin => {
+                failpoint::pass(Point::RejoinBefore);
                 // The worker has parked its lanes; this member is the same one, by its instance id.
                 self.group = Group::join(&settings::group(self.config, self.number), &self.names)?;
+                failpoint::pass(Point::RejoinAfter);
             }
             Command::Stop(failure) => self.stop = Some(failure.map_or(Ok(()), Err)),
             Command::Begin
@@ -135,7 +151,14 @@ impl Client<'_> {
     }
 
     fn step(&mut self, command: &Command) {
+        let step = step_of(command);
+        if let Some((_, before, _)) = step {
+            failpoint::pass(before);
+        }
         let done = self.step_result(command);
+        if let Some((_, _, after)) = step {
+            failpoint::pass(after);
+        }
         if let Err(failure) = &done {
             warn!(worker = self.number, step = step_name(command), %failure, "transaction");
             self.observer.failed(failure);
@@ -144,6 +167,9 @@ impl Client<'_> {
             }
         }
         self.tell(done.map_or_else(Event::Failed, |()| Event::Done));
+        if matches!(command, Command::Commit) {
+            failpoint::pass(Point::VerdictAfter);
+        }
     }
 
     fn step_result(&mut self, command: &Command) -> Result<(), Failure> {
@@ -232,14 +258,21 @@ impl Client<'_> {
 }
 
 fn step_name(command: &Command) -> &'static str {
+    step_of(command).map_or("none", |(name, ..)| name)
+}
+
+/// The name of a transaction's step, and the points before and after it.
+fn step_of(command: &Command) -> Option<(&'static str, Point, Point)> {
     match command {
-        Command::Begin => "begin",
-        Command::Produce(_) => "produce",
-        Command::Flush => "flush",
-        Command::SendOffsets(_) => "send offsets",
-        Command::Commit => "commit",
-        Command::Abort => "abort",
-        Command::Reopen => "open",
+        Command::Begin => Some(("begin", Point::BeginBefore, Point::BeginAfter)),
+        Command::Produce(_) => Some(("produce", Point::ProduceBefore, Point::ProduceAfter)),
+        Command::Flush => Some(("flush", Point::FlushBefore, Point::FlushAfter)),
+        Command::SendOffsets(_) => {
+            Some(("send offsets", Point::SendOffsetsBefore, Point::SendOffsetsAfter))
+        }
+        Command::Commit => Some(("commit", Point::CommitBefore, Point::CommitAfter)),
+        Command::Abort => Some(("abort", Point::AbortBefore, Point::AbortAfter)),
+        Command::Reopen => Some(("open", Point::ReopenBefore, Point::ReopenAfter)),
         Command::FetchCommitted { .. }
         | Command::FindStart { .. }
         | Command::FindSnapshot { .. }
@@ -261,6 +294,6 @@ fn step_name(command: &Command) -> &'static str {
         | Command::LaneAwaitsFleet { .. }
         | Command::LanePanicked { .. }
         | Command::LaneStopped { .. }
-        | Command::Stop(_) => "none",
+        | Command::Stop(_) => None,
     }
 }

@@ -14,6 +14,7 @@ use super::archive::{Archive, ArchiveError, Found};
 use super::settings;
 use crate::clock::Stopwatch;
 use crate::config::Config;
+use crate::failpoint::{self, Point};
 use crate::lane::snapshot::{read_header, seal};
 use crate::model::Topic;
 use crate::model::snapshot::{Dropped, KeptAt, MANIFEST_FORMAT, Manifest, SnapshotPoint};
@@ -194,7 +195,9 @@ impl Keeping<'_> {
             drops: Vec::new(),
         };
         if taken.local {
-            match self.store.write(&manifest, &stored) {
+            let written = self.store.write(&manifest, &stored);
+            failpoint::pass(Point::StoreAfter);
+            match written {
                 Ok(()) => debug!(
                     lane = taken.lane,
                     seq = taken.seq,
@@ -263,7 +266,9 @@ impl Keeping<'_> {
         // A seq that is published again, after a manifest that was never committed.
         orphans.retain(|orphan| orphan.seq != manifest.seq);
         manifest.drops.extend(orphans);
+        failpoint::pass(Point::ChunksBefore);
         manifest.chunks = self.archive.publish(manifest, stored)?;
+        failpoint::pass(Point::ChunksAfter);
         Ok(())
     }
 
@@ -271,7 +276,10 @@ impl Keeping<'_> {
         if manifest.drops.is_empty() {
             return;
         }
-        match self.archive.remove(manifest.lane, manifest.batch_time_ms, &manifest.drops) {
+        failpoint::pass(Point::TombstonesBefore);
+        let removed = self.archive.remove(manifest.lane, manifest.batch_time_ms, &manifest.drops);
+        failpoint::pass(Point::TombstonesAfter);
+        match removed {
             Ok(()) | Err(ArchiveError::Ending) => {}
             Err(error) => warn!(
                 lane = manifest.lane,
