@@ -52,8 +52,8 @@ pub struct Deaths {
     pub freezes: u64,
     /// Points at which an instance killed itself.
     pub fired: Vec<String>,
-    /// Ended by itself, in a way that a restart helps against.
-    pub gave_up: u64,
+    /// Ended by itself, in a way that a restart helps against: what it said.
+    pub gave_up: Vec<String>,
     /// What must not happen.
     pub findings: Vec<String>,
 }
@@ -184,6 +184,18 @@ impl Instances {
         self.of(number)?.signal(Signal::CONT)
     }
 
+    /// SIGCONT to whoever stands still; how many did.
+    pub fn thaw_all(&mut self) -> anyhow::Result<u64> {
+        let mut thawed = 0;
+        for number in 0..self.all.len() {
+            if self.is_frozen(number)? {
+                self.thaw(number)?;
+                thawed += 1;
+            }
+        }
+        Ok(thawed)
+    }
+
     /// How often it has killed itself.
     pub fn fired(&mut self, number: Number) -> anyhow::Result<usize> {
         Ok(self.of(number)?.fired)
@@ -272,7 +284,9 @@ impl Instance {
                 }
                 (_, Some(KILLED)) if self.asked => {}
                 (Some(code), _) if PASSING.contains(&code) => {
-                    deaths.gave_up += 1;
+                    let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+                    let last = log.lines().last().unwrap_or_default();
+                    deaths.gave_up.push(format!("{} ended with {code}: {last}", self.name));
                     self.ended = Some(Stopwatch::start());
                 }
                 _ => {

@@ -44,8 +44,8 @@ pub struct Outcome {
     pub missed: Vec<String>,
     pub node_kills: u64,
     pub node_pauses: u64,
-    /// Instances that ended by themselves, in a way that a restart helps against.
-    pub gave_up: u64,
+    /// Instances that ended by themselves, in a way that a restart helps against: what they said.
+    pub gave_up: Vec<String>,
     pub replayed: u64,
     pub identical: u64,
     pub elapsed_s: f64,
@@ -61,7 +61,7 @@ impl Outcome {
             (self.freezes, "stopped"),
             (self.node_kills, "broker killed"),
             (self.node_pauses, "broker paused"),
-            (self.gave_up, "gave up"),
+            (self.gave_up.len() as u64, "gave up"),
         ] {
             if count > 0 {
                 faults.push(format!("{what} {count}"));
@@ -156,7 +156,7 @@ pub fn summary(run: &[Outcome]) -> String {
         sum(|one| one.failed_over),
         sum(|one| one.refused),
         sum(|one| one.dead_lettered),
-        sum(|one| one.gave_up),
+        sum(|one| one.gave_up.len() as u64),
         sum(|one| one.replayed),
         sum(|one| one.identical),
     ));

@@ -165,14 +165,22 @@ fn points(round: usize, seed: u64, dice: &mut ChaCha8Rng) -> Vec<Act> {
     acts
 }
 
+/// Arms a stop between the steps of a transaction.
+fn stop_in_transaction(dice: &mut ChaCha8Rng) -> String {
+    let points = [
+        Point::BeginAfter,
+        Point::ProduceMiddle,
+        Point::FlushBefore,
+        Point::SendOffsetsBefore,
+        Point::SendOffsetsAfter,
+        Point::CommitBefore,
+    ];
+    let point = points[dice.within(0..points.len() as u64) as usize];
+    format!("{}@{}=stop", point.name(), dice.within(1..10))
+}
+
 fn at_point(point: Point, dice: &mut ChaCha8Rng, acts: &mut Vec<Act>) {
     let kill = |pass: u64| format!("{}@{pass}=kill", point.name());
-    // Anywhere between the steps of a transaction.
-    let stop = |dice: &mut ChaCha8Rng| {
-        let at = ["begin-after", "flush-before", "send-offsets-before", "commit-before"];
-        let at = at[dice.within(0..at.len() as u64) as usize];
-        format!("{at}@{}=stop", dice.within(1..10))
-    };
     let is_new = acts.is_empty();
     let start = |acts: &mut Vec<Act>, armed: String| {
         acts.push(if is_new { Act::Join(0, armed) } else { Act::Crash(0, armed) });
@@ -194,7 +202,7 @@ fn at_point(point: Point, dice: &mut ChaCha8Rng, acts: &mut Vec<Act>) {
             acts.push(fired);
         }
         Occasion::Stalled | Occasion::Expelled => {
-            let stop = stop(dice);
+            let stop = stop_in_transaction(dice);
             start(acts, format!("{stop},{}", kill(1)));
             acts.push(Act::AwaitFrozen(0, FIRED_WAIT));
             let still_ms = if occasion(point) == Occasion::Stalled {
@@ -235,7 +243,11 @@ fn random(dice: &mut ChaCha8Rng) -> Vec<Act> {
 
 /// One node at a time is away; meanwhile the router may be killed too.
 fn brokers(dice: &mut ChaCha8Rng) -> Vec<Act> {
-    let mut acts = vec![Act::Join(0, String::new()), Act::Wait(ms(dice, 2_500, 4_000))];
+    let mut acts = vec![Act::Join(0, String::new())];
+    if dice.chance(1, 2) {
+        acts.push(Act::Join(1, String::new()));
+    }
+    acts.push(Act::Wait(ms(dice, 2_500, 4_000)));
     for _ in 0..3 {
         let node = dice.within(1..4) as u32;
         let kills = dice.chance(1, 2);
@@ -260,7 +272,7 @@ fn rebalance(dice: &mut ChaCha8Rng) -> Vec<Act> {
     for _ in 0..5 {
         acts.push(Act::Wait(ms(dice, 500, 3_500)));
         let one = there[dice.within(0..there.len() as u64) as usize];
-        match dice.within(0..5) {
+        match dice.within(0..6) {
             0 | 1 if there.len() < TOGETHER_MAX => {
                 acts.push(Act::Join(next, String::new()));
                 there.push(next);
@@ -272,8 +284,16 @@ fn rebalance(dice: &mut ChaCha8Rng) -> Vec<Act> {
                 acts.push(if kills { Act::Lose(one) } else { Act::Leave(one) });
                 there.retain(|other| *other != one);
             }
-            // A zombie: its session is over, and it does not know.
+            // A zombie in the middle of a transaction, while the others have its lanes.
             3 if there.len() > 1 => {
+                acts.push(Act::Crash(one, stop_in_transaction(dice)));
+                acts.push(Act::AwaitFrozen(one, FIRED_WAIT));
+                let still = ms(dice, SESSION_TIMEOUT_MS + 500, SESSION_TIMEOUT_MS + 4_000);
+                acts.push(Act::Wait(still));
+                acts.push(Act::Thaw(one));
+            }
+            // A zombie: its session is over, and it does not know.
+            4 if there.len() > 1 => {
                 acts.push(Act::Freeze(one));
                 let still = ms(dice, SESSION_TIMEOUT_MS + 500, SESSION_TIMEOUT_MS + 4_000);
                 acts.push(Act::Wait(still));

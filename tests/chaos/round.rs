@@ -237,7 +237,7 @@ fn outcome(plan: &Plan, scene: &Scene<'_>) -> Outcome {
         missed: scene.missed.clone(),
         node_kills: scene.node_kills,
         node_pauses: scene.node_pauses,
-        gave_up: deaths.gave_up,
+        gave_up: deaths.gave_up.clone(),
         replayed: 0,
         identical: 0,
         elapsed_s: 0.0,
@@ -255,6 +255,8 @@ impl Scene<'_> {
             self.acts.pop_front();
             self.waits = None;
         }
+        // A stop that was armed and came later than anybody waited for it.
+        self.point_freezes += self.instances.thaw_all()?;
         Ok(true)
     }
 
