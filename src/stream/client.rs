@@ -5,6 +5,7 @@
 //! one. Transactional calls block, so each worker has an OS thread of its own.
 
 pub mod archive;
+mod assignment;
 mod cache;
 mod execute;
 pub mod group;
@@ -35,6 +36,7 @@ use crate::stream::observe::Observer;
 use crate::stream::schemas;
 use crate::stream::worker::event::{Event, Failure, FoundSnapshot};
 use crate::stream::worker::{LaneState, Worker};
+use assignment::Unanswered;
 use cache::Cache;
 use group::{Group, GroupEvent};
 use keeper::{Answer, Keeper, Request};
@@ -81,6 +83,7 @@ pub struct Client<'a> {
     controls: Reader,
     /// While a journal is read.
     journals: Option<Reader>,
+    unanswered: Unanswered,
     payloads: Payloads,
     cache: Cache,
     watch: Watch,
@@ -136,6 +139,7 @@ impl<'a> Client<'a> {
             group: Group::join(&settings::group(config, parts.number), &names)?,
             controls: Reader::new(&settings::reader(config), &names)?,
             journals: None,
+            unanswered: Unanswered::default(),
             payloads: Payloads::new(settings::reader(config), names.clone()),
             cache: Cache::new(usize::try_from(cache_bytes).unwrap_or(usize::MAX)),
             watch,
@@ -176,6 +180,7 @@ impl<'a> Client<'a> {
                 continue;
             }
             self.serve_group()?;
+            self.ask_unanswered();
             self.execute()?;
             self.read_inputs();
             self.read_beside()?;
@@ -203,19 +208,13 @@ impl<'a> Client<'a> {
             match event {
                 GroupEvent::Assigned(assigned) => {
                     failpoint::pass(Point::Assigned);
-                    self.tell_partitions()?;
-                    let lanes = lanes_of(&assigned);
-                    info!(worker = self.number, ?lanes, "assigned");
-                    self.observer.assigned(&lanes);
-                    self.cache.retain(&lanes);
-                    self.keeper.ask(Request::Assigned);
-                    self.newest = lanes.iter().map(|lane| (*lane, [0; 3])).collect();
-                    self.payloads.retain(&lanes)?;
-                    self.tell(Event::Assigned(assigned));
+                    self.payloads.retain(&lanes_of(&assigned))?;
+                    self.unanswered.assigned(assigned);
                 }
                 GroupEvent::Revoked { lost } => {
                     info!(worker = self.number, lost, "revoked");
                     failpoint::pass(Point::Revoked);
+                    self.unanswered.revoked();
                     let lanes: Vec<u32> =
                         self.worker.lane_states().iter().map(|(lane, _)| *lane).collect();
                     self.observer.revoked(lost, &lanes);
@@ -224,19 +223,6 @@ impl<'a> Client<'a> {
                 }
             }
         }
-        Ok(())
-    }
-
-    fn tell_partitions(&mut self) -> Result<(), WorkerError> {
-        let mut partitions = Vec::new();
-        for topic in Topic::ALL {
-            if topic == Topic::RouteDecisions && self.config.topics.decisions_by_pool() {
-                continue;
-            }
-            let count = self.group.partitions(self.config.topics.name(topic), ASK)?;
-            partitions.push((topic, count));
-        }
-        self.tell(Event::Partitions(partitions));
         Ok(())
     }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use pointsman::clock::Stopwatch;
 use pointsman::failpoint;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, test_kill_process, waitid,
+};
 
 use crate::act::Number;
 
@@ -24,11 +26,16 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// Copies the program under test, so that a build meanwhile does not change what the rounds run.
 pub fn keep_program(directory: &Path) -> anyhow::Result<()> {
-    let path = directory.join("pointsman");
-    if path.exists() {
-        // Another run may still use it: its processes keep the file that they have open.
-        std::fs::remove_file(&path)?;
+    // Its own for each run; those of runs that have ended are removed.
+    const PREFIX: &str = "pointsman-";
+    for entry in std::fs::read_dir(directory)?.flatten() {
+        let name = entry.file_name();
+        let run = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        if run.and_then(Pid::from_raw).is_some_and(|run| test_kill_process(run).is_err()) {
+            std::fs::remove_file(entry.path())?;
+        }
     }
+    let path = directory.join(format!("{PREFIX}{}", std::process::id()));
     std::fs::copy(env!("CARGO_BIN_EXE_pointsman"), &path).context("the program is missing")?;
     PROGRAM.set(path).ok().context("the program is copied once")
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::error::KafkaError;
 use tracing::{error, info, trace, warn};
 
 use super::group::Group;
@@ -13,7 +12,6 @@ use super::reader::Reader;
 use super::watch::Question;
 use super::{ASK, Client, WorkerError, settings};
 use crate::clock::Stopwatch;
-use crate::config::StartFrom;
 use crate::failpoint::{self, Point};
 use crate::model::Topic;
 use crate::stream::worker::event::{Command, Event, Failure};
@@ -48,8 +46,7 @@ impl Client<'_> {
             }
             Command::FindStart { lane, from } => {
                 failpoint::pass(Point::FindStartBefore);
-                let offsets = self.find_start(lane, from)?;
-                self.tell(Event::Start { lane, offsets });
+                self.unanswered.find_start(lane, from);
             }
             Command::FindSnapshot { ask, lane, seq_max, published } => {
                 failpoint::pass(Point::FindSnapshotBefore);
@@ -105,12 +102,8 @@ impl Client<'_> {
             Command::Pause { lane } => {
                 warn!(lane, "outputs have no leader: the lane rests");
                 self.observer.lane_paused(lane, "a partition that it writes to has no leader");
-                self.group.pause(lane, true)?;
             }
-            Command::Resume { lane } => {
-                self.observer.lane_runs(lane);
-                self.group.pause(lane, false)?;
-            }
+            Command::Resume { lane } => self.observer.lane_runs(lane),
             Command::ReadAgain { lane, offsets } => self.read_again(lane, &offsets)?,
             Command::FindResultsEnd { lane } => {
                 self.watch.ask(Question::ResultsEnd { lane });
@@ -227,17 +220,6 @@ impl Client<'_> {
         trace!(step = step_name(command), took_us = took.as_micros(), "transaction");
         self.observer.step(command, took, done.is_ok());
         done
-    }
-
-    fn find_start(&self, lane: u32, from: StartFrom) -> Result<[i64; 3], KafkaError> {
-        let mut offsets = [0; 3];
-        for (offset, topic) in offsets.iter_mut().zip(Topic::LANE_INPUTS) {
-            let (first, end) = self.group.bounds(topic, lane, ASK)?;
-            // Other lanes may have sent something before this one first ran.
-            let is_earliest = from == StartFrom::Earliest || topic == Topic::LaneInbox;
-            *offset = if is_earliest { first } else { end };
-        }
-        Ok(offsets)
     }
 
     fn read_again(&mut self, lane: u32, offsets: &[i64]) -> Result<(), WorkerError> {
