@@ -248,9 +248,7 @@ impl<'a> Client<'a> {
                 self.journals.remove(Topic::Journal, i32::try_from(lane).unwrap_or(-1));
             }
             Command::ReadInputs(inputs) => {
-                let paused: BTreeSet<i32> = std::mem::take(&mut self.inputs.paused);
                 self.inputs.clear();
-                self.inputs.paused = paused;
                 for (topic, partition, offset) in inputs {
                     self.inputs.set(topic, partition, offset);
                 }
@@ -260,12 +258,8 @@ impl<'a> Client<'a> {
                 self.controls.set(Topic::HealthEvents, 0, health_events);
                 self.controls_us = 0;
             }
-            Command::Pause { lane } => {
-                self.inputs.paused.insert(i32::try_from(lane).unwrap_or(-1));
-            }
-            Command::Resume { lane } => {
-                self.inputs.paused.remove(&i32::try_from(lane).unwrap_or(-1));
-            }
+            // What is read follows at once.
+            Command::Pause { .. } | Command::Resume { .. } => {}
             Command::ReadAgain { lane, offsets } => {
                 let partition = i32::try_from(lane).unwrap_or(-1);
                 for offset in offsets {

@@ -1,6 +1,6 @@
 //! Reads chosen partitions, as a consumer of committed records does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
@@ -75,7 +75,6 @@ pub struct Reader {
     positions: BTreeMap<(Topic, i32), i64>,
     /// Where an end was told last: it is told once.
     ends: BTreeMap<(Topic, i32), i64>,
-    pub paused: BTreeSet<i32>,
 }
 
 impl Reader {
@@ -92,7 +91,6 @@ impl Reader {
     pub fn clear(&mut self) {
         self.positions.clear();
         self.ends.clear();
-        self.paused.clear();
     }
 
     pub fn is_idle(&self) -> bool {
@@ -103,13 +101,11 @@ impl Reader {
     pub async fn poll(&mut self, world: &World, client: &str, wait_ms: u64) -> Vec<Found> {
         let mut topics: BTreeMap<Topic, Vec<FetchPartition>> = BTreeMap::new();
         for ((topic, partition), offset) in &self.positions {
-            if !self.paused.contains(partition) {
-                let asked = FetchPartition::default()
-                    .with_partition(*partition)
-                    .with_fetch_offset(*offset)
-                    .with_partition_max_bytes(PARTITION_BYTES_MAX);
-                topics.entry(*topic).or_default().push(asked);
-            }
+            let asked = FetchPartition::default()
+                .with_partition(*partition)
+                .with_fetch_offset(*offset)
+                .with_partition_max_bytes(PARTITION_BYTES_MAX);
+            topics.entry(*topic).or_default().push(asked);
         }
         if topics.is_empty() {
             return Vec::new();

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::database::{self, DatabaseError, guarded, limited};
+use crate::failpoint::{self, Point};
 use crate::model::snapshot::{MANIFEST_FORMAT, Manifest};
 
 /// Larger values and larger batches make sled's memory grow.
@@ -137,6 +138,7 @@ impl SnapshotStore {
                 }
             });
         }
+        failpoint::pass(Point::StoreMiddle);
         let finished = self.path(manifest.lane, manifest.seq);
         // The same one again, after a rebalance.
         delete(&finished);

@@ -329,13 +329,19 @@ impl Worker {
         self.ask_again(now);
         self.journal_waits(now);
         if !self.ending {
+            let mut resumes = false;
             for (number, slot) in &mut self.slots {
                 if !matches!(slot.phase, Phase::Running) {
                     continue;
                 }
                 if let Some(held) = &mut slot.held {
+                    let was_paused = held.is_paused();
                     held.tick(now, *number, &mut self.commands);
+                    resumes |= was_paused && !held.is_paused();
                 }
+            }
+            if resumes {
+                self.read_inputs();
             }
         }
         self.feed_careful(now);
@@ -356,6 +362,9 @@ impl Worker {
         }
     }
 
+    /// Says which inputs are read from where: a lane that rests is left out. The client must not pause
+    /// it by itself: where it went on would be librdkafka's to say, and that is one record too late
+    /// where an input was read to its end.
     fn read_inputs(&mut self) {
         let mut inputs = Vec::new();
         for (number, slot) in &mut self.slots {
@@ -363,6 +372,7 @@ impl Worker {
             if let Some(held) = &mut slot.held
                 && runs
                 && held.reads
+                && !held.is_paused()
             {
                 held.forget_inputs_read_ahead();
                 for (topic, offset) in Topic::LANE_INPUTS.into_iter().zip(held.input_positions()) {

@@ -12,6 +12,7 @@ use super::archive::{Archive, ArchiveError};
 use super::settings;
 use crate::clock::Stopwatch;
 use crate::config::Config;
+use crate::failpoint::{self, Point};
 use crate::model::Topic;
 use crate::model::snapshot::{Manifest, SnapshotPoint};
 use crate::store::SnapshotStore;
@@ -168,7 +169,9 @@ impl Keeping<'_> {
         };
         let (state_bytes, stored) = (manifest.state_bytes, Arc::new(stored));
         if taken.local {
-            match self.store.write(&manifest, &stored) {
+            let written = self.store.write(&manifest, &stored);
+            failpoint::pass(Point::StoreAfter);
+            match written {
                 Ok(()) => debug!(
                     lane = taken.lane,
                     seq = taken.seq,
@@ -232,14 +235,20 @@ impl Keeping<'_> {
             }
         }
         self.known.succeed(manifest, orphans, &self.config.snapshot);
-        self.archive.publish(manifest, stored)
+        failpoint::pass(Point::ChunksBefore);
+        self.archive.publish(manifest, stored)?;
+        failpoint::pass(Point::ChunksAfter);
+        Ok(())
     }
 
     fn remove(&self, manifest: &Manifest) {
         if manifest.drops.is_empty() {
             return;
         }
-        match self.archive.remove(manifest.lane, manifest.batch_time_ms, &manifest.drops) {
+        failpoint::pass(Point::TombstonesBefore);
+        let removed = self.archive.remove(manifest.lane, manifest.batch_time_ms, &manifest.drops);
+        failpoint::pass(Point::TombstonesAfter);
+        match removed {
             Ok(()) | Err(ArchiveError::Ending) => {}
             Err(error) => warn!(
                 lane = manifest.lane,

@@ -189,6 +189,7 @@ pub enum Command {
         fleet: i64,
         health_events: i64,
     },
+    /// For the log, as is `Resume`: the lane rests. What is read meanwhile is said by `ReadInputs`.
     Pause {
         lane: u32,
     },

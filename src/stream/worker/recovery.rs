@@ -447,6 +447,12 @@ impl Worker {
     }
 
     pub(super) fn deleted(&mut self, topic: Topic, partition: i32, offset: i64) {
+        // Not a place in the log: the client has lost its own, as librdkafka does where a leader changes
+        // while a rebalance waits (what it then takes for its place is past the end). Where the log
+        // itself is shorter, the place that it is given here is named the next time.
+        if offset < 0 {
+            return self.read_inputs();
+        }
         if let Ok(lane) = u32::try_from(partition) {
             let topic = topic.default_name();
             self.stop_lane(lane, LaneError::Deleted { lane, topic, offset });
