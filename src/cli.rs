@@ -1,5 +1,6 @@
 //! argv → command → exit code. One file per command.
 
+mod backtest;
 mod broker;
 mod check;
 mod completions;
@@ -177,6 +178,8 @@ enum Command {
     Undrain(health::UndrainArgs),
     /// Look for faults: the whole system from a seed, in virtual time
     Simulate(simulate::SimulateArgs),
+    /// Measure routing against simple routers and against perfect foresight, offline
+    Backtest(backtest::BacktestArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -248,6 +251,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Drain(arguments) => health::drain(&global, &arguments),
         Command::Undrain(arguments) => health::undrain(&global, &arguments),
         Command::Simulate(arguments) => simulate::run(&global, &arguments),
+        Command::Backtest(arguments) => backtest::run(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

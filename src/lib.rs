@@ -32,4 +32,6 @@ pub mod demo;
 
 pub mod sim;
 
+pub mod backtest;
+
 pub mod cli;

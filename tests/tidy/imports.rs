@@ -86,6 +86,11 @@ const RULES: &[Rule] = &[
         ours: &["broker", "codec", "config", "demo", "lane", "model", "stream"],
         pure_crates: Some(&["bytes", "kafka_protocol", "rand_chacha"]),
     },
+    Rule {
+        module: "backtest",
+        ours: &["codec", "config", "lane", "model", "routing"],
+        pure_crates: Some(&["rand_chacha"]),
+    },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },
     Rule {
         module: "demo",
@@ -95,6 +100,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "cli",
         ours: &[
+            "backtest",
             "broker",
             "clock",
             "codec",
