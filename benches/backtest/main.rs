@@ -64,7 +64,10 @@ fn main() {
         (data.join("routerbench_train.csv"), data.join("azure_llm_code_2023.csv"));
     for path in [&prompts, &arrivals] {
         if !path.exists() {
-            println!("skipped: {} is not there (POINTSMAN_DATA says where to look)", path.display());
+            println!(
+                "skipped: {} is not there (POINTSMAN_DATA says where to look)",
+                path.display()
+            );
             return;
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// Models of the preferred set.
 const PREFERRED: usize = 4;
 /// What each other model can take, as a share of the trace.
-const OTHERS_SHARE: f64 = 0.1;
+const OTHERS_SHARE: f64 = 0.25;
 /// All limits are for a minute.
 const WINDOW_S: f64 = 60.0;
 /// Producers ask for the first of these that suffices: they know the kind of an answer, not its length.
@@ -81,8 +81,10 @@ impl Pairing {
         let mut reader = csv::Reader::from_path(prompts).unwrap();
         let header = reader.headers().unwrap().clone();
         let place = |name: &str| header.iter().position(|one| one == name).unwrap();
-        let models: Vec<String> =
-            header.iter().filter_map(|name| Some(name.strip_suffix("|score")?.to_owned())).collect();
+        let models: Vec<String> = header
+            .iter()
+            .filter_map(|name| Some(name.strip_suffix("|score")?.to_owned()))
+            .collect();
         let columns: Vec<(usize, usize)> = models
             .iter()
             .map(|model| (place(&format!("{model}|score")), place(&format!("{model}|cost_usd"))))

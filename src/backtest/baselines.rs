@@ -253,8 +253,7 @@ impl Router<'_> {
             self.queues[queue].retain(|waiting| waiting.task != task);
             let deadline_ms = self.scenario.tasks[task].deadline_at_ms();
             let is_over = deadline_ms.is_some_and(|deadline| deadline <= now);
-            let reason =
-                if is_over { RefusalReason::Deadline } else { RefusalReason::NoCapacity };
+            let reason = if is_over { RefusalReason::Deadline } else { RefusalReason::NoCapacity };
             self.site.refuse(now, task, reason);
         }
         for queue in 0..self.queues.len() {
@@ -309,8 +308,7 @@ impl Router<'_> {
         // A resource that failed this task comes again only where there is no other.
         let only_fresh = waiting.candidates.iter().any(|place| is_fresh(place) && up(place));
         let fits = |place: &usize| {
-            self.site.provider.fits(*place, tokens)
-                && in_time(&self.scenario.resources()[*place])
+            self.site.provider.fits(*place, tokens) && in_time(&self.scenario.resources()[*place])
         };
         let open = waiting.candidates.iter().copied();
         open.filter(|place| up(place) && (!only_fresh || is_fresh(place)) && fits(place)).collect()

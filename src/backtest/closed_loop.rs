@@ -274,8 +274,8 @@ impl Loop<'_> {
 
     fn allocation(&mut self, raw: &RawRecord<'_>) -> Result<(), BacktestError> {
         let event = self.codec.decode_allocation_event(raw);
-        let event = event
-            .map_err(|error| BacktestError::Core(format!("an allocation event: {error}")))?;
+        let event =
+            event.map_err(|error| BacktestError::Core(format!("an allocation event: {error}")))?;
         match event.kind {
             AllocationKind::Expired | AllocationKind::FailedOver => {
                 if let Some(task) = self.scenario.task_of(&event.task_id) {

@@ -200,7 +200,9 @@ fn tasks(lines: Lines<'_>, resources: usize, problems: &mut Vec<Problem>) -> Vec
         let arrival_ms = whole_ms("arrival_ms", arrival.arrival_ms)?;
         if let Some(before) = tasks.last().filter(|before| before.arrival_ms > arrival_ms) {
             let before_ms = before.arrival_ms;
-            return Err(format!("arrival_ms: {arrival_ms} comes after {before_ms}; tasks are in the order of arrival"));
+            return Err(format!(
+                "arrival_ms: {arrival_ms} comes after {before_ms}; tasks are in the order of arrival"
+            ));
         }
         if !seen.insert(task.task_id.clone()) {
             return Err(format!("task_id: `{}` is used twice", task.task_id));
@@ -259,10 +261,7 @@ fn outcomes(
                 return Err(format!("{field}: {tokens} is not allowed; at most {TOKENS_MAX}"));
             }
             let outcome = KnownOutcome {
-                quality: outcome
-                    .quality
-                    .map(|given| quality(&at("quality"), given))
-                    .transpose()?,
+                quality: outcome.quality.map(|given| quality(&at("quality"), given)).transpose()?,
                 output_tokens: outcome.output_tokens,
                 duration_ms: ms("duration_ms", outcome.duration_ms)?,
                 time_to_first_token_ms: ms(

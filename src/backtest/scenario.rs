@@ -146,8 +146,8 @@ impl Scenario {
         now_ms: u64,
     ) -> bool {
         self.outages.iter().any(|outage| {
-            let inside = outage.resource == resource
-                && (outage.from_ms..outage.to_ms).contains(&now_ms);
+            let inside =
+                outage.resource == resource && (outage.from_ms..outage.to_ms).contains(&now_ms);
             // More attempts than a task can have, so that no two share a stream.
             let index = task as u64 * 1_024 + u64::from(attempt);
             inside && (outage.hard || Draw::new(seed, Purpose::Outage, index).unit() < 0.5)

@@ -76,8 +76,7 @@ impl Given {
             health: Some(lines("health", &texts[3])),
             history: Some(lines("history", &texts[4])),
         };
-        scenario(&files, 1)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+        scenario(&files, 1).map_err(|problems| problems.iter().map(ToString::to_string).collect())
     }
 }
 

@@ -4,16 +4,16 @@ use super::problem::{Choice, Problem};
 use crate::backtest::{BacktestError, Watch};
 use crate::model::resource::Dimension;
 
-/// Evaluations of the dual function.
-const PASSES: usize = 250;
-/// The first step aims at this share below the best value so far.
-const AIM: f64 = 0.05;
-/// How much a step is lengthened where it led to a better value, and shortened after some that did not.
-const LONGER: f64 = 1.1;
-const SHORTER: f64 = 0.7;
-const FAILURES_MAX: usize = 6;
-/// The weight of the newest subgradient in the mean along which steps go.
-const NEWEST: f64 = 0.2;
+/// How far a task's choice is blurred, as shares of what a task gains on average, one after the other.
+const BLURS: [f64; 6] = [0.1, 0.03, 0.01, 0.003, 0.001, 0.0003];
+/// Evaluations with each blur.
+const PASSES: usize = 16;
+/// The first step for a blur of 1; it adapts.
+const FIRST_STEP: f64 = 0.3;
+const LONGER: f64 = 1.05;
+const SHORTER: f64 = 0.6;
+/// What is worth so many blurs less than the best has no weight worth counting: e^-10.
+const BLURS_MAX: f64 = 10.0;
 /// Rounding errors of the sums are far below this share of the bound.
 const ROUNDING: f64 = 1e-9;
 
@@ -24,7 +24,6 @@ struct Tables {
     request: Vec<f64>,
     token: Vec<f64>,
     has_slot_price: Vec<bool>,
-    has_rate_price: Vec<bool>,
 }
 
 /// Where the rows of each constraint begin in the flat list of prices: first a row for the slots of each
@@ -35,6 +34,8 @@ struct Layout {
     capacity: Vec<f64>,
     /// What a unit of a row is worth at most, about: prices are of this size.
     scale: Vec<f64>,
+    /// What a task gains on average without prices.
+    gain: f64,
 }
 
 struct Dual<'a> {
@@ -76,7 +77,13 @@ impl Layout {
             let overlap = rate.length.div_ceil(rate.stride) as f64;
             scale.extend(std::iter::repeat_n(unit / overlap, rows));
         }
-        Layout { rate_first, rows: capacity.len(), capacity, scale }
+        Layout {
+            rate_first,
+            rows: capacity.len(),
+            capacity,
+            scale,
+            gain: gain.max(f64::MIN_POSITIVE),
+        }
     }
 }
 
@@ -86,13 +93,27 @@ impl Problem {
     }
 }
 
-/// The best that a task can do under the prices.
+/// A start that a task may choose, and what it gains there under the prices.
 #[derive(Clone, Copy)]
-struct Best {
+struct Offer {
     net: f64,
     choice: usize,
     start: f64,
     cell: usize,
+}
+
+/// What the tasks take together: by row, and on the way there by resource and cell.
+struct Used {
+    rows: Vec<f64>,
+    requests: Vec<f64>,
+    tokens: Vec<f64>,
+}
+
+/// The dual function at some prices: as it is, and blurred.
+#[derive(Clone, Copy)]
+struct Value {
+    exact: f64,
+    blurred: f64,
 }
 
 impl<'a> Dual<'a> {
@@ -103,7 +124,6 @@ impl<'a> Dual<'a> {
             request: vec![0.0; resources * cells],
             token: vec![0.0; resources * cells],
             has_slot_price: vec![false; resources],
-            has_rate_price: vec![false; resources],
         };
         Dual { problem, layout: Layout::new(problem), tables }
     }
@@ -111,7 +131,6 @@ impl<'a> Dual<'a> {
     fn tabulate(&mut self, prices: &[f64]) {
         let cells = self.problem.cells;
         let tables = &mut self.tables;
-        tables.has_rate_price.fill(false);
         for resource in 0..self.problem.slots.len() {
             let slot = &prices[resource * cells..(resource + 1) * cells];
             let until = &mut tables.slot_until[resource * (cells + 1)..][..=cells];
@@ -134,7 +153,6 @@ impl<'a> Dual<'a> {
             let rows = cells.div_ceil(rate.stride);
             for (row, price) in prices[*first..][..rows].iter().enumerate() {
                 if *price > 0.0 {
-                    tables.has_rate_price[rate.resource] = true;
                     let from = row * rate.stride;
                     for cell in &mut table[from..(from + rate.length).min(cells)] {
                         *cell += price;
@@ -151,16 +169,17 @@ impl<'a> Dual<'a> {
         until[cell] + (at - cell as f64) * (until[cell + 1] - until[cell])
     }
 
-    /// The best of a task's choices. Between the edges of cells, for the start and for the end, the net
-    /// value is linear in the start, so that only edges can be best; at the edge of a rate's cell it
-    /// jumps, and both sides count.
-    fn best(&self, task: usize) -> Option<Best> {
+    /// The starts that can be best for a task, and those that are nearly; the net value of the best,
+    /// at least 0. Between the edges of cells, for the start and for the end, the net value is linear in
+    /// the start, so that only edges can be best; at the edge of a rate's cell it jumps, and both sides
+    /// count.
+    fn offers(&self, task: usize, margin: f64, offers: &mut Vec<Offer>) -> f64 {
         let problem = self.problem;
-        let mut best: Option<Best> = None;
+        offers.clear();
+        let mut best = 0.0_f64;
         let first = problem.first[task];
         for (place, choice) in problem.choices_of(task).iter().enumerate() {
-            let so_far = best.map_or(0.0, |best| best.net);
-            if choice.value <= so_far {
+            if choice.value <= best - margin || choice.value <= 0.0 {
                 break;
             }
             let resource = choice.resource as usize;
@@ -170,22 +189,20 @@ impl<'a> Dual<'a> {
                 let at = resource * problem.cells + cell;
                 let mut net =
                     worth - self.tables.request[at] - choice.tokens * self.tables.token[at];
-                if net <= best.map_or(0.0, |best| best.net) {
+                if net <= best - margin {
                     return;
                 }
                 if has_slot_price {
                     net -= self.slot_until(resource, start + choice.duration)
                         - self.slot_until(resource, start);
                 }
-                if net > best.map_or(0.0, |best| best.net) {
-                    best = Some(Best { net, choice: first + place, start, cell });
+                if net > best - margin {
+                    best = best.max(net);
+                    offers.push(Offer { net, choice: first + place, start, cell });
                 }
             };
             let from_cell = choice.from as usize;
             offer(choice.from, from_cell);
-            if !has_slot_price && !self.tables.has_rate_price[resource] {
-                continue;
-            }
             let to_cell = choice.to as usize;
             for cell in from_cell + 1..=to_cell {
                 if has_slot_price {
@@ -206,48 +223,68 @@ impl<'a> Dual<'a> {
         best
     }
 
-    /// The dual function, and what its maximisers take of each row.
-    fn pass(&mut self, prices: &[f64], used: &mut [f64], by_cell: &mut [Vec<f64>; 2]) -> f64 {
+    /// The dual function, and what the tasks take of each row where each spreads over what is nearly
+    /// best for it: the gradient of the blurred function.
+    fn pass(
+        &mut self,
+        prices: &[f64],
+        blur: f64,
+        used: &mut Used,
+        offers: &mut Vec<Offer>,
+    ) -> Value {
         self.tabulate(prices);
-        used.fill(0.0);
-        for table in by_cell.iter_mut() {
+        for table in [&mut used.rows, &mut used.requests, &mut used.tokens] {
             table.fill(0.0);
         }
         let cells = self.problem.cells;
-        let mut sum: f64 =
+        let sold: f64 =
             prices.iter().zip(&self.layout.capacity).map(|(price, amount)| price * amount).sum();
+        let mut value = Value { exact: sold, blurred: sold };
         for task in 0..self.problem.tasks() {
-            let Some(best) = self.best(task) else { continue };
-            sum += best.net;
-            let choice = &self.problem.choices[best.choice];
-            let at = choice.resource as usize * cells;
-            by_cell[0][at + best.cell] += 1.0;
-            by_cell[1][at + best.cell] += choice.tokens;
-            let end = best.start + choice.duration;
-            let last = (end as usize).min(cells - 1);
-            for cell in best.start as usize..=last {
-                let overlap = end.min((cell + 1) as f64) - best.start.max(cell as f64);
-                used[at + cell] += overlap.max(0.0);
+            let best = self.offers(task, blur * BLURS_MAX, offers);
+            value.exact += best;
+            let mut weights = libm::exp(-best / blur);
+            for offer in offers.iter_mut() {
+                // From here on the weight, which is all that is needed.
+                offer.net = libm::exp((offer.net - best) / blur);
+                weights += offer.net;
+            }
+            value.blurred += best + blur * libm::log(weights);
+            for offer in offers.iter() {
+                let weight = offer.net / weights;
+                let choice = &self.problem.choices[offer.choice];
+                let at = choice.resource as usize * cells;
+                used.requests[at + offer.cell] += weight;
+                used.tokens[at + offer.cell] += weight * choice.tokens;
+                let end = offer.start + choice.duration;
+                for cell in offer.start as usize..=(end as usize).min(cells - 1) {
+                    let overlap = end.min((cell + 1) as f64) - offer.start.max(cell as f64);
+                    used.rows[at + cell] += weight * overlap.max(0.0);
+                }
             }
         }
         for (rate, first) in self.problem.rates.iter().zip(&self.layout.rate_first) {
             let table = match rate.dimension {
-                Dimension::Requests => &by_cell[0],
-                Dimension::Tokens => &by_cell[1],
+                Dimension::Requests => &used.requests,
+                Dimension::Tokens => &used.tokens,
             };
             let table = &table[rate.resource * cells..][..cells];
             for row in 0..cells.div_ceil(rate.stride) {
                 let from = row * rate.stride;
-                used[first + row] = table[from..(from + rate.length).min(cells)].iter().sum();
+                used.rows[first + row] = table[from..(from + rate.length).min(cells)].iter().sum();
             }
         }
-        sum
+        value
     }
 }
 
-/// The least value of the dual function that was found, by the volume algorithm (Barahona and Anbil,
-/// "The volume algorithm", Mathematical Programming 2000): steps start at the best prices so far and go
-/// along the mean of the subgradients, because a single one zigzags wherever many tasks are alike.
+/// The least value of the dual function that was found.
+///
+/// The function itself has a kink wherever tasks are alike, and steps along its subgradients zigzag. So
+/// it is blurred, which makes it smooth, and the blur made smaller and smaller (Nesterov, "Smooth
+/// minimization of non-smooth functions", Mathematical Programming 2005); the steps are accelerated, and
+/// start anew where they overshoot (O'Donoghue and Candès, "Adaptive restart for accelerated gradient
+/// schemes", 2015). Every point is evaluated without the blur as well, and only that counts.
 ///
 /// # Errors
 /// `watch` said to stop.
@@ -255,50 +292,45 @@ pub fn minimise(problem: &Problem, watch: Watch<'_>) -> Result<f64, BacktestErro
     let mut dual = Dual::new(problem);
     let rows = dual.layout.rows;
     let table = problem.slots.len() * problem.cells;
-    let mut by_cell = [vec![0.0; table], vec![0.0; table]];
-    let (mut used, mut mean) = (vec![0.0; rows], vec![0.0; rows]);
+    let mut used =
+        Used { rows: vec![0.0; rows], requests: vec![0.0; table], tokens: vec![0.0; table] };
+    let mut offers = Vec::new();
     let mut best_prices = vec![0.0; rows];
-    let mut prices = best_prices.clone();
-    let mut best = dual.pass(&best_prices, &mut mean, &mut by_cell);
-    let (mut length, mut failures) = (1.0, 0);
-    let mut told = 0;
-    for done in 1..=PASSES {
-        // Progress is told in tasks: a bound counts as much as a run.
-        let news = problem.tasks() * done / PASSES - told;
-        told += news;
-        if !watch(news as u64) {
-            return Err(BacktestError::Stopped);
-        }
-        let Layout { capacity, scale, .. } = &dual.layout;
-        let norm: f64 = (0..rows)
-            .filter(|row| best_prices[*row] > 0.0 || mean[*row] > capacity[*row])
-            .map(|row| {
-                let excess = mean[row] / capacity[row] - 1.0;
-                scale[row] * capacity[row] * excess * excess
-            })
-            .sum();
-        if norm <= 0.0 {
-            // Nothing is short: without prices the value is the optimum.
-            continue;
-        }
-        let step = length * AIM * best / norm;
-        for row in 0..rows {
-            let excess = mean[row] / capacity[row] - 1.0;
-            prices[row] = (best_prices[row] + step * scale[row] * excess).max(0.0);
-        }
-        let value = dual.pass(&prices, &mut used, &mut by_cell);
-        for (mean, used) in mean.iter_mut().zip(&used) {
-            *mean += NEWEST * (used - *mean);
-        }
-        if std::env::var("BT").is_ok() { eprintln!("{done} {value:.4} {best:.4} {length:.5}"); }
-        if value < best {
-            best = value;
-            best_prices.copy_from_slice(&prices);
-            (length, failures) = (length * LONGER, 0);
-        } else {
-            failures += 1;
-            if failures == FAILURES_MAX {
-                (length, failures) = (length * SHORTER, 0);
+    let mut best = f64::INFINITY;
+    let mut step = FIRST_STEP;
+    let (mut done, mut told) = (0, 0);
+    for blur in BLURS {
+        let mut prices = best_prices.clone();
+        let mut ahead = prices.clone();
+        let (mut momentum, mut before) = (1.0_f64, f64::INFINITY);
+        for _ in 0..PASSES {
+            // Progress is told in tasks: a bound counts as much as a run.
+            done += 1;
+            let news = problem.tasks() * done / (BLURS.len() * PASSES) - told;
+            told += news;
+            if !watch(news as u64) {
+                return Err(BacktestError::Stopped);
+            }
+            let value = dual.pass(&ahead, blur * dual.layout.gain, &mut used, &mut offers);
+            if value.exact < best {
+                best = value.exact;
+                best_prices.copy_from_slice(&ahead);
+            }
+            if value.blurred > before {
+                momentum = 1.0;
+                step *= SHORTER;
+            } else {
+                step *= LONGER;
+            }
+            before = value.blurred;
+            let next_momentum = (1.0 + (1.0 + 4.0 * momentum * momentum).sqrt()) / 2.0;
+            let carried = (momentum - 1.0) / next_momentum;
+            momentum = next_momentum;
+            for row in 0..rows {
+                let excess = used.rows[row] / dual.layout.capacity[row] - 1.0;
+                let next = (ahead[row] + step * blur * dual.layout.scale[row] * excess).max(0.0);
+                ahead[row] = (next + carried * (next - prices[row])).max(0.0);
+                prices[row] = next;
             }
         }
     }

@@ -44,12 +44,16 @@ pub struct Problem {
     pub rates: Vec<RateRows>,
 }
 
-/// Cells of a rate window, so that starts and waits are told apart within it.
-const CELLS_PER_WINDOW: [u64; 6] = [6, 5, 4, 3, 2, 1];
-/// Without any rate limit.
-const CELL_MS: u64 = 10_000;
+/// Cells of the shortest rate window, and of the time that a task can wait: at least so many, so that
+/// starts are told apart within both.
+const CELLS_PER_WINDOW: f64 = 6.0;
+const CELLS_PER_WAIT: f64 = 3.0;
+/// Cells of the time that a task can wait, at most: each is a start to be tried, with every resource.
+const CELLS_PER_WAIT_MAX: f64 = 64.0;
+/// Stands for the shortest window where there is none.
+const WINDOW_MS: u64 = 60_000;
 /// Cells of the whole time: each costs some numbers for every resource and pass.
-const CELLS_MAX: u64 = 20_000;
+const CELLS_MAX: f64 = 20_000.0;
 /// Rows of one limit overlap so many times: more of them come closer to a sliding window.
 const OVERLAP: usize = 2;
 
@@ -63,7 +67,7 @@ impl Problem {
         let end_ms = (0..scenario.tasks.len())
             .map(|task| reach_ms[task] as f64 + longest_ms(task))
             .fold(0.0, f64::max);
-        let cell_ms = cell_ms(scenario, end_ms) as f64;
+        let cell_ms = cell_ms(scenario, reach_ms, end_ms) as f64;
         let mut problem = Problem {
             cell_ms,
             // A start or an end exactly on the last edge needs the cell after it.
@@ -123,9 +127,8 @@ impl Problem {
             let mean = class_means.and_then(|means| means.get(&(resource, &*timed.task.class)));
             let quality = mean.copied().unwrap_or(outcome.quality);
             let cost_usd = scenario.cost_usd(task, resource, outcome.output_tokens);
-            let at_once = weights.quality * quality
-                - weights.usd * cost_usd
-                - per_ms * outcome.duration_ms;
+            let at_once =
+                weights.quality * quality - weights.usd * cost_usd - per_ms * outcome.duration_ms;
             let last_ms = timed.deadline_at_ms().map_or(reach_ms as f64, |deadline| {
                 (reach_ms as f64).min(deadline as f64 - outcome.duration_ms)
             });
@@ -156,15 +159,28 @@ impl Problem {
     }
 }
 
-/// The grid: the shortest rate window in a few whole parts, so that most windows are whole cells.
-fn cell_ms(scenario: &Scenario, end_ms: f64) -> u64 {
+/// The grid: the shortest rate window in whole parts, so that most windows are whole cells.
+fn cell_ms(scenario: &Scenario, reach_ms: &[u64], end_ms: f64) -> u64 {
     let limits = scenario.resources().iter().flat_map(|spec| &spec.limits);
-    let shortest_ms = limits.map(|limit| u64::from(limit.window_s) * 1_000).min();
-    let mut cell_ms = shortest_ms.map_or(CELL_MS, |window_ms| {
-        let parts = CELLS_PER_WINDOW.into_iter().find(|parts| window_ms.is_multiple_of(*parts));
-        window_ms / parts.unwrap_or(1)
-    });
-    while end_ms / cell_ms as f64 > CELLS_MAX as f64 {
+    let window_ms = limits.map(|limit| u64::from(limit.window_s) * 1_000).min();
+    let window_ms = window_ms.unwrap_or(WINDOW_MS);
+    let waits_ms: f64 = scenario
+        .tasks
+        .iter()
+        .zip(reach_ms)
+        .map(|(timed, reach)| {
+            let until = timed.deadline_at_ms().map_or(*reach, |deadline| deadline.min(*reach));
+            (until - timed.arrival_ms) as f64
+        })
+        .sum();
+    let wait_ms = (waits_ms / scenario.tasks.len().max(1) as f64).max(1.0);
+    let wanted_ms = (window_ms as f64 / CELLS_PER_WINDOW).min(wait_ms / CELLS_PER_WAIT).max(1.0);
+    let parts = libm::ceil(window_ms as f64 / wanted_ms) as u64;
+    let parts = (parts..=window_ms).find(|parts| window_ms.is_multiple_of(*parts));
+    let mut cell_ms = window_ms / parts.unwrap_or(1);
+    let is_too_fine =
+        |cell_ms: f64| end_ms / cell_ms > CELLS_MAX || wait_ms / cell_ms > CELLS_PER_WAIT_MAX;
+    while is_too_fine(cell_ms as f64) {
         cell_ms *= 2;
     }
     cell_ms
@@ -186,12 +202,7 @@ fn row_of(window: f64) -> (usize, f64) {
 }
 
 /// The starts that a resource lets through: from the arrival to the last, without hard outages.
-fn spans(
-    scenario: &Scenario,
-    resource: usize,
-    arrival_ms: u64,
-    last_ms: f64,
-) -> Vec<(f64, f64)> {
+fn spans(scenario: &Scenario, resource: usize, arrival_ms: u64, last_ms: f64) -> Vec<(f64, f64)> {
     let mut spans = vec![(arrival_ms as f64, last_ms)];
     let hard = scenario.outages.iter().filter(|one| one.hard && one.resource == resource);
     for outage in hard {

@@ -42,12 +42,7 @@ pub fn reach_ms(scenario: &Scenario, policy: &Policy, runs: &[&Run]) -> Vec<u64>
 }
 
 /// The latest time at which an attempt that began in a task's reach ended without an answer.
-fn after_incident(
-    scenario: &Scenario,
-    task: usize,
-    arrival_ms: u64,
-    reach_ms: u64,
-) -> Option<u64> {
+fn after_incident(scenario: &Scenario, task: usize, arrival_ms: u64, reach_ms: u64) -> Option<u64> {
     let duration_ms = |resource: usize| {
         let outcome = scenario.outcome(task, resource);
         outcome.map_or(0, |outcome| libm::ceil(outcome.duration_ms) as u64)
