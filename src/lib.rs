@@ -40,4 +40,6 @@ pub mod demo;
 
 pub mod sim;
 
+pub mod backtest;
+
 pub mod cli;

@@ -198,7 +198,7 @@ pub fn find_task(
     while let Some(entry) = cursor.next()? {
         progress();
         // The key stands in the bytes as it is: nothing needs decoding to see that it does not.
-        if !entry.value.as_deref().is_some_and(|value| finder.find(value).is_some()) {
+        if entry.value.as_deref().is_none_or(|value| finder.find(value).is_none()) {
             continue;
         }
         let batch = Batch::read(settings, lane, entry)?;

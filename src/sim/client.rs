@@ -1,7 +1,6 @@
 //! The modelled client: does what the real worker asks for, as `stream/client` does with librdkafka.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::group::{self, GroupEvent, Membership};

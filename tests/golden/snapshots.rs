@@ -65,7 +65,7 @@ fn adds_snapshots_to_a_recording() {
                 write(key, batch.record.batch_time_ms.as_ms(), value);
             }
             let played = player.lane().unwrap();
-            if played.seq() % EVERY == 0 {
+            if played.seq().is_multiple_of(EVERY) {
                 let (manifest, stored) = stored(played);
                 let at_ms = manifest.batch_time_ms.as_ms();
                 for (number, chunk) in (0..).zip(stored.chunks(CHUNK_BYTES)) {

@@ -108,6 +108,11 @@ const RULES: &[Rule] = &[
         ours: &["codec", "lane", "model", "routing"],
         pure_crates: Some(&["anyhow", "memchr", "xxhash_rust", "zstd"]),
     },
+    Rule {
+        module: "backtest",
+        ours: &["codec", "config", "lane", "model", "routing"],
+        pure_crates: Some(&["rand_chacha"]),
+    },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },
     Rule {
         module: "demo",
@@ -117,6 +122,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "cli",
         ours: &[
+            "backtest",
             "broker",
             "clock",
             "codec",

@@ -227,7 +227,7 @@ fn a_story_begins_where_its_task_was_admitted() {
     let decision = |task_id: &str, attempt: u32| {
         let codec = &settings.codec;
         let records = topics[&Topic::RouteDecisions].iter();
-        let decided = records.filter_map(|record| {
+        let mut decided = records.filter_map(|record| {
             let decision = record.with_raw(Topic::RouteDecisions, |raw| {
                 codec.decode_route_decision(raw).map(|decision| {
                     let is_it = decision.task_id == task_id && decision.attempt == attempt;
@@ -236,7 +236,7 @@ fn a_story_begins_where_its_task_was_admitted() {
             });
             decision.unwrap()
         });
-        decided.last().unwrap()
+        decided.next_back().unwrap()
     };
     let second = decision("t1", 2);
     assert_eq!(place(&topics, &second), Some(2));
