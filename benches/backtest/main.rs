@@ -1,13 +1,13 @@
 //! Pairs real prompts with real arrivals and backtests the router on them, at several loads.
 //!
 //! ```text
-//! cargo bench --bench backtest -- --out DIRECTORY [--loads 60,100,150] [--flat] [--write-only]
+//! cargo bench --bench backtest -- --out DIRECTORY [--loads 60,100,150] [--flat] [--calm] [--write-only]
 //! ```
 //!
 //! Prompts: RouterBench rows (11 models, a score and a cost each; no licence file with their source, so
 //! they are read where they lie and never copied). Arrivals and token counts: one hour of Azure's trace
-//! of a code-completion service. Both are looked for in `POINTSMAN_DATA`, or `../shared/data`; without
-//! them there is nothing to do, and that is no failure.
+//! of a code-completion service. The prompts are looked for in `POINTSMAN_DATA`, or `../shared/data`;
+//! without them there is nothing to do, and that is no failure.
 //!
 //! What is fixed here, so that every version of the router is measured alike:
 //!
@@ -18,7 +18,7 @@
 //! - The preferred set: the four models with the highest mean score. A load of 100 % means that the trace
 //!   brings as much in its hour as the four can take in an hour; each can take a quarter. One is limited
 //!   by tokens, one by requests, one by slots, one by requests and tokens alike. Each other model takes a
-//!   tenth of the trace at any load.
+//!   quarter of the trace at any load.
 //! - Incidents: the best model is down for 5 minutes, and the second loses half of its attempts for 5 minutes.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run must say where")]
 
@@ -47,6 +47,9 @@ struct Arguments {
     /// Without incidents.
     #[arg(long)]
     calm: bool,
+    /// `routing.start_within_ms` of the router: the stand-in's workers start at once.
+    #[arg(long, default_value_t = 2_000)]
+    start_within_ms: u32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Write the scenarios and do not run them.
@@ -61,25 +64,21 @@ fn main() {
     let arguments = Arguments::parse();
     let data = std::env::var_os("POINTSMAN_DATA").map_or("../shared/data".into(), PathBuf::from);
     let (prompts, arrivals) =
-        (data.join("routerbench_train.csv"), data.join("azure_llm_code_2023.csv"));
-    for path in [&prompts, &arrivals] {
-        if !path.exists() {
-            println!(
-                "skipped: {} is not there (POINTSMAN_DATA says where to look)",
-                path.display()
-            );
-            return;
-        }
+        (data.join("routerbench_train.csv"), Path::new("data/azure_llm_code_2023.csv"));
+    if !prompts.exists() {
+        println!("skipped: {} is not there (POINTSMAN_DATA says where to look)", prompts.display());
+        return;
     }
     let Some(out) = &arguments.out else {
         println!("skipped: --out names the directory for the scenarios");
         return;
     };
     std::fs::create_dir_all(out).unwrap();
-    let pairing = Pairing::new(&prompts, Trace::read(&arrivals), arguments.seed);
+    let pairing = Pairing::new(&prompts, Trace::read(arrivals), arguments.seed);
     pairing.write_common(out, !arguments.calm);
     for load in &arguments.loads {
-        pairing.write_fleet(out, *load, arguments.flat);
+        let name = fleet_name(*load, arguments.flat);
+        pairing.write_fleet(&out.join(name), *load, arguments.flat);
     }
     println!(
         "{} tasks, {} prompts, classes: {}; preferred: {}",
@@ -92,22 +91,24 @@ fn main() {
         return;
     }
     for load in &arguments.loads {
-        run(out, *load, arguments.seed);
+        run(out, *load, &arguments);
     }
 }
 
-fn run(out: &Path, load: u32, seed: u64) {
+fn run(out: &Path, load: u32, arguments: &Arguments) {
     let file = |name: &str| out.join(name).display().to_string();
+    let fleet = file(&fleet_name(load, arguments.flat));
     let output = Command::new(env!("CARGO_BIN_EXE_pointsman"))
         .args(["backtest", "--json", "--tasks", &file("tasks.jsonl")])
-        .args(["--fleet", &file(&format!("fleet-{load}.json"))])
+        .args(["--fleet", &fleet])
         .args(["--outcomes", &file("outcomes.jsonl"), "--outages", &file("outages.jsonl")])
-        .args(["--health", &file("health.jsonl"), "--seed", &seed.to_string()])
+        .args(["--health", &file("health.jsonl"), "--seed", &arguments.seed.to_string()])
+        .env("POINTSMAN__ROUTING__START_WITHIN_MS", arguments.start_within_ms.to_string())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    println!("\nload {load} %, {:.1} s", report["elapsed_s"].as_f64().unwrap());
+    println!("\nload {load} %, {:.1} s, {fleet}", report["elapsed_s"].as_f64().unwrap());
     println!(
         "{:24} {:>9} {:>16} {:>12} {:>8} {:>8} {:>12}",
         "router", "quality", "class-informed", "hindsight", "refused", "failed", "mean wait, s"
@@ -116,6 +117,10 @@ fn run(out: &Path, load: u32, seed: u64) {
     for (name, summary) in report["baselines"].as_object().unwrap() {
         line(name, summary);
     }
+}
+
+fn fleet_name(load: u32, is_flat: bool) -> String {
+    format!("fleet-{load}{}.json", if is_flat { "-flat" } else { "" })
 }
 
 fn line(name: &str, summary: &Value) {

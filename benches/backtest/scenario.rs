@@ -213,7 +213,7 @@ impl Pairing {
     }
 
     /// The fleet whose preferred models take the trace at this load, in per cent.
-    pub fn write_fleet(&self, out: &Path, load: u32, is_flat: bool) {
+    pub fn write_fleet(&self, path: &Path, load: u32, is_flat: bool) {
         let arrivals = &self.trace.0;
         let hour_s = arrivals.last().map_or(1.0, |last| last.at_ms as f64 / 1_000.0).max(1.0);
         let requests = arrivals.len() as f64 * WINDOW_S / hour_s;
@@ -271,6 +271,6 @@ impl Pairing {
             })
             .collect();
         let fleet = serde_json::to_string_pretty(&json!({"resource": resources})).unwrap();
-        std::fs::write(out.join(format!("fleet-{load}.json")), fleet).unwrap();
+        std::fs::write(path, fleet).unwrap();
     }
 }
