@@ -162,8 +162,10 @@ mod armed {
             eprintln!("fail point {}: no signal can be sent: {error}", armed.point.name());
         }
         // A process that killed itself goes no further, however late the signal is.
-        while armed.action == Action::Kill {
-            std::thread::park();
+        if armed.action == Action::Kill {
+            loop {
+                std::thread::park();
+            }
         }
     }
 

@@ -306,7 +306,9 @@ impl<'a> Load<'a> {
             };
             pairs.push((with, without));
         }
-        let figures: [(&str, fn(&throughput::Measured) -> f64, usize, &str); 4] = [
+        type Figure = fn(&throughput::Measured) -> f64;
+        // Each with its digits and its goal.
+        let figures: [(&str, Figure, usize, &str); 4] = [
             ("tasks/s with journal and snapshots", |measured| measured.tasks_per_s, 0, ">= 0.85"),
             ("  CPU per task, us", |measured| measured.cpu_us, 2, ""),
             ("  of that in the workers' threads, us", |measured| measured.workers_cpu_us, 2, ""),

@@ -97,7 +97,7 @@ struct HistoryRow {
 /// Reads the scenario; what the files leave open is drawn from the seed.
 ///
 /// # Errors
-/// What is wrong, at most [`PROBLEMS_MAX`] of it.
+/// What is wrong, at most `PROBLEMS_MAX` of it.
 pub fn scenario(files: &Files<'_>, seed: u64) -> Result<Scenario, Vec<Problem>> {
     let mut problems = Vec::new();
     let resources = &files.fleet.resources;

@@ -236,7 +236,7 @@ pub struct Observation {
 /// How many observations a prior of the fleet file is worth when a history is read.
 const PRIOR_WEIGHT: f64 = 2.0;
 
-/// Takes a history into the priors: the mean of the prior, counted [`PRIOR_WEIGHT`] times, and of the
+/// Takes a history into the priors: the mean of the prior, counted `PRIOR_WEIGHT` times, and of the
 /// observations. A resource that does not serve a class is not made to by a history.
 pub fn warm_start(fleet: &mut FleetFile, history: &[Observation]) {
     let mut sums: BTreeMap<(usize, &str), (f64, f64)> = BTreeMap::new();

@@ -28,7 +28,7 @@ pub struct Beginnings {
     pub whole: u64,
     /// Manifests that were committed.
     pub announced: u64,
-    /// What happened to disks, by [`Damage::ALL`]; how often a lane found it.
+    /// What happened to disks, by `Damage::ALL`; how often a lane found it.
     pub damages: [u64; 3],
     pub damaged: u64,
 }
