@@ -204,7 +204,7 @@ fn a_lane_without_leader_rests_after_two_timeouts() {
     // From where it was: what it had not decided may have been given up by the client.
     bench.expect(&[
         "resume 1",
-        "read inputs tasks[0]@2 task-results[0]@0 lane-inbox[0]@0 tasks[1]@1 task-results[1]@0 lane-inbox[1]@0",
+        "read inputs tasks[0]@1 task-results[0]@0 lane-inbox[0]@0 tasks[1]@1 task-results[1]@0 lane-inbox[1]@0",
         "begin",
     ]);
     bench.tell(Event::Done);
