@@ -80,12 +80,12 @@ fn a_report_a_table_and_the_decisions() {
     assert_eq!(
         baselines,
         [
-            "random",
-            "round_robin",
-            "cheapest",
             "best_quality_first",
+            "cheapest",
             "least_busy",
-            "power_of_two_peak_ewma"
+            "power_of_two_peak_ewma",
+            "random",
+            "round_robin"
         ]
     );
     let lines: Vec<Value> = std::fs::read_to_string(&decisions)
