@@ -1,20 +1,7 @@
-//! The view of `load-snapshots`: there at once after a restart, and read again where it is not.
+//! The view of `load-snapshots`: what the router publishes is shown.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use pointsman::codec::{Codec, RegisteredSchemas};
-use pointsman::config::Config;
-use pointsman::model::Topic;
-use pointsman::stream::view;
-use pointsman::telemetry::{LoadView, Telemetry};
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::{Offset, TopicPartitionList};
-use serde_json::json;
-use testbed::{Broker, until};
+use pointsman::telemetry::LoadView;
+use testbed::until;
 
 use crate::world::{LIMIT, World};
 
@@ -32,118 +19,6 @@ fn shown(view: &LoadView) -> Shown {
 
 fn expected(rows: &[(u32, &str, u64)]) -> Shown {
     rows.iter().map(|(lane, id, in_flight)| (*lane, (*id).to_owned(), *in_flight)).collect()
-}
-
-fn publish(world: &World, lane: u32, resource: &str, in_flight: u64) {
-    let snapshot = json!({
-        "lane": lane, "resource": resource, "at_ms": 1, "health": "healthy", "load": [],
-        "in_flight": in_flight, "backlog": 0,
-    });
-    let key = format!("{lane}/{resource}");
-    world.publish(Topic::LoadSnapshots, lane as i32, &key, &snapshot);
-    world.flush();
-}
-
-/// Everything that is in the topic now is deleted.
-fn delete_all(world: &World, lanes: i32) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", Broker::shared().bootstrap())
-        .create()
-        .unwrap();
-    let mut list = TopicPartitionList::new();
-    for lane in 0..lanes {
-        list.add_partition_offset(&world.name(Topic::LoadSnapshots), lane, Offset::End).unwrap();
-    }
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(admin.delete_records(&list, &options)).unwrap();
-}
-
-/// Runs the thread of the view until it shows this, and ends it. Returns what it showed at first.
-fn run_until(config: &Config, wanted: &Shown) -> LoadView {
-    let codec = Codec::new(config.output.format, RegisteredSchemas::default()).unwrap();
-    let telemetry = Telemetry::new(1);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| view::run(config, &codec, &telemetry, &stop));
-        let mut first = None;
-        until("the view is shown", LIMIT, || {
-            let view = telemetry.load();
-            if !view.positions.is_empty() {
-                first.get_or_insert(view.clone());
-            }
-            view.caught_up && shown(&view) == *wanted
-        });
-        stop.store(true, Ordering::Relaxed);
-        thread.join().unwrap();
-        first.unwrap()
-    })
-}
-
-fn store(config: &Config) -> PathBuf {
-    config.kafka.data_directory.join("load-view")
-}
-
-#[test]
-fn a_restart_goes_on_where_it_was_and_whatever_is_lost_is_read_again() {
-    let world = World::new(2);
-    let config = world.config("a", &[]);
-    publish(&world, 0, "one", 1);
-    publish(&world, 0, "two", 2);
-    publish(&world, 1, "one", 3);
-    publish(&world, 0, "one", 4);
-    let all = expected(&[(0, "one", 4), (0, "two", 2), (1, "one", 3)]);
-    run_until(&config, &all);
-
-    std::fs::remove_dir_all(store(&config)).unwrap();
-    let first = run_until(&config, &all);
-    assert!(!first.caught_up, "a deleted directory leaves nothing to begin with");
-
-    // From now on only the store has it.
-    delete_all(&world, 2);
-    let first = run_until(&config, &all);
-    assert_eq!((shown(&first), first.caught_up), (all.clone(), false));
-    publish(&world, 1, "one", 5);
-    let changed = expected(&[(0, "one", 4), (0, "two", 2), (1, "one", 5)]);
-    let first = run_until(&config, &changed);
-    assert_eq!(shown(&first), all);
-
-    // Another instance knows what is there.
-    let other = world.config("b", &[]);
-    run_until(&other, &expected(&[(1, "one", 5)]));
-    // It is behind what was deleted: what is gone from the topic must not stay.
-    publish(&world, 1, "two", 6);
-    delete_all(&world, 2);
-    publish(&world, 1, "three", 7);
-    run_until(&other, &expected(&[(1, "three", 7)]));
-}
-
-#[test]
-fn a_damaged_store_is_deleted_and_the_topic_read_again() {
-    let world = World::new(1);
-    let config = world.config("a", &[]);
-    publish(&world, 0, "one", 1);
-    let all = expected(&[(0, "one", 1)]);
-    run_until(&config, &all);
-    let mut directories = vec![store(&config)];
-    let mut cut = 0;
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                directories.push(path);
-            } else if path.file_name().is_some_and(|name| name == "db") {
-                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-                file.set_len(file.metadata().unwrap().len() / 10).unwrap();
-                cut += 1;
-            }
-        }
-    }
-    assert_eq!(cut, 1);
-    let first = run_until(&config, &all);
-    assert!(!first.caught_up);
-    let first = run_until(&config, &all);
-    assert_eq!((shown(&first), first.caught_up), (all, false), "it is stored again");
 }
 
 #[test]
