@@ -126,13 +126,8 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
     let mut progress = Progress::new(&world, &worker.lane);
     let mut drained = false;
     while !drained && timeline.now_us() < quiet_until_us {
-        let until_us = timeline.now_us() + LOOK_US;
-        let before = steps;
-        steps += executor.run(until_us, || false);
+        steps += executor.run(timeline.now_us() + LOOK_US, || false);
         drained = world.published.get() && progress.is_drained(&world);
-        if steps == before && !drained {
-            break;
-        }
     }
     let findings = look(&world, &worker.lane, progress);
     let told = world.violations.take().into_iter().map(|detail| ("told", detail));

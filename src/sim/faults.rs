@@ -119,6 +119,8 @@ pub enum Fault {
     ResponseLost,
     /// Beyond the transaction's time-out, sometimes.
     Delayed,
+    /// The request arrives when its sender has given it up, and sent it again or gone on.
+    Overtaken,
     CrashBefore,
     CrashAfter,
     /// The process stands still, longer than its session sometimes, and goes on as a zombie.
@@ -132,10 +134,11 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 10] = [
         Fault::RequestLost,
         Fault::ResponseLost,
         Fault::Delayed,
+        Fault::Overtaken,
         Fault::CrashBefore,
         Fault::CrashAfter,
         Fault::Paused,
@@ -149,6 +152,7 @@ impl Fault {
             Fault::RequestLost => "request_lost",
             Fault::ResponseLost => "response_lost",
             Fault::Delayed => "delayed",
+            Fault::Overtaken => "overtaken",
             Fault::CrashBefore => "crash_before",
             Fault::CrashAfter => "crash_after",
             Fault::Paused => "paused",
@@ -166,6 +170,8 @@ pub const PAUSE_US: Range<u64> = 500_000..12_000_000;
 /// A late answer comes after so long: transactions last 2 s.
 pub const DELAY_US: Range<u64> = 50_000..4_000_000;
 
+/// A request that is overtaken arrives after so long: its sender waits for 1 s.
+pub const OVERTAKEN_US: Range<u64> = 500_000..4_000_000;
 /// An outage lasts so long.
 pub const OUTAGE_US: Range<u64> = 300_000..5_000_000;
 

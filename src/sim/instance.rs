@@ -11,7 +11,7 @@ use super::client::Client;
 use super::dice::Dice;
 use super::disk::Disk;
 use super::executor::ProcessId;
-use super::faults::{DELAY_US, Fault, OUTAGE_US, PAUSE_US, RESTART_US, Step};
+use super::faults::{DELAY_US, Fault, OUTAGE_US, OVERTAKEN_US, PAUSE_US, RESTART_US, Step};
 use super::group::{self, Membership};
 use super::keeper::{self, Desk};
 use super::network::{BEGIN_MS, Fate};
@@ -100,6 +100,7 @@ impl Instance {
             Some((Fault::RequestLost, _)) => Fate::RequestLost,
             Some((Fault::ResponseLost, _)) => Fate::ResponseLost,
             Some((Fault::Delayed, _)) => Fate::Delayed(within(DELAY_US)),
+            Some((Fault::Overtaken, _)) => Fate::Overtaken(within(OVERTAKEN_US)),
             Some((Fault::Refused, step)) => Fate::Refused(error(step)),
             Some((Fault::SeemsRefused, step)) => Fate::SeemsRefused(error(step)),
             Some((Fault::CrashBefore, _)) => {

@@ -32,6 +32,8 @@ pub enum Fate {
     ResponseLost,
     /// The answer comes late, microseconds.
     Delayed(u64),
+    /// It arrives late, microseconds, when its sender has gone on; nobody waits for the answer.
+    Overtaken(u64),
     /// It takes no effect, and this error is the answer.
     Refused(ResponseError),
     /// It takes effect, and this error is the answer.
@@ -97,6 +99,15 @@ impl Network {
             self.travel().await;
             return Some(refusal(&request, version_of(&request), error));
         }
+        if let Fate::Overtaken(us) = fate {
+            let (network, client) = (Rc::clone(self), client.to_owned());
+            self.timeline.spawn(async move {
+                network.timeline.sleep(us).await;
+                network.drop_in(&client, request);
+            });
+            self.timeline.sleep(deadline_us.saturating_sub(self.timeline.now_us())).await;
+            return None;
+        }
         if fate == Fate::RequestLost || self.timeline.now_us() < self.out_until_us.get() {
             self.timeline.sleep(deadline_us.saturating_sub(self.timeline.now_us())).await;
             return None;
@@ -112,6 +123,7 @@ impl Network {
             | Fate::RequestLost
             | Fate::ResponseLost
             | Fate::Delayed(_)
+            | Fate::Overtaken(_)
             | Fate::Refused(_) => None,
         };
         self.submit(ticket, client, request);
@@ -132,7 +144,7 @@ impl Network {
                 self.travel().await;
             }
             Fate::Delayed(us) => self.timeline.sleep(us).await,
-            Fate::ResponseLost => {
+            Fate::ResponseLost | Fate::Overtaken(_) => {
                 self.timeline.sleep(deadline_us.saturating_sub(self.timeline.now_us())).await;
                 return None;
             }
@@ -154,6 +166,13 @@ impl Network {
         self.submit(ticket, "onlooker", request);
         self.waiting.borrow_mut().remove(&ticket);
         self.replies.borrow_mut().remove(&ticket)
+    }
+
+    /// A request whose answer nobody waits for.
+    fn drop_in(&self, client: &str, request: Request) {
+        let ticket = Ticket(self.last_ticket.get() + 1);
+        self.last_ticket.set(ticket.0);
+        self.submit(ticket, client, request);
     }
 
     async fn travel(&self) {
