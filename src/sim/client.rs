@@ -225,6 +225,7 @@ impl<'a> Client<'a> {
                 world.violation(format!("{name}: snapshot {seq} of lane {lane}: {error}"));
                 self.desk.ask(instance, Request::Refused { lane, seq, source });
             }
+            Command::OffsetsBehind { .. } => world.beginnings.borrow_mut().behind += 1,
             Command::EpochBegun { lane, epoch, .. } => {
                 world.violation(format!("{name}: lane {lane} begins epoch {epoch}"));
             }

@@ -170,7 +170,7 @@ pub const PAUSE_US: Range<u64> = 500_000..12_000_000;
 /// A late answer comes after so long: transactions last 2 s.
 pub const DELAY_US: Range<u64> = 50_000..4_000_000;
 
-/// A request that is overtaken arrives after so long: its sender waits for 1 s.
+/// A request that is overtaken arrives after so long: its sender waits for 2 s.
 pub const OVERTAKEN_US: Range<u64> = 500_000..4_000_000;
 /// An outage lasts so long.
 pub const OUTAGE_US: Range<u64> = 300_000..5_000_000;

@@ -154,7 +154,7 @@ impl Producer {
         generation: i32,
     ) -> Result<(), Failure> {
         if planted(Bug::CommitOutside) {
-            return commit_beside(instance, batches).await;
+            return commit_beside(instance, batches, member_id, generation).await;
         }
         // Whoever is no member is believed, as clients of old were.
         let (member_id, generation, instance_id) = if planted(Bug::SkipFence) {
@@ -234,7 +234,12 @@ impl Producer {
 }
 
 /// A planted bug's way: the offsets are committed at once, whatever becomes of the transaction.
-async fn commit_beside(instance: &Instance, batches: &[Arc<Prepared>]) -> Result<(), Failure> {
+async fn commit_beside(
+    instance: &Instance,
+    batches: &[Arc<Prepared>],
+    member_id: &str,
+    generation: i32,
+) -> Result<(), Failure> {
     let mut topics = Vec::new();
     for batch in batches {
         for (topic, offset) in &batch.offsets {
@@ -248,9 +253,15 @@ async fn commit_beside(instance: &Instance, batches: &[Arc<Prepared>]) -> Result
     }
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(StrBytes::from_static_str(super::group::GROUP)))
-        .with_generation_id_or_member_epoch(-1)
+        .with_generation_id_or_member_epoch(generation)
+        .with_member_id(StrBytes::from_string(member_id.to_owned()))
+        .with_group_instance_id(Some(StrBytes::from_string(instance.name.clone())))
         .with_topics(topics);
-    let sent = step(instance, Step::SendOffsets, Request::OffsetCommit(request), |_| Vec::new());
+    let sent = step(instance, Step::SendOffsets, Request::OffsetCommit(request), |reply| {
+        let Reply::OffsetCommit(response) = reply else { return Vec::new() };
+        let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.map(|partition| partition.error_code).collect()
+    });
     sent.await.map_err(|error| error.or_abort(Step::SendOffsets))
 }
 

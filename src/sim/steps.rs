@@ -12,8 +12,9 @@ use crate::stream::worker::event::Failure;
 /// A step is tried again for so long, microseconds: as the transaction's time-out and a second.
 const STEP_US: u64 = 3_000_000;
 
-/// An answer is waited for so long.
-const ANSWER_US: u64 = 1_000_000;
+/// An answer is waited for so long: as long as the transaction lasts, as the real client does. A request
+/// that comes later than that meets a new epoch.
+const ANSWER_US: u64 = 2_000_000;
 
 /// Between two tries.
 const BACKOFF_US: u64 = 5_000;

@@ -26,6 +26,8 @@ pub struct Beginnings {
     /// Journals that were read from a time on, and from their beginning.
     pub inside: u64,
     pub whole: u64,
+    /// Journals that went on behind the committed batch.
+    pub behind: u64,
     /// Manifests that were committed.
     pub announced: u64,
     /// What happened to disks, by `Damage::ALL`; how often a lane found it.
@@ -34,13 +36,14 @@ pub struct Beginnings {
 }
 
 impl Beginnings {
-    pub fn counts(&self) -> [(&'static str, u64); 9] {
+    pub fn counts(&self) -> [(&'static str, u64); 10] {
         let [lost, truncated, flipped] = self.damages;
         [
             ("lanes began with a local snapshot", self.local),
             ("with a published one", self.published),
             ("journals read from within", self.inside),
             ("from their beginning", self.whole),
+            ("ahead of the offsets", self.behind),
             ("snapshots announced", self.announced),
             ("lost on disk", lost),
             ("truncated", truncated),
@@ -60,6 +63,7 @@ impl Beginnings {
         self.published += other.published;
         self.inside += other.inside;
         self.whole += other.whole;
+        self.behind += other.behind;
         self.announced += other.announced;
         self.damaged += other.damaged;
         for (sum, more) in self.damages.iter_mut().zip(other.damages) {

@@ -4,7 +4,7 @@
 //! Kafka; a simulator may on a modelled one. A lane passes these phases:
 //!
 //! assigned → *asked* what is committed → (*starting*, where nothing is) or *finding* a snapshot to
-//! begin with → *folding* its journal up to that batch → *catching up* with the control topics → *running*; or *stopped*, where anything
+//! begin with → *folding* its journal up to that batch and to its end → *catching up* with the control topics → *running*; or *stopped*, where anything
 //! does not fit. After a transaction whose outcome is not known to be ours, its lanes are *asked*
 //! again: what is committed is the verdict, and a lane that comes back after a rebalance takes the
 //! same way.
@@ -101,8 +101,11 @@ enum Phase {
 /// A lane's journal is being read.
 #[derive(Debug, Default)]
 struct Fold {
-    /// Up to this batch; to the journal's end where it is `None`.
+    /// The committed batch; `None` where there is none.
     target: Option<CommitPoint>,
+    /// That batch is folded, and is the one that it should be. What follows it up to the journal's
+    /// end is committed just as well.
+    reached: bool,
     /// Since when there is nothing more to read.
     ended_us: Option<u64>,
     began: Option<Began>,

@@ -67,6 +67,12 @@ impl Client<'_> {
                 warn!(lane, seq, ?source, %error, "the snapshot is not used");
                 self.keeper.ask(Request::Refused { lane, seq, source });
             }
+            Command::OffsetsBehind { lane, committed, seq } => {
+                warn!(
+                    lane,
+                    committed, seq, "the journal is ahead of the group's offsets: it is right"
+                );
+            }
             Command::EpochBegun { lane, epoch, offsets } => {
                 warn!(lane, epoch, ?offsets, "goes on at offsets that somebody set: a new epoch");
             }
@@ -74,7 +80,7 @@ impl Client<'_> {
                 failpoint::pass(Point::ReadJournalBefore);
                 let mut reader = match self.journals.take() {
                     Some(reader) => reader,
-                    None => Reader::new(&settings::reader(self.config), &self.names)?,
+                    None => Reader::new(&settings::journal_reader(self.config), &self.names)?,
                 };
                 let partition = i32::try_from(lane).unwrap_or(-1);
                 let offset = match from {

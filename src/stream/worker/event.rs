@@ -224,6 +224,13 @@ pub enum Command {
     LaneAwaitsFleet {
         lane: u32,
     },
+    /// For the log: the journal goes up to `seq` and the group's offsets name `committed`, an earlier
+    /// batch. The lane goes on behind its journal, and its next batch sets the offsets right.
+    OffsetsBehind {
+        lane: u32,
+        committed: u64,
+        seq: u64,
+    },
     /// For the log: offsets that somebody set are accepted, and the lane's outputs have a new epoch.
     EpochBegun {
         lane: u32,

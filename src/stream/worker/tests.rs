@@ -357,6 +357,9 @@ fn show(command: &Command) -> String {
         Command::SnapshotRefused { lane, seq, error, .. } => {
             format!("refused {lane} seq {seq}: {error}")
         }
+        Command::OffsetsBehind { lane, committed, seq } => {
+            format!("offsets of {lane} behind: {committed} of {seq}")
+        }
         Command::EpochBegun { lane, epoch, offsets } => {
             format!("epoch {epoch} of {lane} at {offsets:?}")
         }
