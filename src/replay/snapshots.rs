@@ -42,6 +42,14 @@ impl Published {
     }
 }
 
+/// Whether a lane could begin with the stored bytes that `manifest` names, wherever they are kept.
+///
+/// # Errors
+/// Something is missing or damaged.
+pub fn verify(manifest: &Manifest, stored: &[u8]) -> Result<(), StoredError> {
+    stored::unpack(manifest, stored).map(|_| ())
+}
+
 /// Reads a lane's snapshots.
 pub struct Snapshots {
     lane: u32,

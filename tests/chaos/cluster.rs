@@ -45,6 +45,11 @@ impl Clusters {
         }
     }
 
+    /// The next round that needs them gets new ones.
+    pub fn forget_three(&mut self) {
+        self.three = None;
+    }
+
     /// Three brokers, of which one at a time may be down.
     pub fn three(&mut self) -> anyhow::Result<&KafkaCluster> {
         if self.on != "kafka" {

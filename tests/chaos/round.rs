@@ -104,6 +104,10 @@ pub fn run(
     }
     outcome.elapsed_s = took.elapsed().as_secs_f64();
     drop(scene);
+    if outcome.verdict == Verdict::Broken && plan.kind == Kind::Brokers {
+        // Nobody knows what is left of it.
+        clusters.forget_three();
+    }
     if outcome.verdict == Verdict::Clean && !keep {
         // The group's static members are still in it: it goes by itself when their sessions end.
         topics.delete(&client, &format!("{prefix}group"))?;
@@ -298,14 +302,14 @@ impl Scene<'_> {
             }
             Act::KillNode(node) => {
                 self.node_kills += 1;
-                self.nodes()?.kill_node(*node);
+                self.node(|nodes| nodes.kill_node(*node))?;
             }
-            Act::StartNode(node) => self.nodes()?.start_node(*node),
+            Act::StartNode(node) => self.node(|nodes| nodes.start_node(*node))?,
             Act::PauseNode(node) => {
                 self.node_pauses += 1;
-                self.nodes()?.pause_node(*node);
+                self.node(|nodes| nodes.pause_node(*node))?;
             }
-            Act::ResumeNode(node) => self.nodes()?.resume_node(*node),
+            Act::ResumeNode(node) => self.node(|nodes| nodes.resume_node(*node))?,
         }
         Ok(true)
     }
@@ -317,8 +321,11 @@ impl Scene<'_> {
         Ok(())
     }
 
-    fn nodes(&self) -> anyhow::Result<&KafkaCluster> {
-        self.nodes.context("this round has no brokers of its own")
+    /// A broker that does not start within two minutes fails the round, not the run.
+    fn node(&self, act: impl FnOnce(&KafkaCluster)) -> anyhow::Result<()> {
+        let nodes = self.nodes.context("this round has no brokers of its own")?;
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(nodes)));
+        done.map_err(|_| anyhow::anyhow!("a broker cannot be killed, paused or started"))
     }
 }
 

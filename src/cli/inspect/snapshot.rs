@@ -9,11 +9,10 @@ use crate::cli::Global;
 use crate::cli::exit::{Exit, coded};
 use crate::cli::print::{Format, table};
 use crate::cli::replay::{FromArgs, open};
-use crate::lane::snapshot::stored;
 use crate::model::Topic;
 use crate::model::snapshot::Manifest;
 use crate::model::time::Timestamp;
-use crate::replay::snapshots::Snapshots;
+use crate::replay::snapshots::{Snapshots, verify};
 use crate::store::{SnapshotStore, StoreError};
 
 #[derive(Debug, Args)]
@@ -179,7 +178,7 @@ fn local(
         for seq in store.list(lane)? {
             rows.push(match store.peek(lane, seq) {
                 Ok((manifest, stored)) => {
-                    let problem = stored::unpack(&manifest, &stored).err();
+                    let problem = verify(&manifest, &stored).err();
                     SnapshotRow::of(&manifest, "local", problem.map(|error| error.to_string()))
                 }
                 Err(StoreError::Locked { .. }) => {
