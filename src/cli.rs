@@ -1,5 +1,6 @@
 //! argv → command → exit code. One file per command.
 
+mod backtest;
 mod broker;
 mod check;
 mod completions;
@@ -195,6 +196,8 @@ enum Command {
     Dlq(dlq::DlqArgs),
     /// Look at lanes, journals and offsets; works without a running router
     Inspect(inspect::InspectArgs),
+    /// Measure routing against simple routers and against perfect foresight, offline
+    Backtest(backtest::BacktestArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -272,6 +275,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Record(arguments) => record::run(&global, &arguments),
         Command::Dlq(arguments) => dlq::run(&global, &arguments),
         Command::Inspect(arguments) => inspect::run(&global, &arguments),
+        Command::Backtest(arguments) => backtest::run(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

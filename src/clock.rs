@@ -21,6 +21,12 @@ pub fn monotonic_ms() -> u64 {
     START.get_or_init(Stopwatch::start).elapsed_ms()
 }
 
+/// How long the calling thread has been at work on a core.
+pub fn thread_cpu() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
+}
+
 /// Measures how long something takes, by the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopwatch {

@@ -208,6 +208,9 @@ pub struct Worker {
     pub clock_difference_ms_max: u64,
     /// Set by `run --new-epoch` alone: offsets that somebody set are accepted.
     pub new_epoch: bool,
+    /// For a benchmark alone: see `LaneSettings`.
+    #[doc(hidden)]
+    pub unjournaled: bool,
 }
 
 /// When a lane's whole state is kept, so that recovery need not begin with the first batch.

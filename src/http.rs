@@ -4,21 +4,23 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::{Http, Secret};
-use crate::telemetry::{LaneView, Readiness, ResourceView, Telemetry};
+use crate::model::event::LoadSnapshot;
+use crate::telemetry::{LaneView, LoadView, Readiness, ResourceView, Telemetry};
 
 /// The address is bound and not yet served, so that a taken port is found before any lane is.
 #[derive(Debug)]
@@ -91,6 +93,7 @@ fn router(telemetry: Arc<Telemetry>, token: Option<Secret>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/load", get(load))
         .layer(middleware::from_fn_with_state(shared.clone(), guard));
     Router::new()
         .route("/livez", get(async || "ok\n"))
@@ -142,7 +145,9 @@ fn problem(error: &'static str) -> Json<Problem> {
 }
 
 async fn not_found() -> Response {
-    let problem = problem("no such page; there are /livez, /readyz, /metrics and /api/v1/status");
+    let problem = problem(
+        "no such page; there are /livez, /readyz, /metrics, /api/v1/status and /api/v1/load",
+    );
     (StatusCode::NOT_FOUND, problem).into_response()
 }
 
@@ -151,7 +156,7 @@ struct Ready {
     #[serde(flatten)]
     readiness: Readiness,
     /// State by lane.
-    lanes: std::collections::BTreeMap<u32, &'static str>,
+    lanes: BTreeMap<u32, &'static str>,
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {
@@ -204,4 +209,31 @@ async fn status(State(shared): State<Shared>) -> Json<Status> {
         resources: view.resources(),
         lanes: view.lanes.into_iter().map(|(lane, view)| Lane { lane, view }).collect(),
     })
+}
+
+/// Which load is asked for.
+#[derive(Deserialize)]
+struct LoadOf {
+    lane: Option<u32>,
+    resource: Option<String>,
+}
+
+/// The newest load snapshots of all lanes, whichever instance has them.
+#[derive(Serialize)]
+struct Load {
+    caught_up: bool,
+    /// Next offsets of `load-snapshots`, by partition.
+    positions: BTreeMap<i32, i64>,
+    load: Vec<Arc<LoadSnapshot<'static>>>,
+}
+
+async fn load(State(shared): State<Shared>, Query(of): Query<LoadOf>) -> Json<Load> {
+    let LoadView { caught_up, positions, load } = shared.telemetry.load();
+    let mut load: Vec<_> = load
+        .into_values()
+        .filter(|snapshot| of.lane.is_none_or(|lane| snapshot.lane == lane))
+        .filter(|snapshot| of.resource.as_ref().is_none_or(|id| *id == snapshot.resource))
+        .collect();
+    load.sort_by(|one, other| (one.lane, &one.resource).cmp(&(other.lane, &other.resource)));
+    Json(Load { caught_up, positions, load })
 }

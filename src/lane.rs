@@ -24,12 +24,13 @@ use crate::codec::{Codec, DecodeError, RawRecord};
 use crate::model::Topic;
 use crate::model::event::InboxMessage;
 use crate::model::health::HealthEvent;
-use crate::model::journal::OffsetRange;
+use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::policy::Policy;
 use crate::model::resource::FleetEntry;
 use crate::model::result::TaskResult;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
+use crate::planted::{Bug, planted};
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::Fact;
 use crate::routing::state::{Phase, State};
@@ -58,6 +59,10 @@ pub struct LaneSettings {
     /// The configured names of the inputs, for dead letters and the journal.
     pub topic_names: BTreeMap<Topic, String>,
     pub decisions_by_pool: bool,
+    /// For a benchmark alone, to know what the journal costs: no fact is written down, nothing is
+    /// hashed, and no journal record is published. Such a lane cannot be recovered.
+    #[doc(hidden)]
+    pub unjournaled: bool,
 }
 
 impl LaneSettings {
@@ -161,13 +166,24 @@ impl Lane {
     }
 
     /// Applies one journal record (a record's value) during recovery. The positions follow it.
+    ///
+    /// # Errors
+    /// It does not follow the one before, or cannot be decoded: the lane must stop.
     pub fn fold(&mut self, record: &[u8]) -> Result<(), FoldError> {
         let lane = self.state.lane;
         let decoded = self.settings.codec.decode_journal(record);
         let record =
             decoded.map_err(|error| FoldError::Decode { lane, problem: error.to_string() })?;
+        self.fold_record(&record)
+    }
+
+    /// As [`Lane::fold`], of a record that is decoded already.
+    ///
+    /// # Errors
+    /// As [`Lane::fold`].
+    pub fn fold_record(&mut self, record: &JournalRecord) -> Result<(), FoldError> {
         let Lane { state, memo, seq, hash, .. } = self;
-        self.hash = journal::fold(state, memo, *seq, *hash, &record)?;
+        self.hash = journal::fold(state, memo, *seq, *hash, record)?;
         self.seq = record.seq;
         self.epoch = record.epoch;
         for range in &record.offsets {
@@ -251,6 +267,9 @@ impl Lane {
             Topic::HealthEvents => {
                 if record.offset >= self.health_read {
                     self.health_read = record.offset + 1;
+                    if planted(Bug::SkipControl) && self.state.lane == 1 && record.offset == 2 {
+                        return;
+                    }
                     let event = self.control(record, codec.decode_health_event(record));
                     self.controls.push_back((OwnedRecord::of(record), Control::Health(event)));
                 }

@@ -10,6 +10,10 @@ pub mod config;
 
 pub mod clock;
 
+pub mod failpoint;
+
+pub mod planted;
+
 pub mod model;
 
 pub mod codec;
@@ -35,5 +39,7 @@ pub mod replay;
 pub mod demo;
 
 pub mod sim;
+
+pub mod backtest;
 
 pub mod cli;

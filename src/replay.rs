@@ -2,11 +2,15 @@
 //! otherwise. Pure but for the reading, which is behind [`source::Source`].
 
 pub mod audit;
+pub mod check;
 pub mod compare;
+pub mod find;
 pub mod player;
 pub mod published;
 pub mod recording;
+pub mod snapshots;
 pub mod source;
+pub mod start;
 pub mod story;
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,24 @@
 //! The whole system from one seed: the real worker and lanes, through a modelled client, over the modelled
-//! Kafka, in virtual time. Processes crash and stand still, requests and answers get lost or come late,
-//! clocks differ, resources fail. First faults, in which nothing may go wrong (safety), then a quiet time
-//! in which everything must come to its end (liveness). One seed repeats a run exactly.
+//! Kafka, in virtual time. Processes crash and stand still, requests and answers get lost, come late or
+//! are errors, disks are damaged, clocks differ, resources fail. First faults, in which nothing may go
+//! wrong (safety), then a quiet time in which everything must come to its end (liveness). One seed
+//! repeats a run exactly.
 
 pub mod auditor;
+mod client;
 pub mod dice;
+mod disk;
 pub mod executor;
 pub mod faults;
 mod group;
 mod instance;
+mod keeper;
+mod logs;
 mod network;
 mod producer;
 mod reader;
 mod records;
+mod steps;
 mod workload;
 mod world;
 
@@ -32,13 +38,14 @@ use executor::Executor;
 use faults::{Coverage, Faults};
 use instance::Instance;
 use network::Network;
+pub use world::Beginnings;
 use world::World;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimulationSettings {
     pub tasks: u64,
     pub lanes: u32,
-    /// Processes of the router.
+    /// Processes of the router, besides a guest that comes and goes while there are faults.
     pub instances: u32,
 }
 
@@ -57,7 +64,10 @@ pub struct Outcome {
     pub requests: u64,
     /// Virtual time until the last task was done, milliseconds.
     pub virtual_ms: u64,
+    /// Decisions that were made again, and were the same.
+    pub replayed: u64,
     pub coverage: Coverage,
+    pub beginnings: Beginnings,
 }
 
 /// Faults go on for so long at least, microseconds of virtual time.
@@ -71,7 +81,7 @@ const QUIET_US: u64 = 180_000_000;
 const LOOK_US: u64 = 500_000;
 
 /// Clocks differ from the broker's by so much at most, milliseconds.
-const CLOCK_OFFSET_MS: u64 = 400;
+pub(crate) const CLOCK_OFFSET_MS: u64 = 400;
 
 /// Runs one seed.
 ///
@@ -86,6 +96,7 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
         codec: Arc::clone(&codec),
         lanes: settings.lanes,
         faults: RefCell::new(Faults::new(stream(seed, 2))),
+        beginnings: RefCell::default(),
         violations: RefCell::default(),
         published: Cell::new(false),
     });
@@ -95,11 +106,15 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
     timeline.spawn(workload::work(Rc::clone(&world), stream(seed, 4)));
     let mut dice = stream(seed, 5);
     let worker = worker_settings(codec);
-    for number in 0..settings.instances {
+    for number in 0..=settings.instances {
         let offset = dice.within(0..2 * CLOCK_OFFSET_MS + 1);
         let offset = i64::try_from(offset).unwrap_or(0) - CLOCK_OFFSET_MS as i64;
         let instance = Instance::new(&format!("i{number}"), Rc::clone(&world), offset);
-        timeline.spawn(instance.keep(worker.clone()));
+        if number < settings.instances {
+            timeline.spawn(instance.keep(worker.clone()));
+        } else {
+            timeline.spawn(instance.visit(worker.clone(), stream(seed, 6)));
+        }
     }
 
     let mut steps = executor.run(FAULTS_US, || false);
@@ -111,24 +126,23 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
     let mut progress = Progress::new(&world, &worker.lane);
     let mut drained = false;
     while !drained && timeline.now_us() < quiet_until_us {
-        let until_us = timeline.now_us() + LOOK_US;
-        let before = steps;
-        steps += executor.run(until_us, || false);
+        steps += executor.run(timeline.now_us() + LOOK_US, || false);
         drained = world.published.get() && progress.is_drained(&world);
-        if steps == before && !drained {
-            break;
-        }
     }
-    let mut violations = look(&world, &worker.lane, seed);
-    let told = world.violations.take().into_iter();
-    violations.extend(told.map(|detail| Violation { seed, invariant: "told", detail }));
+    let findings = look(&world, &worker.lane, progress);
+    let told = world.violations.take().into_iter().map(|detail| ("told", detail));
+    let violations = findings.violations.into_iter().chain(told);
+    let violations =
+        violations.map(|(invariant, detail)| Violation { seed, invariant, detail }).collect();
     let coverage = world.faults.borrow().coverage.clone();
     Ok(Outcome {
         violations,
         steps,
         requests: world.network.requests(),
         virtual_ms: timeline.now_us() / 1_000,
+        replayed: findings.replayed,
         coverage,
+        beginnings: world.beginnings.take(),
     })
 }
 
@@ -150,6 +164,7 @@ fn worker_settings(codec: Arc<Codec>) -> WorkerSettings {
             group: group::GROUP.to_owned(),
             topic_names: BTreeMap::new(),
             decisions_by_pool: false,
+            unjournaled: false,
         },
         start_from: StartFrom::Earliest,
         batch_wait_ms: 20,
@@ -159,10 +174,10 @@ fn worker_settings(codec: Arc<Codec>) -> WorkerSettings {
         journal_wait_ms: 14_000,
         leaderless_pause_ms: 2_000,
         snapshot: Snapshot {
-            local_batches: 5,
+            local_batches: 2,
             local_journal_bytes: 1 << 30,
             local_interval_ms_min: 0,
-            publish_batches: 20,
+            publish_batches: 5,
             publish_journal_bytes: 1 << 30,
             keep_interval_ms: 10_000,
             keep_decisions: 100,

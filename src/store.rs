@@ -10,8 +10,10 @@
 
 mod database;
 pub mod snapshots;
+pub mod view;
 
 #[cfg(test)]
 mod tests;
 
 pub use snapshots::{SnapshotStore, StoreError};
+pub use view::LoadStore;

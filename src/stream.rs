@@ -8,6 +8,8 @@ pub mod connect;
 mod ffi;
 pub mod instance_lock;
 pub mod observe;
+pub mod packed;
 pub mod run;
 mod schemas;
+pub mod view;
 pub mod worker;

@@ -7,6 +7,7 @@
 mod exposition;
 mod histogram;
 mod label;
+mod load;
 pub mod logs;
 mod process;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 use histogram::Histogram;
 pub use label::{BatchPhase, KafkaErrorClass, LaneState, Rank, RebalanceKind, TransactionResult};
+pub use load::LoadView;
 pub use view::{InputLag, LaneView, Readiness, ResourceView, Usage, View, WindowView};
 
 use crate::clock::Stopwatch;
@@ -42,6 +44,7 @@ const NAMES_MAX: usize = 1_000;
 pub struct Telemetry {
     registry: Registry,
     view: watch::Sender<View>,
+    load: watch::Sender<LoadView>,
     input_records: Family<[Label; 2], Counter>,
     decisions: Family<[Label; 1], Counter>,
     refusals: Family<[Label; 1], Counter>,
@@ -97,6 +100,7 @@ impl Telemetry {
         let mut telemetry = Telemetry {
             registry: Registry::default(),
             view,
+            load: watch::Sender::new(LoadView::default()),
             input_records: Family::default(),
             decisions: Family::default(),
             refusals: Family::default(),
@@ -361,6 +365,16 @@ impl Telemetry {
     /// The process is shutting down: it is no longer ready.
     pub fn stopping(&self) {
         self.view.send_modify(|view| view.stopping = true);
+    }
+
+    /// What is known of every lane's load has changed.
+    pub fn load_changed(&self, change: impl FnOnce(&mut LoadView)) {
+        self.load.send_modify(change);
+    }
+
+    /// What is known of every lane's load.
+    pub fn load(&self) -> LoadView {
+        self.load.borrow().clone()
     }
 
     fn change(&self, lane: u32, change: impl FnOnce(&mut LaneView)) {

@@ -1,5 +1,9 @@
 //! Recorded journals, decided again by this build. See `tests/golden/README.md`.
 
+#[path = "golden/snapshots.rs"]
+mod snapshots;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -12,7 +16,9 @@ use pointsman::model::policy::Policy;
 use pointsman::replay::audit::{Audit, Range, audit_lane};
 use pointsman::replay::player::{Journal, Player};
 use pointsman::replay::recording::Recording;
+use pointsman::replay::snapshots::Limit;
 use pointsman::replay::source::Source;
+use pointsman::replay::start::{Start, start};
 
 const HINT: &str = "this build no longer reproduces a released journal. Do not edit the golden file: \
                     raise FACT_LEVEL for another encoding of facts, ENGINE_VERSION for other \
@@ -46,6 +52,7 @@ fn open(path: &Path) -> (Recording<BufReader<File>>, LaneSettings) {
             .map(|(name, now)| (topic(name).unwrap(), now.clone()))
             .collect(),
         decisions_by_pool: about.decisions_by_pool,
+        unjournaled: false,
     };
     (recording, settings)
 }
@@ -68,6 +75,31 @@ fn golden_journals_are_decided_again_bit_for_bit() {
         assert_eq!(found.identical, found.decisions, "{}", path.display());
         // Of an older engine the facts are folded; of this one everything is decided again.
         assert!(found.decisions + found.folded_decisions >= 400, "{}: {found:?}", path.display());
+        // The state of this build is the one that was published, in every byte.
+        assert!(found.snapshots_equal >= 4, "{}: {found:?}", path.display());
+        assert_eq!(found.snapshots_not_compared, BTreeMap::new(), "{}: {HINT}", path.display());
+    }
+}
+
+/// A lane that begins with any of the snapshots comes to the same end.
+#[test]
+fn golden_snapshots_are_begun_with() {
+    for path in files() {
+        let (mut recording, settings) = open(&path);
+        for number in 0..recording.lanes() {
+            let ends = [0, 10, 20].map(|seq_max| {
+                let limit = Limit { seq_max, ..Limit::NONE };
+                let begun = start(&mut recording, &settings, number, limit).unwrap();
+                let Start { mut player, mut journal, from, passed_over } = begun;
+                assert_eq!((from.seq, passed_over), (seq_max, vec![]), "{}", path.display());
+                while let Some(batch) = journal.next_batch().unwrap() {
+                    player.play(&mut recording, &batch, false).unwrap();
+                }
+                shown(player.lane().unwrap())
+            });
+            let [first, others @ ..] = ends;
+            assert_eq!(others, [first.clone(), first], "{}: {HINT}", path.display());
+        }
     }
 }
 

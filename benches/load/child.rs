@@ -21,6 +21,8 @@ use crate::samples::Samples;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Side {
     Router,
+    /// The router without journal and snapshots, to know what they cost.
+    Unjournaled,
     Baseline,
 }
 
@@ -28,6 +30,7 @@ impl Side {
     pub const fn name(self) -> &'static str {
         match self {
             Side::Router => "router",
+            Side::Unjournaled => "unjournaled",
             Side::Baseline => "baseline",
         }
     }
@@ -48,8 +51,13 @@ pub struct Report {
 
 /// In the child: runs until standard input ends, which it also does when the parent dies.
 pub fn serve(side: Side, samples: Option<&Path>) -> anyhow::Result<()> {
-    let config =
+    let mut config =
         Config::load(None, std::env::vars()).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    if side == Side::Unjournaled {
+        config.worker.unjournaled = true;
+        config.snapshot.local_batches = 0;
+        config.snapshot.publish_batches = 0;
+    }
     tracing_subscriber::fmt()
         .with_env_filter(&config.log.filter)
         .with_writer(std::io::stderr)
@@ -65,7 +73,7 @@ pub fn serve(side: Side, samples: Option<&Path>) -> anyhow::Result<()> {
         });
     }
     let report = match side {
-        Side::Router => {
+        Side::Router | Side::Unjournaled => {
             let telemetry = Telemetry::new(config.worker.workers);
             let stats = Stats::new(config.worker.workers);
             run_observed(&config, &telemetry, &shutdown, &stats)?;

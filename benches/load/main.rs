@@ -50,6 +50,8 @@ enum Command {
     Throughput(Options),
     /// End-to-end latency at a paced rate.
     Latency(Options),
+    /// Tasks per second with journal and snapshots, and without.
+    Journal(Options),
     /// Resident memory with many tasks in flight.
     Memory(Options),
     /// CPU time of each phase of the core; needs no broker.
@@ -132,6 +134,12 @@ fn main() -> anyhow::Result<()> {
             let load = Load::begin(&options)?;
             let cpu_us = load.throughput(&mut report)?;
             phases(&mut report, Some(cpu_us))?;
+            load.end()?;
+            options
+        }
+        Command::Journal(options) => {
+            let load = Load::begin(&options)?;
+            load.journal(&mut report)?;
             load.end()?;
             options
         }
@@ -282,6 +290,50 @@ impl<'a> Load<'a> {
             report.figure("  routed", format!("{:.1}%", worst * 100.0), ">= 99%");
         }
         Ok(cpu_of_one_us)
+    }
+
+    /// What journal and snapshots cost of the throughput.
+    fn journal(&self, report: &mut Report) -> anyhow::Result<()> {
+        let mut pairs = Vec::new();
+        for pair in 0..self.options.pairs {
+            // Whoever is second finds warmer caches.
+            let (with, without) = if pair % 2 == 0 {
+                let with = self.throughput_of(Side::Router, 1, pair)?;
+                (with, self.throughput_of(Side::Unjournaled, 1, pair)?)
+            } else {
+                let without = self.throughput_of(Side::Unjournaled, 1, pair)?;
+                (self.throughput_of(Side::Router, 1, pair)?, without)
+            };
+            pairs.push((with, without));
+        }
+        type Figure = fn(&throughput::Measured) -> f64;
+        // Each with its digits and its goal.
+        let figures: [(&str, Figure, usize, &str); 4] = [
+            ("tasks/s with journal and snapshots", |measured| measured.tasks_per_s, 0, ">= 0.85"),
+            ("  CPU per task, us", |measured| measured.cpu_us, 2, ""),
+            ("  of that in the workers' threads, us", |measured| measured.workers_cpu_us, 2, ""),
+            (
+                "  bytes written per task",
+                |measured| measured.written.bytes as f64 / f64::from(measured.tasks),
+                0,
+                "",
+            ),
+        ];
+        for (name, figure, digits, goal) in figures {
+            let with = median(pairs.iter().map(|(with, _)| figure(with)).collect());
+            let without = median(pairs.iter().map(|(_, without)| figure(without)).collect());
+            let ratios: Vec<f64> =
+                pairs.iter().map(|(with, without)| figure(with) / figure(without)).collect();
+            let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+            report.row(
+                name,
+                format!("{with:.digits$}"),
+                format!("{without:.digits$}"),
+                format!("{:.2} ({})", median(ratios), each.join(" ")),
+                goal,
+            );
+        }
+        Ok(())
     }
 
     fn throughput_of(

@@ -111,6 +111,7 @@ fn whole_lane(codec: &Codec, fleet: &[FleetEntry]) -> anyhow::Result<(Timer, Pre
             group: "load".to_owned(),
             topic_names: Default::default(),
             decisions_by_pool: false,
+            unjournaled: false,
         },
     );
     lane.start_at(0, 0, 0);

@@ -21,6 +21,7 @@ use tokio::task::{JoinSet, LocalSet};
 use super::{Broker, Settings};
 use desk::Desk;
 pub use fault::{Fault, Faults, Rule, RuleId};
+pub use refusal::refusal;
 
 /// After a connection could not be accepted, as where the process has no more file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);

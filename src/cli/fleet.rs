@@ -1,7 +1,7 @@
 //! `fleet plan`, `fleet apply` and `fleet show`.
 
 mod diff;
-pub(in crate::cli) mod file;
+pub mod file;
 #[cfg(test)]
 mod tests;
 

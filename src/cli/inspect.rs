@@ -1,5 +1,7 @@
 //! `inspect`: what a lane's journal says, whether or not an instance runs.
 
+mod snapshot;
+
 use clap::{Args, Subcommand};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::{Offset, TopicPartitionList};
@@ -13,7 +15,11 @@ use super::replay::{FromArgs, Opened, open, progress};
 use super::{Global, replay};
 use crate::clock::wall_now;
 use crate::model::Topic;
-use crate::replay::player::{Journal, Player};
+use crate::model::time::Timestamp;
+use crate::replay::find::find_batch;
+use crate::replay::player::Journal;
+use crate::replay::snapshots::Limit;
+use crate::replay::start::{Start, start};
 use crate::stream::committed::{self, CommittedOffset};
 
 #[derive(Debug, Args)]
@@ -28,6 +34,8 @@ enum InspectCommand {
     Lane(LaneArgs),
     /// The batches of the journal, one a line
     Journal(JournalArgs),
+    /// The snapshots of the lanes, published and in this host's store, each verified
+    Snapshot(snapshot::SnapshotArgs),
     /// Where each lane reads on, as the group has committed it
     Offsets,
 }
@@ -60,6 +68,7 @@ pub fn run(global: &Global, arguments: &InspectArgs) -> anyhow::Result<Exit> {
     match &arguments.command {
         InspectCommand::Lane(arguments) => lane(global, arguments),
         InspectCommand::Journal(arguments) => journal(global, arguments),
+        InspectCommand::Snapshot(arguments) => snapshot::run(global, arguments),
         InspectCommand::Offsets => offsets(global),
     }
 }
@@ -67,22 +76,36 @@ pub fn run(global: &Global, arguments: &InspectArgs) -> anyhow::Result<Exit> {
 fn lane(global: &Global, arguments: &LaneArgs) -> anyhow::Result<Exit> {
     let from = FromArgs { from_file: arguments.from_file.clone(), lane: Some(arguments.number) };
     let mut opened = open(global, &from)?;
-    let bar = progress(opened.journal_records()?, "fold");
     let Opened { source, settings, .. } = &mut opened;
-    let mut journal = Journal::open(&mut **source, arguments.number, settings)?;
-    let mut player = Player::new(arguments.number, settings);
+    let number = arguments.number;
+    let limit = match arguments.at {
+        None => Limit::NONE,
+        Some(seq) => {
+            // Its time tells where its snapshots are; without it the topic is searched from its end.
+            let at = find_batch(&mut **source, settings, number, seq)?;
+            let before = at.map_or(Timestamp::MAX, |at| at.record.batch_time_ms.plus_ms(1));
+            Limit { seq_max: seq, before }
+        }
+    };
+    let Start { mut player, mut journal, from, passed_over } =
+        start(&mut **source, settings, number, limit)?;
+    let records = opened.journal_records_since(from.batch_time_ms)?;
+    let bar = progress(records, "fold");
     while let Some(batch) = journal.next_batch()? {
         if arguments.at.is_some_and(|at| batch.record.seq > at) {
             break;
         }
-        player.play(&mut **source, &batch, false)?;
+        player.play(&mut *opened.source, &batch, false)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
+    for (seq, why) in passed_over {
+        global.printer().note(&format!("the snapshot at seq {seq} was passed over: {why}"));
+    }
     let found = player.lane().filter(|lane| arguments.at.is_none_or(|at| lane.seq() == at));
     let Some(lane) = found else {
         let what = arguments.at.map_or("any batch".to_owned(), |at| format!("seq {at}"));
-        let text = format!("the journal of lane {} does not have {what}", arguments.number);
+        let text = format!("the journal of lane {number} does not have {what}");
         return Err(coded(Exit::NotFound, text));
     };
     let shown = replay::lane_view::of(lane);
@@ -111,11 +134,23 @@ fn journal(global: &Global, arguments: &JournalArgs) -> anyhow::Result<Exit> {
     let Opened { source, settings, lanes } = &mut opened;
     let mut rows = Vec::new();
     for lane in lanes {
-        let mut journal = Journal::open(&mut **source, *lane, settings)?;
+        let partition = i32::try_from(*lane)?;
+        let from = if range.since == Timestamp::EPOCH && range.until == Timestamp::MAX {
+            // Each batch takes an offset, and the marker of its transaction another.
+            let bounds = source.bounds(Topic::Journal, partition)?;
+            let last = i64::try_from(arguments.limit.max(1)).unwrap_or(i64::MAX);
+            bounds.end.saturating_sub(last.saturating_mul(2)).max(bounds.start)
+        } else {
+            source.offset_at(Topic::Journal, partition, range.since)?
+        };
+        let mut journal = Journal::open_at(&mut **source, *lane, settings, from)?;
         let mut last = std::collections::VecDeque::new();
         while let Some(batch) = journal.next_batch()? {
             let record = batch.record;
-            if record.batch_time_ms < range.since || record.batch_time_ms >= range.until {
+            if record.batch_time_ms >= range.until {
+                break;
+            }
+            if record.batch_time_ms < range.since {
                 continue;
             }
             if last.len() == arguments.limit.max(1) {
@@ -141,7 +176,7 @@ fn journal(global: &Global, arguments: &JournalArgs) -> anyhow::Result<Exit> {
             "lane",
             "epoch",
             "seq",
-            "time, ms",
+            "time",
             "facts",
             "in flight",
             "backlog",
@@ -153,7 +188,7 @@ fn journal(global: &Global, arguments: &JournalArgs) -> anyhow::Result<Exit> {
                 row.lane.to_string(),
                 row.epoch.to_string(),
                 row.seq.to_string(),
-                row.batch_time_ms.to_string(),
+                Timestamp::from_ms(row.batch_time_ms).to_string(),
                 row.facts.to_string(),
                 row.in_flight.to_string(),
                 row.backlog.to_string(),

@@ -1,5 +1,6 @@
 //! `record`: the topics of a router in one file, for replays without a broker.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
@@ -13,16 +14,19 @@ use super::kafka::Cluster;
 use super::replay::range::RangeArgs;
 use super::replay::{FromKafka, lane_settings, progress};
 use crate::clock::wall_now;
+use crate::lane::LaneSettings;
 use crate::model::Topic;
+use crate::model::time::Timestamp;
+use crate::replay::audit::Range;
 use crate::replay::recording::{About, Writer};
 use crate::replay::source::Source as _;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Everything that is committed now, with offsets, keys, headers and times: inputs, outputs, dead \
-letters and the journal. Contents of tasks are in the file, so treat it as you treat them. With \
---since or --until the file holds less; a replay needs the journal from its beginning, so that is \
-always whole.
+letters, the journal and the snapshots. Contents of tasks are in the file, so treat it as you treat \
+them. With --since or --until the file holds less: the journal then begins with the newest snapshot \
+before that time, from which a replay starts.
 
 Examples:
   pointsman record -f run.pmrec
@@ -41,6 +45,7 @@ pub fn run(global: &Global, arguments: &RecordArgs) -> anyhow::Result<Exit> {
     let (settings, registered) = lane_settings(&config)?;
     let cluster = Cluster::new(&config.kafka, global.timeout());
     let mut source = FromKafka::open(&cluster, &config, &settings.codec)?;
+    source.note_all()?;
     let shown = arguments.file.display();
     let file = File::create_new(&arguments.file).map_err(|error| {
         if error.kind() == std::io::ErrorKind::AlreadyExists {
@@ -54,13 +59,21 @@ pub fn run(global: &Global, arguments: &RecordArgs) -> anyhow::Result<Exit> {
     let all = parts.iter().map(|(_, _, bounds)| bounds.end - bounds.start).sum::<i64>();
     let bar = progress(u64::try_from(all).unwrap_or(0), "record");
     let mut records = 0_u64;
+    let begins = begins(&mut source, &settings, range)?;
     for (topic, partition, bounds) in parts {
-        // Facts of the whole journal make the state; control records are few, and may be old.
-        let whole = topic == Topic::Journal || Topic::CONTROLS.contains(&topic);
-        let from = if whole || bounds.is_empty() {
+        let since = if [Topic::Journal, Topic::Snapshots].contains(&topic) {
+            // A replay makes its state of these.
+            begins.get(&partition).copied().unwrap_or(Timestamp::EPOCH)
+        } else if Topic::CONTROLS.contains(&topic) {
+            // They are few, and may be old.
+            Timestamp::EPOCH
+        } else {
+            range.since
+        };
+        let from = if bounds.is_empty() || since == Timestamp::EPOCH {
             bounds.start
         } else {
-            source.offset_at(topic, partition, range.since)?
+            source.offset_at(topic, partition, since)?
         };
         writer.part(topic, partition, &(from..bounds.end));
         let mut cursor = source.open(topic, partition, from)?;
@@ -97,4 +110,21 @@ pub fn run(global: &Global, arguments: &RecordArgs) -> anyhow::Result<Exit> {
         || format!("{records} records in {shown}, {bytes} bytes\n"),
     )?;
     Ok(Exit::Ok)
+}
+
+/// What a replay of the range begins with, by lane: the time of the newest snapshot before it, or
+/// the journal's beginning.
+fn begins(
+    source: &mut FromKafka,
+    settings: &LaneSettings,
+    range: Range,
+) -> anyhow::Result<BTreeMap<i32, Timestamp>> {
+    let mut begins = BTreeMap::new();
+    if range.since > Timestamp::EPOCH {
+        for lane in 0..source.lanes() {
+            let begun = range.start(source, settings, lane)?;
+            begins.insert(i32::try_from(lane)?, begun.from.batch_time_ms);
+        }
+    }
+    Ok(begins)
 }

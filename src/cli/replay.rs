@@ -2,6 +2,7 @@
 
 mod from_kafka;
 pub mod lane_view;
+mod parallel;
 pub mod range;
 mod what_if;
 
@@ -25,10 +26,14 @@ use crate::config::Config;
 use crate::lane::LaneSettings;
 use crate::model::Topic;
 use crate::model::policy::Policy;
+use crate::model::snapshot::SnapshotPoint;
+use crate::model::time::Timestamp;
 use crate::registry::{Registry, subject};
-use crate::replay::audit::{Audit, Range, audit_lane};
+use crate::replay::audit::{Audit, Begun, Range};
+use crate::replay::player::PlayError;
 use crate::replay::recording::Recording;
 use crate::replay::source::Source;
+use crate::replay::start::{Earliest, earliest};
 pub use from_kafka::FromKafka;
 use range::RangeArgs;
 
@@ -60,14 +65,15 @@ pub struct FromArgs {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Reads the topics without joining the router's group and changes nothing. Every batch is decided \
-again from its journal record and its inputs; facts, outputs and hashes must be equal. What differs \
+again from its journal record and its inputs; facts, outputs and hashes must be equal, and the whole \
+state where a snapshot was published. With --since it begins with the newest snapshot before that. What differs \
 first is named, and the exit code is 3. Batches of another engine version are folded and counted \
 apart: their own release can decide them again.
 
 Examples:
   pointsman replay audit --since -1h
   pointsman replay audit --lane 3 --json
-  pointsman record -o run.pmrec && pointsman replay audit --from-file run.pmrec")]
+  pointsman record -f run.pmrec && pointsman replay audit --from-file run.pmrec")]
 struct AuditArgs {
     #[command(flatten)]
     from: FromArgs,
@@ -99,12 +105,60 @@ impl Opened {
     /// # Errors
     /// The source cannot be read.
     pub fn journal_records(&mut self) -> anyhow::Result<u64> {
+        self.journal_records_since(Timestamp::EPOCH)
+    }
+
+    /// As [`Opened::journal_records`], from a time on.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn journal_records_since(&mut self, since: Timestamp) -> anyhow::Result<u64> {
         let mut all = 0;
         for lane in &self.lanes {
-            let bounds = self.source.bounds(Topic::Journal, i32::try_from(*lane)?)?;
+            let partition = i32::try_from(*lane)?;
+            let mut bounds = self.source.bounds(Topic::Journal, partition)?;
+            if since > Timestamp::EPOCH {
+                bounds.start = self.source.offset_at(Topic::Journal, partition, since)?;
+            }
             all += u64::try_from(bounds.end - bounds.start).unwrap_or(0);
         }
         Ok(all)
+    }
+
+    /// Refuses a range that begins before what can be replayed, naming what can in every lane.
+    ///
+    /// # Errors
+    /// It does; or the source cannot be read.
+    pub fn refuse_deleted(&mut self, since: Timestamp) -> anyhow::Result<()> {
+        if since == Timestamp::EPOCH {
+            return Ok(());
+        }
+        let mut latest: Option<(u32, SnapshotPoint)> = None;
+        for lane in &self.lanes {
+            match earliest(&mut *self.source, &self.settings, *lane)? {
+                Earliest::FirstBatch => {}
+                Earliest::Snapshot(point) => {
+                    let is_later =
+                        latest.is_none_or(|(_, other)| other.batch_time_ms < point.batch_time_ms);
+                    if point.batch_time_ms >= since && is_later {
+                        latest = Some((*lane, point));
+                    }
+                }
+                Earliest::Nowhere { seq } => {
+                    let earliest = Earliest::Nowhere { seq };
+                    let error = PlayError::Begun { lane: *lane, seq, earliest };
+                    return Err(coded(Exit::NotFound, error.to_string()));
+                }
+            }
+        }
+        let Some((lane, point)) = latest else { return Ok(()) };
+        let text = format!(
+            "--since {since} is before what can be replayed: the journal's beginning is deleted; \
+             earliest replayable: --since {} (lane {lane}, what follows seq {})",
+            point.batch_time_ms.plus_ms(1),
+            point.seq
+        );
+        Err(coded(Exit::NotFound, text))
     }
 }
 
@@ -113,6 +167,19 @@ impl Opened {
 /// # Errors
 /// It cannot be read; it has no such lane.
 pub fn open(global: &Global, from: &FromArgs) -> anyhow::Result<Opened> {
+    open_topics(global, from, false)
+}
+
+/// As [`open`]; what the journal's records name is read together with them, also where it was
+/// just being written.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_whole(global: &Global, from: &FromArgs) -> anyhow::Result<Opened> {
+    open_topics(global, from, true)
+}
+
+fn open_topics(global: &Global, from: &FromArgs, is_whole: bool) -> anyhow::Result<Opened> {
     let (source, settings): (Box<dyn Source>, LaneSettings) = match &from.from_file {
         Some(path) => {
             let recording = open_file(path)?;
@@ -123,7 +190,11 @@ pub fn open(global: &Global, from: &FromArgs) -> anyhow::Result<Opened> {
             let config = global.config()?;
             let (settings, _) = lane_settings(&config)?;
             let cluster = Cluster::new(&config.kafka, global.timeout());
-            (Box::new(FromKafka::open(&cluster, &config, &settings.codec)?), settings)
+            let mut source = FromKafka::open(&cluster, &config, &settings.codec)?;
+            if is_whole {
+                source.note_all()?;
+            }
+            (Box::new(source), settings)
         }
     };
     let lanes = match from.lane {
@@ -163,6 +234,7 @@ fn settings_of<R: std::io::Read + std::io::Seek>(
         group: about.group.clone(),
         topic_names: names.filter_map(|(name, now)| Some((topic(name)?, now.clone()))).collect(),
         decisions_by_pool: about.decisions_by_pool,
+        unjournaled: false,
     })
 }
 
@@ -196,6 +268,7 @@ pub fn lane_settings(config: &Config) -> anyhow::Result<(LaneSettings, Registere
         group: config.kafka.group_id.clone(),
         topic_names: names.collect(),
         decisions_by_pool: config.topics.decisions_by_pool(),
+        unjournaled: false,
     };
     Ok((settings, registered))
 }
@@ -231,14 +304,11 @@ struct Summary<'a> {
 
 fn audit(global: &Global, arguments: &AuditArgs) -> anyhow::Result<Exit> {
     let range: Range = arguments.range.range(wall_now())?;
-    let mut opened = open(global, &arguments.from)?;
+    let mut opened = open_whole(global, &arguments.from)?;
+    opened.refuse_deleted(range.since)?;
     let bar = progress(opened.journal_records()?, "audit");
     let begun = Stopwatch::start();
-    let mut found = Audit::default();
-    let Opened { source, settings, lanes } = &mut opened;
-    for lane in lanes {
-        audit_lane(&mut **source, settings, *lane, range, &mut found, &mut |_| bar.inc(1))?;
-    }
+    let found = parallel::audit(&opened, range, &bar)?;
     bar.finish_and_clear();
     let elapsed_s = begun.elapsed().as_secs_f64();
     let decisions_per_s = found.decisions as f64 / elapsed_s.max(1e-9);
@@ -273,6 +343,26 @@ fn audit_text(summary: &Summary<'_>) -> String {
         audit.published_equal, audit.published_deleted
     )
     .ok();
+    let equal = audit.snapshots_equal;
+    if equal > 0 {
+        let s = if equal == 1 { "" } else { "s" };
+        writeln!(text, "{equal} published snapshot{s} equal to the whole state").ok();
+    }
+    for (reason, count) in &audit.snapshots_not_compared {
+        writeln!(text, "{count} published snapshots not compared: {reason}").ok();
+    }
+    for begun in &audit.begun_with {
+        let Begun { lane, seq, .. } = begun;
+        let at = Timestamp::from_ms(begun.batch_time_ms);
+        match seq {
+            0 => writeln!(text, "lane {lane} begun with its first batch"),
+            _ => writeln!(text, "lane {lane} begun with its snapshot at seq {seq}, of {at}"),
+        }
+        .ok();
+        for snapshot in &begun.passed_over {
+            writeln!(text, "  passed over: the snapshot at {snapshot}").ok();
+        }
+    }
     for (reason, batches) in &audit.folded_batches {
         writeln!(text, "{batches} batches folded and not decided again: {reason}").ok();
     }

@@ -40,6 +40,8 @@ pub struct RunArgs {
 }
 
 pub fn run(global: &Global, arguments: &RunArgs) -> anyhow::Result<Exit> {
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::arm().map_err(|error| coded(Exit::Config, error))?;
     let mut config = global.config()?;
     config.worker.new_epoch = arguments.new_epoch;
     logs::start(&config.log, global.printer().stderr_colour());

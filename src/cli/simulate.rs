@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
@@ -15,20 +16,23 @@ use super::exit::Exit;
 use super::print::Format;
 use super::signals;
 use crate::clock::Stopwatch;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::Bug;
 use crate::sim::auditor::Violation;
 use crate::sim::faults::Coverage;
-use crate::sim::{Outcome, SimulationSettings, run as simulate};
+use crate::sim::{Beginnings, Outcome, SimulationSettings, run as simulate};
 
 /// Violations that are printed; all are counted.
 const SHOWN_MAX: usize = 20;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Runs the real worker and lanes over a modelled Kafka, in virtual time: processes crash and stand still, \
-requests and answers get lost, clocks differ. Then everything must come to its end. An independent \
-audit says what should not be. A seed repeats its run exactly.
+Runs the real worker and lanes over a modelled Kafka, in virtual time: processes crash, stand still, come \
+and go, requests and answers get lost or are errors, disks are damaged, clocks differ. Then everything \
+must come to its end. An independent audit says what should not be, and every output is decided \
+again. A seed repeats its run exactly.
 
-Exit code 3 where anything was found.
+Exit code 3 where anything was found, or a fault is missing that must be met.
 
 Examples:
   pointsman simulate --seed 7
@@ -52,6 +56,13 @@ pub struct SimulateArgs {
     /// Seeds that run at once [default: one for each core]
     #[arg(long, env = "POINTSMAN_SIMULATE_JOBS", value_name = "N")]
     jobs: Option<NonZeroUsize>,
+    /// Fail where a fault never met a step of the commit path
+    #[arg(long, env = "POINTSMAN_SIMULATE_REQUIRE_COVERAGE")]
+    require_coverage: bool,
+    /// Plant this bug, for the simulation to find
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long, env = "POINTSMAN_SIMULATE_PLANTED", value_name = "NAME", value_parser = bug)]
+    planted: Option<Bug>,
     /// Print one JSON object
     #[arg(long, env = "POINTSMAN_SIMULATE_JSON")]
     json: bool,
@@ -67,14 +78,25 @@ fn range(text: &str) -> Result<(u64, u64), String> {
         .ok_or_else(|| "two seeds such as 1..2000, the first not above the second".to_owned())
 }
 
+#[cfg(feature = "planted-bugs")]
+fn bug(text: &str) -> Result<Bug, String> {
+    let names = Bug::ALL.map(Bug::name).join(", ");
+    let found = Bug::ALL.into_iter().find(|bug| bug.name() == text);
+    found.ok_or_else(|| format!("one of {names}"))
+}
+
 /// All seeds together.
 #[derive(Debug, Default)]
 struct Total {
     seeds: u64,
     steps: u64,
     requests: u64,
+    replayed: u64,
     violations: Vec<Violation>,
     coverage: Coverage,
+    beginnings: Beginnings,
+    /// Time that cores were at work.
+    cpu: Duration,
 }
 
 impl Total {
@@ -82,12 +104,31 @@ impl Total {
         self.seeds += 1;
         self.steps += outcome.steps;
         self.requests += outcome.requests;
+        self.replayed += outcome.replayed;
         self.violations.extend(outcome.violations);
         self.coverage.add(&outcome.coverage);
+        self.beginnings.add(outcome.beginnings);
+    }
+
+    fn seeds_per_core_minute(&self) -> f64 {
+        self.seeds as f64 * 60.0 / self.cpu.as_secs_f64().max(1e-9)
+    }
+
+    /// What should have happened and did not.
+    fn missing(&self) -> Vec<String> {
+        let cells = self.coverage.missing().into_iter();
+        let cells = cells.map(|(fault, step)| format!("{} at {}", fault.name(), step.name()));
+        let counts = self.beginnings.counts().into_iter();
+        let counts = counts.filter(|(_, count)| *count == 0).map(|(name, _)| name.to_owned());
+        cells.chain(counts).collect()
     }
 }
 
 pub fn run(global: &Global, arguments: &SimulateArgs) -> anyhow::Result<Exit> {
+    #[cfg(feature = "planted-bugs")]
+    if let Some(bug) = arguments.planted {
+        crate::planted::plant(bug);
+    }
     let printer = global.printer();
     let settings = SimulationSettings {
         tasks: arguments.tasks,
@@ -121,6 +162,8 @@ pub fn run(global: &Global, arguments: &SimulateArgs) -> anyhow::Result<Exit> {
                     }
                     bar.inc(1);
                 }
+                let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                total.cpu += crate::clock::thread_cpu();
             });
         }
     });
@@ -128,33 +171,47 @@ pub fn run(global: &Global, arguments: &SimulateArgs) -> anyhow::Result<Exit> {
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     total.violations.sort_by_key(|violation| violation.seed);
     let elapsed_s = began.elapsed().as_secs_f64();
+    let missing = if arguments.require_coverage { total.missing() } else { Vec::new() };
     let mut out = std::io::stdout().lock();
     if arguments.json || printer.format != Format::Table {
         let line = json!({
             "seeds": total.seeds, "steps": total.steps, "elapsed_s": elapsed_s,
-            "violations": total.violations,
+            "violations": total.violations, "missing": missing,
+            "seeds_per_core_minute": total.seeds_per_core_minute().round(),
         });
         writeln!(out, "{line}")?;
     } else {
-        for violation in total.violations.iter().take(SHOWN_MAX) {
-            let Violation { seed, invariant, detail } = violation;
-            writeln!(out, "seed {seed}: {invariant}: {detail}")?;
+        print(&mut out, &total, elapsed_s)?;
+        for missing in &missing {
+            writeln!(out, "never met: {missing}")?;
         }
-        writeln!(
-            out,
-            "{} seeds, {} steps, {} requests, {} faults, {} violations in {elapsed_s:.1} s\n{}",
-            total.seeds,
-            total.steps,
-            total.requests,
-            total.coverage.faults(),
-            total.violations.len(),
-            total.coverage,
-        )?;
     }
     if failed.load(Ordering::Relaxed) {
         return Ok(Exit::Failed);
     }
-    Ok(if total.violations.is_empty() { Exit::Ok } else { Exit::Difference })
+    let is_clean = total.violations.is_empty() && missing.is_empty();
+    Ok(if is_clean { Exit::Ok } else { Exit::Difference })
+}
+
+fn print(out: &mut impl Write, total: &Total, elapsed_s: f64) -> std::io::Result<()> {
+    for violation in total.violations.iter().take(SHOWN_MAX) {
+        let Violation { seed, invariant, detail } = violation;
+        writeln!(out, "seed {seed}: {invariant}: {detail}")?;
+    }
+    writeln!(
+        out,
+        "{} seeds, {} steps, {} requests, {} faults, {} decisions made again, {} violations in \
+         {elapsed_s:.1} s ({:.0} seeds a minute on each core)",
+        total.seeds,
+        total.steps,
+        total.requests,
+        total.coverage.faults(),
+        total.replayed,
+        total.violations.len(),
+        total.seeds_per_core_minute(),
+    )?;
+    let counts = total.beginnings.counts().map(|(name, count)| format!("{count} {name}"));
+    writeln!(out, "{}\n\n{}", counts.join(", "), total.coverage)
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ fn defaults_are_those_of_the_design() {
             shutdown_ms_max: 10_000,
             clock_difference_ms_max: 1_000,
             new_epoch: false,
+            unjournaled: false,
         }
     );
     assert_eq!(config.routing, Policy::default());

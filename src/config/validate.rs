@@ -144,6 +144,7 @@ fn worker(reader: &mut Reader) -> Worker {
         shutdown_ms_max: reader.integer("worker.shutdown_ms_max"),
         clock_difference_ms_max: reader.integer("worker.clock_difference_ms_max"),
         new_epoch: false,
+        unjournaled: false,
     };
     // A dead instance's transaction has to end before its lanes are handed out again.
     if worker.transaction_timeout_ms >= worker.session_timeout_ms {

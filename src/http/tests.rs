@@ -88,6 +88,56 @@ fn status_shows_lanes() {
 }
 
 #[test]
+fn load_shows_every_lane_that_is_asked_for() {
+    use crate::model::event::{DimensionLoad, LoadSnapshot};
+    let server = Running::start(false);
+    let empty = r#"{"caught_up":false,"positions":{},"load":[]}"#;
+    assert_eq!(server.get("/api/v1/load", &[]).2, empty);
+    server.telemetry.load_changed(|view| {
+        for (lane, resource) in [(10, "one"), (2, "two"), (2, "one")] {
+            let snapshot = LoadSnapshot {
+                lane,
+                resource: resource.into(),
+                at_ms: crate::model::time::Timestamp::from_ms(7),
+                health: crate::model::health::HealthStatus::Healthy,
+                load: vec![DimensionLoad {
+                    dimension: "slots".into(),
+                    window_s: 0,
+                    limit: 8,
+                    units: 4,
+                    used: 1,
+                    used_max: 2,
+                }],
+                in_flight: 1,
+                backlog: 0,
+            };
+            let key = format!("{lane}/{resource}").into_bytes();
+            view.load.insert(key.into(), Arc::new(snapshot));
+        }
+        view.positions.insert(2, 9);
+        view.caught_up = true;
+    });
+    let of = |lane: u32, resource: &str| {
+        format!(
+            r#"{{"lane":{lane},"resource":"{resource}","at_ms":7,"health":"healthy","load":[{{"dimension":"slots","window_s":0,"limit":8,"units":4,"used":1,"used_max":2}}],"in_flight":1,"backlog":0}}"#
+        )
+    };
+    let check = |query: &str, rows: &[(u32, &str)]| {
+        let load: Vec<String> = rows.iter().map(|(lane, resource)| of(*lane, resource)).collect();
+        let load = load.join(",");
+        let expected = format!(r#"{{"caught_up":true,"positions":{{"2":9}},"load":[{load}]}}"#);
+        let (status, _, body) = server.get(&format!("/api/v1/load{query}"), &[]);
+        assert_eq!((status, body), (200, expected), "{query}");
+    };
+    check("", &[(2, "one"), (2, "two"), (10, "one")]);
+    check("?lane=2", &[(2, "one"), (2, "two")]);
+    check("?resource=one", &[(2, "one"), (10, "one")]);
+    check("?lane=2&resource=two", &[(2, "two")]);
+    check("?lane=3", &[]);
+    assert_eq!(server.get("/api/v1/load?lane=x", &[]).0, 400);
+}
+
+#[test]
 fn metrics_come_in_the_format_that_is_asked_for() {
     let server = Running::start(false);
     let (_, kind, text) = server.get("/metrics", &[]);
@@ -113,6 +163,7 @@ fn only_probes_are_open_without_the_token() {
         ("/metrics", "Bearer geheim", 200),
         ("/api/v1/status", "", 401),
         ("/api/v1/status", "Bearer geheim", 200),
+        ("/api/v1/load", "", 401),
         ("/nowhere", "", 404),
     ];
     for (path, authorization, expected) in rows {

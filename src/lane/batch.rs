@@ -102,6 +102,10 @@ impl<'a> Batch<'a> {
     }
 
     fn record(&mut self, fact: &Fact) {
+        self.fact_count += 1;
+        if self.settings.unjournaled {
+            return;
+        }
         let facts = std::mem::take(&mut self.facts);
         // Facts hold nothing that postcard refuses, and a vector takes every byte: a failure here
         // is a fault of this program, which the worker catches and recovers the lane from.
@@ -109,7 +113,6 @@ impl<'a> Batch<'a> {
             Ok(facts) => self.facts = facts,
             Err(error) => unreachable!("a fact that cannot be encoded: {error}"),
         }
-        self.fact_count += 1;
     }
 
     /// A task's outcome that is decided without its record.
@@ -208,7 +211,12 @@ impl<'a> Batch<'a> {
             backlog: state.backlog.len() as u64,
             hash: String::new(),
         };
-        let hash = chain(previous, &journal, &self.inputs, &self.facts, &self.outputs.bytes);
+        let unjournaled = self.settings.unjournaled;
+        let hash = if unjournaled {
+            previous
+        } else {
+            chain(previous, &journal, &self.inputs, &self.facts, &self.outputs.bytes)
+        };
         self.counts.facts = u64::from(self.fact_count);
         self.counts.fact_bytes = self.facts.len() as u64;
         self.counts.selections = self
@@ -220,14 +228,16 @@ impl<'a> Batch<'a> {
         journal.hash = hash.to_hex();
         let codec = &self.settings.codec;
         let lane = state.lane;
-        self.outputs.event(
-            Topic::Journal,
-            OutputTopic::Known(Topic::Journal),
-            lane,
-            &lane.to_string(),
-            None,
-            |out| codec.encode_journal(&journal, out),
-        );
+        if !unjournaled {
+            self.outputs.event(
+                Topic::Journal,
+                OutputTopic::Known(Topic::Journal),
+                lane,
+                &lane.to_string(),
+                None,
+                |out| codec.encode_journal(&journal, out),
+            );
+        }
         let room = Room { facts: journal.facts.len(), ..self.outputs.room() };
         let prepared = Prepared {
             lane,

@@ -17,6 +17,7 @@ use crate::model::Topic;
 use crate::model::journal::JournalRecord;
 use crate::model::reason::RefusalReason;
 use crate::routing::fact::{Fact, InputTopic};
+use crate::routing::state::State;
 
 /// The control records of a batch that could not be used. Lane 0 writes their dead letters, and
 /// needs their bytes for that.
@@ -245,4 +246,87 @@ fn unsaid(condemned: bool) -> Death {
         return Death::condemned();
     }
     Death { stage: "decode", reason: "skipped", message: String::new() }
+}
+
+/// A part of a lane's state that two lanes have otherwise, and how each has it.
+type Difference = (String, String, String);
+
+impl Lane {
+    /// The first part of the state in which another lane differs; `None` where they are alike. What
+    /// is queued for the next batch does not count.
+    pub fn differs_from(&self, other: &Lane) -> Option<Difference> {
+        differ("epoch", &self.epoch, &other.epoch)
+            .or_else(|| differ("seq", &self.seq, &other.seq))
+            .or_else(|| differ("hash", &self.hash(), &other.hash()))
+            .or_else(|| differ("positions", &self.decided(), &other.decided()))
+            .or_else(|| states_differ(&self.state, &other.state))
+    }
+}
+
+fn differ<T: PartialEq + std::fmt::Debug>(part: &str, one: &T, other: &T) -> Option<Difference> {
+    (one != other).then(|| (part.to_owned(), format!("{one:?}"), format!("{other:?}")))
+}
+
+fn states_differ(one: &State, other: &State) -> Option<Difference> {
+    // Named one by one, so that a new part is not forgotten here.
+    let State {
+        lane,
+        lanes,
+        batch_time,
+        results_caught_up_at,
+        policy,
+        fleet,
+        health,
+        tenants,
+        fleet_position,
+        health_position,
+        tasks,
+        leases,
+        backlog,
+        given_up,
+        failovers,
+        recent,
+        in_flight,
+        load_published_at,
+    } = one;
+    let resources = || {
+        let pairs = fleet.iter().zip(other.fleet.iter());
+        let differing =
+            pairs.map(|((_, one), (_, other))| differ(&format!("resource {}", one.id), one, other));
+        differing.flatten().next()
+    };
+    let held = || {
+        let pairs = tasks.iter().zip(&other.tasks);
+        let differing = pairs.map(|(one, other)| {
+            // The shapes of tasks are many, and mostly alike: the differing task is enough.
+            (one != other).then(|| differ(&format!("task {}", one.1.task.task_id), &one, &other))
+        });
+        differing.flatten().flatten().next()
+    };
+    let whole = |part: &str, is_equal: bool| {
+        (!is_equal).then(|| (part.to_owned(), "another".to_owned(), "one".to_owned()))
+    };
+    differ("lane", &(lane, lanes), &(&other.lane, &other.lanes))
+        .or_else(|| differ("batch_time", batch_time, &other.batch_time))
+        .or_else(|| {
+            differ("results_caught_up_at", results_caught_up_at, &other.results_caught_up_at)
+        })
+        .or_else(|| differ("policy", policy, &other.policy))
+        .or_else(|| differ("fleet_position", fleet_position, &other.fleet_position))
+        .or_else(|| differ("health_position", health_position, &other.health_position))
+        .or_else(|| differ("in_flight", in_flight, &other.in_flight))
+        .or_else(|| differ("load_published_at", load_published_at, &other.load_published_at))
+        .or_else(|| differ("tasks", &tasks.len(), &other.tasks.len()))
+        .or_else(held)
+        .or_else(|| differ("resources", &fleet.len(), &other.fleet.len()))
+        .or_else(resources)
+        .or_else(|| differ("health", health, &other.health))
+        .or_else(|| differ("failovers", failovers, &other.failovers))
+        .or_else(|| differ("given_up", given_up, &other.given_up))
+        .or_else(|| differ("recent ids", &recent.len(), &other.recent.len()))
+        .or_else(|| whole("recent ids", *recent == other.recent))
+        .or_else(|| whole("leases", *leases == other.leases))
+        .or_else(|| whole("backlog", *backlog == other.backlog))
+        .or_else(|| whole("tenants", *tenants == other.tenants))
+        .or_else(|| whole("fleet", *fleet == other.fleet))
 }

@@ -7,6 +7,7 @@
 //! snapshot is a cache of the journal: one that cannot be used is dropped, and an older one or the
 //! journal's beginning serves.
 
+pub mod stored;
 mod tasks;
 
 use serde::{Deserialize, Serialize};

@@ -28,6 +28,7 @@ pub(crate) fn settings(policy: Policy) -> LaneSettings {
         group: "test".to_owned(),
         topic_names: BTreeMap::new(),
         decisions_by_pool: false,
+        unjournaled: false,
     }
 }
 
@@ -46,6 +47,10 @@ pub(crate) struct Bench {
     pub journal: Vec<Vec<u8>>,
     pub prepared: Vec<Prepared>,
     pub now: i64,
+    /// Every so many batches the lane's snapshot is kept; 0: none is.
+    pub keep_every: u64,
+    /// Those that were kept.
+    pub kept: Vec<Vec<u8>>,
 }
 
 impl Bench {
@@ -63,6 +68,8 @@ impl Bench {
             journal: Vec::new(),
             prepared: Vec::new(),
             now: 1_000_000,
+            keep_every: 0,
+            kept: Vec::new(),
         }
     }
 
@@ -171,6 +178,9 @@ impl Bench {
                 OutputTopic::Known(topic) => shown.push(show(*topic, value)),
                 OutputTopic::Pool(pool) => shown.push(format!("pool {pool}")),
             }
+        }
+        if self.keep_every > 0 && prepared.seq % self.keep_every == 0 {
+            self.kept.push(self.lane.snapshot().unwrap());
         }
         self.prepared.push(prepared);
         shown

@@ -82,9 +82,10 @@ pub fn compare(codec: &Codec, batch: &Batch, again: Option<&Prepared>) -> Option
 }
 
 fn differ(batch: &Batch, again: &JournalRecord) -> Option<Divergence> {
-    let Batch { record, facts, .. } = batch;
+    let record = &batch.record;
     let shown = |text: &dyn std::fmt::Debug| format!("{text:?}");
     if record.facts != again.facts {
+        let facts = batch.facts().unwrap_or_default();
         let again = Lane::facts_of(again).unwrap_or_default();
         let count = facts.len().max(again.len());
         let show = |fact: Option<&Fact>| fact.map_or("none".to_owned(), |fact| shown(fact));

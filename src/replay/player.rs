@@ -1,10 +1,12 @@
 //! One lane's journal, played again: a batch is either folded (its facts alone) or run again (with
 //! the records of its inputs).
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Record;
-use super::source::{Peeked, Source};
+use super::source::{Cursor, Go, Peeked, Source};
+use super::start::Earliest;
 use crate::codec::headers::{CONNECT_ERRORS_OFFSET, CONNECT_ERRORS_PREFIX};
 use crate::lane::journal::FoldError;
 use crate::lane::prepared::Prepared;
@@ -21,12 +23,40 @@ use crate::routing::fact::{ENGINE_VERSION, Fact};
 /// What is not among them is read from the source, which is slower and no more.
 const WINDOW_BYTES_MAX: usize = 256 << 20;
 
-/// A journal record as it is read, with its facts.
+/// A journal record as it is read.
 #[derive(Debug)]
 pub struct Batch {
     pub value: Vec<u8>,
     pub record: JournalRecord,
-    pub facts: Vec<Fact>,
+    /// Where it stands.
+    pub offset: i64,
+    facts: OnceCell<Vec<Fact>>,
+}
+
+impl Batch {
+    /// Of a record of the journal.
+    ///
+    /// # Errors
+    /// It cannot be decoded.
+    pub fn read(settings: &LaneSettings, lane: u32, entry: Record) -> Result<Self, PlayError> {
+        let offset = entry.offset;
+        let value = entry.value.unwrap_or_default();
+        let decoded = settings.codec.decode_journal(&value);
+        let record = decoded.map_err(|source| PlayError::Journal { lane, offset, source })?;
+        Ok(Batch { value, record, offset, facts: OnceCell::new() })
+    }
+
+    /// Its facts, which are decoded when they are first asked for: to be folded they need not be.
+    ///
+    /// # Errors
+    /// They cannot be decoded.
+    pub fn facts(&self) -> Result<&[Fact], PlayError> {
+        if let Some(facts) = self.facts.get() {
+            return Ok(facts);
+        }
+        let decoded = Lane::facts_of(&self.record)?;
+        Ok(self.facts.get_or_init(|| decoded))
+    }
 }
 
 /// Why a batch was folded and not run again.
@@ -50,25 +80,39 @@ pub enum Played {
 /// Why a lane cannot be played.
 #[derive(Debug, thiserror::Error)]
 pub enum PlayError {
-    #[error(
-        "the journal of lane {lane} begins at seq {seq}: what was before is deleted, and there is \
-         no snapshot to start from; earliest replayable: none of this lane"
-    )]
-    Begun { lane: u32, seq: u64 },
+    #[error("{}", begun(*lane, *seq, *earliest))]
+    Begun { lane: u32, seq: u64, earliest: Earliest },
     #[error(transparent)]
     Fold(#[from] FoldError),
     #[error("the journal of lane {lane} has a record that cannot be decoded, at offset {offset}")]
     Journal { lane: u32, offset: i64, source: crate::codec::DecodeError },
 }
 
-/// Reads a lane's journal from its beginning.
+fn begun(lane: u32, seq: u64, earliest: Earliest) -> String {
+    let deleted =
+        format!("the journal of lane {lane} begins at seq {seq}: what was before is deleted");
+    match earliest {
+        Earliest::Snapshot(point) => format!(
+            "{deleted}; earliest replayable: what follows seq {}, of {}",
+            point.seq, point.batch_time_ms
+        ),
+        Earliest::FirstBatch | Earliest::Nowhere { .. } => {
+            format!("{deleted}, and no published snapshot of this lane serves in its place")
+        }
+    }
+}
+
+/// Reads a lane's journal.
 pub struct Journal {
     cursor: Peeked,
+    next: Option<Batch>,
     lane: u32,
     settings: LaneSettings,
 }
 
 impl Journal {
+    /// From its beginning.
+    ///
     /// # Errors
     /// The source cannot be read.
     pub fn open(
@@ -76,10 +120,23 @@ impl Journal {
         lane: u32,
         settings: &LaneSettings,
     ) -> anyhow::Result<Self> {
-        let partition = i32::try_from(lane)?;
-        let first = source.bounds(Topic::Journal, partition)?.start;
-        let cursor = source.open(Topic::Journal, partition, first)?;
-        Ok(Journal { cursor: Peeked::new(cursor), lane, settings: settings.clone() })
+        let first = source.bounds(Topic::Journal, i32::try_from(lane)?)?.start;
+        Self::open_at(source, lane, settings, first)
+    }
+
+    /// From this offset on.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn open_at(
+        source: &mut dyn Source,
+        lane: u32,
+        settings: &LaneSettings,
+        offset: i64,
+    ) -> anyhow::Result<Self> {
+        let cursor = source.open(Topic::Journal, i32::try_from(lane)?, offset)?;
+        let cursor = Peeked::new(cursor);
+        Ok(Journal { cursor, next: None, lane, settings: settings.clone() })
     }
 
     /// The next batch of the lane.
@@ -87,19 +144,47 @@ impl Journal {
     /// # Errors
     /// The source cannot be read, or what it holds cannot be decoded.
     pub fn next_batch(&mut self) -> anyhow::Result<Option<Batch>> {
+        if let Some(next) = self.next.take() {
+            return Ok(Some(next));
+        }
         let Some(entry) = self.cursor.take()? else { return Ok(None) };
-        let value = entry.value.unwrap_or_default();
-        let record = self.settings.codec.decode_journal(&value).map_err(|source| {
-            PlayError::Journal { lane: self.lane, offset: entry.offset, source }
-        })?;
-        let facts = Lane::facts_of(&record).map_err(PlayError::Fold)?;
-        Ok(Some(Batch { value, record, facts }))
+        Ok(Some(Batch::read(&self.settings, self.lane, entry)?))
+    }
+
+    /// The next batch, which stays the next one.
+    ///
+    /// # Errors
+    /// As [`Journal::next_batch`].
+    pub fn peek(&mut self) -> anyhow::Result<Option<&Batch>> {
+        if self.next.is_none() {
+            self.next = self.next_batch()?;
+        }
+        Ok(self.next.as_ref())
+    }
+
+    /// Reads past the batches up to this one; returns that one's hash where it was there.
+    ///
+    /// # Errors
+    /// As [`Journal::next_batch`].
+    pub fn skip_through(&mut self, seq: u64) -> anyhow::Result<Option<String>> {
+        let mut hash = None;
+        while let Some(next) = self.peek()? {
+            if next.record.seq > seq {
+                break;
+            }
+            if let Some(batch) = self.next.take()
+                && batch.record.seq == seq
+            {
+                hash = Some(batch.record.hash);
+            }
+        }
+        Ok(hash)
     }
 }
 
 /// The records that a lane took, in order.
 struct Inputs {
-    cursors: [Peeked; 3],
+    cursors: [Box<dyn Cursor>; 3],
     window: Window,
     /// Results of the batch that was run last, misdirected ones included.
     results: Vec<(Topic, Record)>,
@@ -137,11 +222,20 @@ pub struct Player {
     settings: LaneSettings,
     lane: Option<Lane>,
     inputs: Option<Inputs>,
+    /// Whether [`Player::results`] is asked for: nothing else needs them a second time.
+    pub keeps_results: bool,
 }
 
 impl Player {
     pub fn new(number: u32, settings: &LaneSettings) -> Self {
-        Player { number, settings: settings.clone(), lane: None, inputs: None }
+        let settings = settings.clone();
+        Player { number, settings, lane: None, inputs: None, keeps_results: false }
+    }
+
+    /// Goes on with a lane as it was left.
+    pub fn resumed(lane: Lane, settings: &LaneSettings) -> Self {
+        let number = lane.number();
+        Player { lane: Some(lane), ..Player::new(number, settings) }
     }
 
     /// The lane, once it has played a batch.
@@ -164,21 +258,23 @@ impl Player {
         batch: &Batch,
         runs: bool,
     ) -> anyhow::Result<Played> {
-        let Batch { value, record, facts } = batch;
+        let record = &batch.record;
         if self.lane.is_none() {
             if record.seq != 1 {
                 let (lane, seq) = (self.number, record.seq);
-                return Err(PlayError::Begun { lane, seq }.into());
+                return Err(
+                    PlayError::Begun { lane, seq, earliest: Earliest::Nowhere { seq } }.into()
+                );
             }
             let settings = self.settings.clone();
             self.lane = Some(Lane::genesis(self.number, record.lanes, record.epoch, settings));
         }
-        let prepared = match self.readiness(source, record, facts, runs)? {
-            Ok(skipped) => self.run(source, record, facts, &skipped)?,
+        let prepared = match self.readiness(source, batch, runs)? {
+            Ok(skipped) => self.run(source, record, batch.facts()?, &skipped)?,
             Err(folded) => {
                 self.pass_over(record)?;
                 if let Some(lane) = &mut self.lane {
-                    lane.fold(value).map_err(PlayError::Fold)?;
+                    lane.fold_record(record).map_err(PlayError::Fold)?;
                 }
                 return Ok(Played::Folded(folded));
             }
@@ -190,13 +286,13 @@ impl Player {
     fn readiness(
         &mut self,
         source: &mut dyn Source,
-        record: &JournalRecord,
-        facts: &[Fact],
+        batch: &Batch,
         runs: bool,
     ) -> anyhow::Result<Result<Skipped, Folded>> {
         if !runs {
             return Ok(Err(Folded::Earlier));
         }
+        let record = &batch.record;
         if record.engine_version != ENGINE_VERSION {
             return Ok(Err(Folded::Engine(record.engine_version)));
         }
@@ -207,15 +303,15 @@ impl Player {
                 if from < first && self.range(record, topic).is_some_and(|(from, to)| from < to) {
                     return Ok(Err(Folded::Deleted { topic, offset: from }));
                 }
-                cursors.push(Peeked::new(source.open(topic, self.partition(), from)?));
+                cursors.push(source.open(topic, self.partition(), from)?);
             }
-            if let Ok(cursors) = <[Peeked; 3]>::try_from(cursors) {
+            if let Ok(cursors) = <[Box<dyn Cursor>; 3]>::try_from(cursors) {
                 self.inputs =
                     Some(Inputs { cursors, window: Window::default(), results: Vec::new() });
             }
         }
         let mut skipped = BTreeMap::new();
-        for (topic, offset) in skipped_controls(self.number, facts) {
+        for (topic, offset) in skipped_controls(self.number, batch.facts()?) {
             match find_control(source, topic, offset)? {
                 Some(found) => skipped.insert((topic, offset), found),
                 None => return Ok(Err(Folded::Deleted { topic, offset })),
@@ -241,11 +337,15 @@ impl Player {
         let Some(inputs) = &mut self.inputs else { return Ok(()) };
         for ((cursor, end), topic) in inputs.cursors.iter_mut().zip(ends).zip(Topic::LANE_INPUTS) {
             let Some((_, to)) = end else { continue };
-            while let Some(record) = cursor.take_below(to)? {
-                if topic == Topic::Tasks {
-                    inputs.window.push(record);
+            cursor.lend(&mut |raw| {
+                if raw.offset >= to {
+                    return Ok(Go::Back);
                 }
-            }
+                if topic == Topic::Tasks {
+                    inputs.window.push(Record::of(raw));
+                }
+                Ok(Go::On)
+            })?;
         }
         Ok(())
     }
@@ -281,18 +381,22 @@ impl Player {
             inputs.cursors.iter_mut().zip(ranges).zip(Topic::LANE_INPUTS)
         {
             let Some((from, to)) = range else { continue };
-            while let Some(taken) = cursor.take_below(to)? {
+            cursor.lend(&mut |raw| {
+                if raw.offset >= to {
+                    return Ok(Go::Back);
+                }
                 // What lies between two epochs was given up.
-                if taken.offset < from {
-                    continue;
+                if raw.offset < from {
+                    return Ok(Go::On);
                 }
-                taken.with_raw(topic, |raw| lane.offer(raw));
+                lane.offer(raw);
                 if topic == Topic::Tasks {
-                    inputs.window.push(taken);
-                } else {
-                    inputs.results.push((topic, taken));
+                    inputs.window.push(Record::of(raw));
+                } else if self.keeps_results {
+                    inputs.results.push((topic, Record::of(raw)));
                 }
-            }
+                Ok(Go::On)
+            })?;
         }
         Ok(lane.rerun(record))
     }

@@ -4,10 +4,10 @@
 //! Dead letters have no id of ours and compacted topics lose records: the hash alone vouches for
 //! those. Where decisions go by pool, other lanes write to the same partitions.
 
-use super::Record;
 use super::compare::Divergence;
-use super::source::{Peeked, Source};
+use super::source::{Cursor, Go, Source};
 use crate::codec::headers::CE_ID;
+use crate::codec::{Header, RawRecord};
 use crate::lane::LaneSettings;
 use crate::lane::prepared::{OutputRecord, OutputTopic, Prepared};
 use crate::model::Topic;
@@ -18,7 +18,7 @@ const COMPARED: [Topic; 3] = [Topic::RouteDecisions, Topic::AllocationEvents, To
 
 pub struct Published {
     lane: u32,
-    topics: Vec<(Topic, Peeked)>,
+    topics: Vec<(Topic, Box<dyn Cursor>)>,
     /// Outputs that were found and equal.
     pub equal: u64,
     /// Outputs that are not there any more, because the topic begins later.
@@ -46,7 +46,7 @@ impl Published {
                 continue;
             }
             let from = source.offset_at(topic, partition, record.batch_time_ms)?;
-            topics.push((topic, Peeked::new(source.open(topic, partition, from)?)));
+            topics.push((topic, source.open(topic, partition, from)?));
         }
         Ok(Published { lane: record.lane, topics, equal: 0, deleted: 0 })
     }
@@ -60,6 +60,7 @@ impl Published {
         record: &JournalRecord,
         again: &Prepared,
     ) -> anyhow::Result<Option<Divergence>> {
+        let lane = self.lane;
         for output in &again.records {
             let OutputTopic::Known(topic) = &output.topic else { continue };
             let Some((_, cursor)) = self.topics.iter_mut().find(|(known, _)| known == topic) else {
@@ -73,81 +74,99 @@ impl Published {
             let differs = |expected: &str, found: &str| {
                 Ok(Some(Divergence::new(record, what(), expected, found)))
             };
-            match skip_to(cursor, self.lane, id, record)? {
-                Place::Here => {}
-                Place::Deleted => {
-                    self.deleted += 1;
-                    continue;
+            let mut found = Err(Place::Missing);
+            cursor.lend(&mut |published| {
+                match place_of(published, lane, id, record) {
+                    Seen::Passed => return Ok(Go::On),
+                    Seen::Here => found = Ok(is_same(published, again, output)),
+                    Seen::Not(place) => {
+                        found = Err(place);
+                        return Ok(Go::Back);
+                    }
                 }
-                Place::Extra(extra) => return differs(&extra, "never decided"),
-                Place::Missing => return differs("not published", "an output"),
+                Ok(Go::Enough)
+            })?;
+            match found {
+                Ok(Same::Yes) => self.equal += 1,
+                Ok(Same::Value { published, again }) => {
+                    return differs(&published, &format!("other {again}"));
+                }
+                Ok(Same::Headers) => return differs("headers", "other headers"),
+                Err(Place::Deleted) => self.deleted += 1,
+                Err(Place::Extra(extra)) => return differs(&extra, "never decided"),
+                Err(Place::Missing) => return differs("not published", "an output"),
             }
-            let Some(published) = cursor.take()? else { continue };
-            let value = output.value.as_ref().map(|value| again.slice(value));
-            let key = output.key.as_ref().map(|key| again.slice(key));
-            if published.value.as_deref() != value || published.key.as_deref() != key {
-                let shown =
-                    |bytes: Option<&[u8]>| format!("{} bytes", bytes.map_or(0, <[u8]>::len));
-                return differs(
-                    &shown(published.value.as_deref()),
-                    &format!("other {}", shown(value)),
-                );
-            }
-            let headers = published.headers.iter();
-            let headers = headers.map(|(name, value)| (name.as_str(), value.as_deref()));
-            if !headers.eq(again.headers_of(output)) {
-                return differs("headers", "other headers");
-            }
-            self.equal += 1;
         }
         Ok(None)
     }
 }
 
+/// Whether a published record is the output.
+enum Same {
+    Yes,
+    /// Their sizes.
+    Value {
+        published: String,
+        again: String,
+    },
+    Headers,
+}
+
+fn is_same(published: &RawRecord<'_>, again: &Prepared, output: &OutputRecord) -> Same {
+    let value = output.value.as_ref().map(|value| again.slice(value));
+    let key = output.key.as_ref().map(|key| again.slice(key));
+    if published.value != value || published.key != key {
+        let shown = |bytes: Option<&[u8]>| format!("{} bytes", bytes.map_or(0, <[u8]>::len));
+        return Same::Value { published: shown(published.value), again: shown(value) };
+    }
+    let headers = published.headers.iter().map(|header| (header.name, header.value));
+    if headers.eq(again.headers_of(output)) { Same::Yes } else { Same::Headers }
+}
+
+/// Where an output is that is not where it should be.
 enum Place {
-    Here,
     Deleted,
     Missing,
+    /// Something else is there.
     Extra(String),
 }
 
-/// Moves to the record with this id.
-fn skip_to(
-    cursor: &mut Peeked,
-    lane: u32,
-    id: Id,
-    record: &JournalRecord,
-) -> anyhow::Result<Place> {
-    let first = (record.epoch, record.seq, 0);
-    loop {
-        let Some(next) = cursor.peek()? else { return Ok(Place::Missing) };
-        let (of_lane, found) = match text_id(next) {
-            Some(text) => match parse_id(text) {
-                Some(parsed) => parsed,
-                None => return Ok(Place::Extra(text.to_owned())),
-            },
-            None => return Ok(Place::Extra("a record without an id".to_owned())),
-        };
-        if of_lane == lane && found == id {
-            return Ok(Place::Here);
-        }
-        if of_lane == lane && found > id {
-            // The topic begins with a later batch, or this output never came.
-            let is_later = (found.0, found.1) > (id.0, id.1);
-            return Ok(if is_later { Place::Deleted } else { Place::Missing });
-        }
-        // A batch before the first that is compared has the same time.
-        if of_lane == lane && found >= first {
-            let (epoch, seq, index) = found;
-            return Ok(Place::Extra(format!("{lane}-{epoch}-{seq}-{index}")));
-        }
-        cursor.take()?;
-    }
+/// What a published record is, where one is looked for.
+enum Seen {
+    Here,
+    Passed,
+    Not(Place),
 }
 
-fn text_id(record: &Record) -> Option<&str> {
-    let (_, value) = record.headers.iter().find(|(name, _)| name == CE_ID)?;
-    std::str::from_utf8(value.as_deref()?).ok()
+fn place_of(published: &RawRecord<'_>, lane: u32, id: Id, record: &JournalRecord) -> Seen {
+    let Some(text) = text_id(published.headers) else {
+        return Seen::Not(Place::Extra("a record without an id".to_owned()));
+    };
+    let Some((of_lane, found)) = parse_id(text) else {
+        return Seen::Not(Place::Extra(text.to_owned()));
+    };
+    if of_lane != lane {
+        return Seen::Passed;
+    }
+    if found == id {
+        return Seen::Here;
+    }
+    if found > id {
+        // The topic begins with a later batch, or this output never came.
+        let is_later = (found.0, found.1) > (id.0, id.1);
+        return Seen::Not(if is_later { Place::Deleted } else { Place::Missing });
+    }
+    // A batch before the first that is compared has the same time.
+    if found < (record.epoch, record.seq, 0) {
+        return Seen::Passed;
+    }
+    let (epoch, seq, index) = found;
+    Seen::Not(Place::Extra(format!("{lane}-{epoch}-{seq}-{index}")))
+}
+
+fn text_id<'a>(headers: &[Header<'a>]) -> Option<&'a str> {
+    let header = headers.iter().find(|header| header.name == CE_ID)?;
+    std::str::from_utf8(header.value?).ok()
 }
 
 /// The lane and the place of `lane-epoch-seq-index`.

@@ -4,18 +4,17 @@
 //! `PMREC001`, the blocks, the index, its length (8 bytes, big endian), `PMREC001` again. A file
 //! that was cut has no index and is refused; a newer version has another mark.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Record;
-use super::source::{Cursor, Source};
-use crate::codec::OutputFormat;
+use super::source::{Cursor, Go, Source};
+use crate::codec::{Header, OutputFormat, RawRecord};
 use crate::model::Topic;
 use crate::model::time::Timestamp;
 
@@ -98,6 +97,8 @@ struct Open {
     part: Part,
     raw: Vec<u8>,
     first_offset: i64,
+    /// The one after the last record.
+    end: i64,
     time_ms_max: i64,
 }
 
@@ -109,7 +110,8 @@ impl<W: Write> Writer<W> {
         Ok(Writer { out, at: MARK.len() as u64, parts: BTreeMap::new() })
     }
 
-    /// Names a partition and the offsets that were there, even where it holds nothing.
+    /// Names a partition and the offsets that were there, even where it holds nothing; what is added
+    /// behind them moves the end on.
     pub fn part(&mut self, topic: Topic, partition: i32, bounds: &Range<i64>) {
         let part = Part {
             topic: topic.default_name().to_owned(),
@@ -118,7 +120,8 @@ impl<W: Write> Writer<W> {
             end: bounds.end,
             blocks: Vec::new(),
         };
-        let open = Open { part, raw: Vec::new(), first_offset: 0, time_ms_max: i64::MIN };
+        let (end, time_ms_max) = (bounds.end, i64::MIN);
+        let open = Open { part, raw: Vec::new(), first_offset: 0, end, time_ms_max };
         self.parts.insert((topic, partition), open);
     }
 
@@ -132,6 +135,7 @@ impl<W: Write> Writer<W> {
             open.first_offset = record.offset;
             open.time_ms_max = i64::MIN;
         }
+        open.end = open.end.max(record.offset + 1);
         open.time_ms_max = open.time_ms_max.max(record.timestamp_ms);
         write_record(record, &mut open.raw);
         if open.raw.len() >= BLOCK_BYTES {
@@ -148,7 +152,8 @@ impl<W: Write> Writer<W> {
         for open in self.parts.values_mut() {
             close(&mut self.out, &mut self.at, open)?;
         }
-        let parts = self.parts.into_values().map(|open| open.part).collect();
+        let parts = self.parts.into_values().map(|open| Part { end: open.end, ..open.part });
+        let parts = parts.collect();
         let index = postcard::to_stdvec(&Index { about, parts }).map_err(std::io::Error::other)?;
         self.out.write_all(&index)?;
         self.out.write_all(&(index.len() as u64).to_be_bytes())?;
@@ -221,26 +226,34 @@ impl<'a> Bytes<'a> {
         Some(Some(head))
     }
 
-    fn record(&mut self, partition: i32) -> Option<Record> {
+    /// A record of this topic, with its headers where there is room for them: its bytes are lent.
+    fn record<'b>(
+        &mut self,
+        topic: Topic,
+        partition: i32,
+        headers: &'b mut Vec<Header<'a>>,
+    ) -> Option<RawRecord<'b>>
+    where
+        'a: 'b,
+    {
         let offset = i64::from_be_bytes(self.take()?);
         let timestamp_ms = i64::from_be_bytes(self.take()?);
-        let key = self.bytes()?.map(<[u8]>::to_vec);
-        let value = self.bytes()?.map(<[u8]>::to_vec);
+        let key = self.bytes()?;
+        let value = self.bytes()?;
         let count = u32::from_be_bytes(self.take()?);
-        let mut headers = Vec::new();
         for _ in 0..count {
-            let name = String::from_utf8(self.bytes()??.to_vec()).ok()?;
-            headers.push((name, self.bytes()?.map(<[u8]>::to_vec)));
+            let name = std::str::from_utf8(self.bytes()??).ok()?;
+            headers.push(Header { name, value: self.bytes()? });
         }
-        Some(Record { partition, offset, timestamp_ms, key, value, headers })
+        Some(RawRecord { topic, partition, offset, timestamp_ms, key, value, headers })
     }
 }
 
 /// A recording that is read.
 pub struct Recording<R> {
-    file: Rc<RefCell<R>>,
+    file: Arc<Mutex<R>>,
     about: About,
-    parts: BTreeMap<(Topic, i32), Rc<Part>>,
+    parts: BTreeMap<(Topic, i32), Arc<Part>>,
 }
 
 impl<R: Read + Seek> Recording<R> {
@@ -274,9 +287,9 @@ impl<R: Read + Seek> Recording<R> {
         for part in index.parts {
             let topic = Topic::ALL.into_iter().find(|topic| topic.default_name() == part.topic);
             let topic = topic.ok_or_else(|| damaged("the name of a topic"))?;
-            parts.insert((topic, part.partition), Rc::new(part));
+            parts.insert((topic, part.partition), Arc::new(part));
         }
-        Ok(Recording { file: Rc::new(RefCell::new(file)), about: index.about, parts })
+        Ok(Recording { file: Arc::new(Mutex::new(file)), about: index.about, parts })
     }
 
     pub fn about(&self) -> &About {
@@ -292,11 +305,12 @@ impl<R: Read + Seek> Recording<R> {
 }
 
 impl<R: Read + Seek> Recording<R> {
-    fn cursor(&self, part: &Rc<Part>, from: i64) -> BlockCursor<R> {
+    fn cursor(&self, topic: Topic, part: &Arc<Part>, from: i64) -> BlockCursor<R> {
         let after = part.blocks.partition_point(|block| block.first_offset <= from);
         BlockCursor {
-            file: Rc::clone(&self.file),
-            part: Rc::clone(part),
+            topic,
+            file: Arc::clone(&self.file),
+            part: Arc::clone(part),
             block: after.saturating_sub(1),
             from,
             raw: Vec::new(),
@@ -306,8 +320,9 @@ impl<R: Read + Seek> Recording<R> {
 }
 
 struct BlockCursor<R> {
-    file: Rc<RefCell<R>>,
-    part: Rc<Part>,
+    topic: Topic,
+    file: Arc<Mutex<R>>,
+    part: Arc<Part>,
     /// The block that is read next.
     block: usize,
     from: i64,
@@ -330,9 +345,11 @@ impl<R: Read + Seek> BlockCursor<R> {
             return Err(damaged("the size of a block"));
         }
         let mut packed = vec![0; bytes];
-        let mut file = self.file.borrow_mut();
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(block.at))?;
         file.read_exact(&mut packed)?;
+        // Other threads may read while this one decompresses.
+        drop(file);
         if xxh3_64(&packed) != block.hash {
             return Err(damaged("a block"));
         }
@@ -345,17 +362,35 @@ impl<R: Read + Seek> BlockCursor<R> {
 
 impl<R: Read + Seek> Cursor for BlockCursor<R> {
     fn next(&mut self) -> anyhow::Result<Option<Record>> {
+        let mut next = None;
+        self.lend(&mut |raw| {
+            next = Some(Record::of(raw));
+            Ok(Go::Enough)
+        })?;
+        Ok(next)
+    }
+
+    fn lend(
+        &mut self,
+        each: &mut dyn FnMut(&RawRecord<'_>) -> anyhow::Result<Go>,
+    ) -> anyhow::Result<bool> {
         loop {
             if self.read == self.raw.len() && !self.load()? {
-                return Ok(None);
+                return Ok(false);
             }
             let mut bytes = Bytes(&self.raw[self.read..]);
-            let record = bytes
-                .record(self.part.partition)
-                .ok_or_else(|| RecordingError::Damaged("a record".to_owned()))?;
-            self.read = self.raw.len() - bytes.0.len();
-            if record.offset >= self.from {
-                return Ok(Some(record));
+            // Most records have no headers, or those of an event.
+            let mut headers = Vec::with_capacity(6);
+            let record = bytes.record(self.topic, self.part.partition, &mut headers);
+            let left = bytes.0.len();
+            let record = record.ok_or_else(|| RecordingError::Damaged("a record".to_owned()))?;
+            let go = if record.offset < self.from { Go::On } else { each(&record)? };
+            if go == Go::Back {
+                return Ok(true);
+            }
+            self.read = self.raw.len() - left;
+            if go == Go::Enough {
+                return Ok(true);
             }
         }
     }
@@ -368,9 +403,16 @@ impl Cursor for Nothing {
     fn next(&mut self) -> anyhow::Result<Option<Record>> {
         Ok(None)
     }
+
+    fn lend(
+        &mut self,
+        _: &mut dyn FnMut(&RawRecord<'_>) -> anyhow::Result<Go>,
+    ) -> anyhow::Result<bool> {
+        Ok(false)
+    }
 }
 
-impl<R: Read + Seek + 'static> Source for Recording<R> {
+impl<R: Read + Seek + Send + 'static> Source for Recording<R> {
     fn lanes(&self) -> u32 {
         self.about.lanes
     }
@@ -382,7 +424,7 @@ impl<R: Read + Seek + 'static> Source for Recording<R> {
 
     fn open(&mut self, topic: Topic, partition: i32, from: i64) -> anyhow::Result<Box<dyn Cursor>> {
         Ok(match self.parts.get(&(topic, partition)) {
-            Some(part) => Box::new(self.cursor(part, from)),
+            Some(part) => Box::new(self.cursor(topic, part, from)),
             None => Box::new(Nothing),
         })
     }
@@ -394,7 +436,7 @@ impl<R: Read + Seek + 'static> Source for Recording<R> {
         offset: i64,
     ) -> anyhow::Result<Option<Record>> {
         match self.parts.get(&(topic, partition)) {
-            Some(part) => self.cursor(part, offset).next(),
+            Some(part) => self.cursor(topic, part, offset).next(),
             None => Ok(None),
         }
     }
@@ -403,12 +445,21 @@ impl<R: Read + Seek + 'static> Source for Recording<R> {
         let Some(part) = self.parts.get(&(topic, partition)) else { return Ok(0) };
         let block = part.blocks.iter().find(|block| block.time_ms_max >= at.as_ms());
         let Some(block) = block else { return Ok(part.end) };
-        let mut cursor = self.cursor(part, block.first_offset);
-        while let Some(record) = cursor.next()? {
-            if record.timestamp_ms >= at.as_ms() {
-                return Ok(record.offset);
+        let mut cursor = self.cursor(topic, part, block.first_offset);
+        let mut found = part.end;
+        cursor.lend(&mut |record| {
+            if record.timestamp_ms < at.as_ms() {
+                return Ok(Go::On);
             }
-        }
-        Ok(part.end)
+            found = record.offset;
+            Ok(Go::Enough)
+        })?;
+        Ok(found)
+    }
+
+    fn duplicate(&self) -> anyhow::Result<Box<dyn Source + Send>> {
+        let Recording { file, about, parts } = self;
+        let file = Arc::clone(file);
+        Ok(Box::new(Recording { file, about: about.clone(), parts: parts.clone() }))
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Record;
+use crate::codec::RawRecord;
 use crate::model::Topic;
 use crate::model::time::Timestamp;
 
@@ -49,6 +50,23 @@ pub trait Source {
     /// # Errors
     /// It cannot be read.
     fn offset_at(&mut self, topic: Topic, partition: i32, at: Timestamp) -> anyhow::Result<i64>;
+
+    /// The same topics once more, for another thread.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    fn duplicate(&self) -> anyhow::Result<Box<dyn Source + Send>>;
+}
+
+/// What becomes of a record that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Go {
+    /// It is taken; the next one, please.
+    On,
+    /// It is taken, and that is enough.
+    Enough,
+    /// It stays the next one.
+    Back,
 }
 
 pub trait Cursor {
@@ -57,6 +75,16 @@ pub trait Cursor {
     /// # Errors
     /// It cannot be read.
     fn next(&mut self) -> anyhow::Result<Option<Record>>;
+
+    /// Lends records, one after the other, until that is enough; `false` where the end came first.
+    /// Nothing is copied where the source has the bytes at hand.
+    ///
+    /// # Errors
+    /// It cannot be read; or what `each` says.
+    fn lend(
+        &mut self,
+        each: &mut dyn FnMut(&RawRecord<'_>) -> anyhow::Result<Go>,
+    ) -> anyhow::Result<bool>;
 }
 
 /// A cursor that can be looked into without taking.

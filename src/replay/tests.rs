@@ -1,14 +1,18 @@
 //! Random histories, recorded and audited: nothing may differ; and what was planted must be found.
 
+mod snapshots;
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use proptest::prelude::*;
 
 use super::audit::{Audit, Range, audit_lane};
+use super::find::{Place, find_decision};
 use super::recording::{About, Recording, RecordingError, Writer};
 use super::source::Source as _;
-use super::story::{Place, find_decision, tell};
+use super::start::Earliest;
+use super::story::tell;
 use super::what_if::{Change, Changed, Comparison, First, Tally, compare_lane};
 use super::{Record, player};
 use crate::codec::OutputFormat;
@@ -74,7 +78,9 @@ fn recorded(topics: &Topics) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new()).unwrap();
     for topic in Topic::ALL {
         let records = topics.get(&topic).map(Vec::as_slice).unwrap_or_default();
-        writer.part(topic, 0, &(0..records.len() as i64));
+        let first = records.first().map_or(0, |record| record.offset);
+        let end = records.last().map_or(0, |record| record.offset + 1);
+        writer.part(topic, 0, &(first..end));
         for record in records {
             writer.record(topic, record).unwrap();
         }
@@ -332,7 +338,8 @@ fn a_story_is_told_and_verified() {
     let settings = settings(Policy::default());
     let mut source = opened(&topics);
     let place = find_decision(&mut source, &settings, "0-1-2-2").unwrap().unwrap();
-    assert_eq!(place, Place { lane: 0, task_id: "t1".to_owned() });
+    let batch_time = Timestamp::from_ms(1_000_200);
+    assert_eq!(place, Place { lane: 0, task_id: "t1".to_owned(), seq: 2, batch_time });
     let mut told =
         |place: &Place| tell(&mut source, &settings, place, Timestamp::MAX, &mut |_| ()).unwrap();
     let story = told(&place).unwrap();
@@ -348,7 +355,7 @@ fn a_story_is_told_and_verified() {
         .collect();
     assert_eq!(events, ["2 routed 0-1-2-2 one,two", "3 attempt_ended - "]);
     assert_eq!((story.verified_batches, story.batches, story.ended), (2, 2, "over"));
-    let nobody = Place { lane: 0, task_id: "nobody".to_owned() };
+    let nobody = Place { task_id: "nobody".to_owned(), ..place };
     assert_eq!(told(&nobody), None);
     assert_eq!(find_decision(&mut opened(&topics), &settings, "0-1-9-0").unwrap(), None);
 }
@@ -425,6 +432,6 @@ fn a_journal_that_lost_its_beginning_is_refused() {
         .unwrap_err();
     assert!(matches!(
         error.downcast_ref::<player::PlayError>(),
-        Some(player::PlayError::Begun { lane: 0, seq: 2 })
+        Some(player::PlayError::Begun { lane: 0, seq: 2, earliest: Earliest::Nowhere { seq: 2 } })
     ));
 }

@@ -15,8 +15,9 @@ pub use tally::{Changed, Comparison, First, Load, Tally, Totals};
 
 use super::Record;
 use super::audit::Range;
-use super::player::{Batch, Folded, Journal, Played, Player};
+use super::player::{Batch, Folded, Played, Player};
 use super::source::Source;
+use super::start::Start;
 use crate::codec::{Codec, RawRecord};
 use crate::lane::prepared::{OutputTopic, Prepared};
 use crate::lane::{Lane, LaneSettings};
@@ -64,8 +65,8 @@ pub fn compare_lane(
     tally: &mut Tally<'_>,
     progress: &mut dyn FnMut(&JournalRecord),
 ) -> anyhow::Result<()> {
-    let mut journal = Journal::open(source, lane, settings)?;
-    let mut player = Player::new(lane, settings);
+    let Start { mut player, mut journal, .. } = range.start(source, settings, lane)?;
+    player.keeps_results = true;
     let mut other: Option<Other> = None;
     while let Some(batch) = journal.next_batch()? {
         if batch.record.batch_time_ms >= range.until {
@@ -242,7 +243,7 @@ impl Other {
             facts.extend(change.first(self.lane.state())?);
         }
         let mut policy = change.policy(&self.lane.state().policy)?;
-        for fact in &batch.facts {
+        for fact in batch.facts()? {
             match (fact, change.control(fact)?) {
                 (Fact::PolicySet(recorded), _) => policy = change.policy(recorded)?,
                 (_, Some(control)) => facts.push(control),
@@ -334,7 +335,7 @@ impl Other {
     }
 
     fn controls(&mut self, batch: &Batch, change: &Change) -> anyhow::Result<()> {
-        for fact in &batch.facts {
+        for fact in batch.facts()? {
             if let Fact::PolicySet(policy) = fact {
                 self.lane.set_policy(change.policy(policy)?);
             } else if let Some(fact) = change.control(fact)? {

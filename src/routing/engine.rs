@@ -14,6 +14,7 @@ use crate::model::decision::RouteMetrics;
 use crate::model::reason::RefusalReason;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
+use crate::planted::{Bug, clock_ms, planted};
 
 use refused::refused;
 pub(super) use refused::{Sizes, size_or_room_miss};
@@ -156,7 +157,8 @@ pub(super) fn output_expected(max_output_tokens: u32) -> f64 {
 fn lease_until(state: &State, metrics: &RouteMetrics) -> Timestamp {
     let policy = &state.policy;
     let expected_ms = (metrics.latency_ms * policy.lease_factor) as u64;
-    let lease_ms = expected_ms.clamp(policy.lease_ms_min, policy.lease_ms_max);
+    let read_ms = if planted(Bug::ReadClock) { clock_ms() } else { 0 };
+    let lease_ms = expected_ms.clamp(policy.lease_ms_min, policy.lease_ms_max) + read_ms;
     state.batch_time.plus_ms(policy.start_within_ms.saturating_add(lease_ms))
 }
 

@@ -1,10 +1,11 @@
 //! Looks at everything that was committed, and says what should not be: the demo's independent audit of
-//! decisions and reservations, and the chain of every lane's journal.
+//! decisions and reservations, what this one adds to it, and at last every output decided again.
 
-use std::collections::BTreeMap;
+mod chain;
+mod leases;
+mod snapshots;
 
-use super::reader::read_all;
-use super::records::Plain;
+use super::logs::Logs;
 use super::workload::fleet;
 use super::world::World;
 use crate::demo::audit::audit;
@@ -12,6 +13,7 @@ use crate::demo::audit::history::{DeadLetterSeen, Names, TaskSeen};
 use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::model::resource::FleetFile;
+use crate::replay::audit::{Audit, Range, audit_lane};
 
 /// One thing that should not be.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -22,51 +24,53 @@ pub struct Violation {
     pub detail: String,
 }
 
+/// What was looked at, and what was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Findings {
+    /// Each with the name of its invariant.
+    pub violations: Vec<(&'static str, String)>,
+    /// Decisions that were made again, and were the same.
+    pub replayed: u64,
+}
+
+impl Findings {
+    fn say(&mut self, invariant: &'static str, detail: impl Into<String>) {
+        self.violations.push((invariant, detail.into()));
+    }
+}
+
 /// Everything that is wrong with what was committed.
-pub fn look(world: &World, settings: &LaneSettings, seed: u64) -> Vec<Violation> {
-    let mut found = Vec::new();
-    let mut say = |invariant, detail: String| found.push(Violation { seed, invariant, detail });
+pub fn look(world: &World, settings: &LaneSettings, progress: Progress) -> Findings {
+    let mut findings = Findings::default();
+    let Progress { mut logs, lanes } = progress;
+    logs.read_all(world);
     let mut names = Names::default();
     let codec = &world.codec;
-    let (mut tasks, mut decisions) = (Vec::new(), Vec::new());
-    let (mut allocations, mut dead_letters) = (Vec::new(), Vec::new());
-    each(world, Topic::Tasks, |partition, record| {
-        let task = record
-            .with_raw(Topic::Tasks, partition, |raw| codec.decode_task(raw).ok())
-            .map(|task| names.keep(&task.task_id));
-        tasks.push(TaskSeen { partition, offset: record.offset, task });
-    });
-    each(world, Topic::RouteDecisions, |partition, record| {
-        record.with_raw(Topic::RouteDecisions, partition, |raw| {
-            match codec.decode_route_decision(raw) {
-                Ok(decision) => decisions.push(names.decision(&decision)),
-                Err(error) => say("readable", error.to_string()),
-            }
+    let (mut decisions, mut allocations) = (Vec::new(), Vec::new());
+    let tasks: Vec<TaskSeen> = logs
+        .all(Topic::Tasks)
+        .map(|record| TaskSeen {
+            partition: record.partition,
+            offset: record.offset,
+            task: record
+                .with_raw(Topic::Tasks, |raw| codec.decode_task(raw).ok())
+                .map(|task| names.keep(&task.task_id)),
+        })
+        .collect();
+    for record in logs.all(Topic::RouteDecisions) {
+        record.with_raw(Topic::RouteDecisions, |raw| match codec.decode_route_decision(raw) {
+            Ok(decision) => decisions.push(names.decision(&decision)),
+            Err(error) => findings.say("readable", error.to_string()),
         });
-    });
-    each(world, Topic::AllocationEvents, |partition, record| {
-        record.with_raw(Topic::AllocationEvents, partition, |raw| {
-            match codec.decode_allocation_event(raw) {
-                Ok(event) => allocations.push(names.allocation(&event)),
-                Err(error) => say("readable", error.to_string()),
-            }
+    }
+    for record in logs.all(Topic::AllocationEvents) {
+        record.with_raw(Topic::AllocationEvents, |raw| match codec.decode_allocation_event(raw) {
+            Ok(event) => allocations.push(names.allocation(&event)),
+            Err(error) => findings.say("readable", error.to_string()),
         });
-    });
-    each(world, Topic::TasksDlq, |_, record| {
-        let headers: BTreeMap<&str, i64> = record
-            .headers
-            .iter()
-            .filter_map(|(name, value)| {
-                let text = std::str::from_utf8(value.as_deref()?).ok()?;
-                Some((name.as_str(), text.parse().ok()?))
-            })
-            .collect();
-        let number = |name: &str| headers.get(name).copied().unwrap_or(-1);
-        dead_letters.push(DeadLetterSeen {
-            partition: i32::try_from(number("__connect.errors.partition")).unwrap_or(-1),
-            offset: number("__connect.errors.offset"),
-        });
-    });
+    }
+    let dead_letters: Vec<DeadLetterSeen> =
+        logs.all(Topic::TasksDlq).map(|record| dead_letter(&record.headers)).collect();
     let resources = fleet().into_iter().map(serde_json::from_value).collect::<Result<_, _>>();
     match resources {
         Ok(resources) => {
@@ -76,15 +80,21 @@ pub fn look(world: &World, settings: &LaneSettings, seed: u64) -> Vec<Violation>
                 let text = finding.to_string();
                 let (invariant, detail) = text.split_once(": ").unwrap_or(("audit", &text));
                 let invariant = INVARIANTS.iter().find(|name| **name == invariant);
-                say(invariant.copied().unwrap_or("audit"), detail.to_owned());
+                findings.say(invariant.copied().unwrap_or("audit"), detail);
             }
         }
-        Err(error) => say("fleet", error.to_string()),
+        Err(error) => findings.say("fleet", error.to_string()),
     }
-    for lane in 0..world.lanes {
-        journal(world, settings, lane, &mut say);
+    leases::check(world, &logs, &mut findings);
+    for (number, chain) in lanes.iter().enumerate() {
+        chain.check(world, &logs, &mut findings);
+        snapshots::check(world, settings, &logs, chain, &mut findings);
+        // What does not follow cannot be decided again.
+        if chain.broken.is_none() {
+            decide_again(settings, &mut logs, number as u32, &mut findings);
+        }
     }
-    found
+    findings
 }
 
 /// The audit's kinds of findings.
@@ -98,69 +108,77 @@ const INVARIANTS: [&str; 7] = [
     "inconsistent",
 ];
 
-fn each(world: &World, topic: Topic, mut take: impl FnMut(i32, &Plain)) {
-    for partition in 0..world.partitions(topic) {
-        for record in read_all(world, topic, partition) {
-            take(partition, &record);
-        }
+fn dead_letter(headers: &[(String, Option<Vec<u8>>)]) -> DeadLetterSeen {
+    let number = |name: &str| -> Option<i64> {
+        let (_, value) = headers.iter().find(|(found, _)| found == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()?.parse().ok()
+    };
+    let number = |name: &str| number(name).unwrap_or(-1);
+    DeadLetterSeen {
+        partition: i32::try_from(number("__connect.errors.partition")).unwrap_or(-1),
+        offset: number("__connect.errors.offset"),
     }
 }
 
-/// The journal's seqs have no gap, its hashes chain, and nothing is left when all is done.
-fn journal(
-    world: &World,
-    settings: &LaneSettings,
-    number: u32,
-    say: &mut impl FnMut(&'static str, String),
-) {
-    let mut lane = Lane::genesis(number, world.lanes, 1, settings.clone());
-    let partition = i32::try_from(number).unwrap_or(0);
-    for record in read_all(world, Topic::Journal, partition) {
-        if let Err(error) = lane.fold(&record.value.unwrap_or_default()) {
-            return say("journal", error.to_string());
-        }
+/// Every output of a lane must come out of its inputs and its journal once more, to the last byte.
+fn decide_again(settings: &LaneSettings, logs: &mut Logs, lane: u32, findings: &mut Findings) {
+    let mut found = Audit::default();
+    match audit_lane(logs, settings, lane, Range::ALL, &mut found, &mut |_| {}) {
+        Ok(()) => {}
+        Err(error) => return findings.say("replayed", format!("lane {lane}: {error:#}")),
     }
-    let state = lane.state();
-    if let Some(live) = state.tasks.values().next() {
-        let detail = format!(
-            "lane {number} at seq {} holds {} tasks, {} in flight; the first is {} at offset {}: {:?}",
-            lane.seq(),
-            state.tasks.len(),
-            state.in_flight,
-            live.task.task_id,
-            live.task.offset,
-            live.phase,
+    findings.replayed += found.identical;
+    if let Some(first) = found.first_divergence {
+        findings.say(
+            "replayed",
+            format!(
+                "lane {lane} at seq {}: {}: was {}, is {}",
+                first.seq, first.what, first.expected, first.found
+            ),
         );
-        say("drained", detail);
+    }
+    if found.folded_decisions > 0 {
+        let detail = format!("lane {lane}: not decided again: {:?}", found.folded_batches);
+        findings.say("replayed", detail);
+    }
+    if found.published_deleted > 0 {
+        let detail = format!("lane {lane}: {} outputs are not there", found.published_deleted);
+        findings.say("replayed", detail);
     }
 }
 
 /// Every lane as its journal gives it, as far as that was looked at.
 pub struct Progress {
-    lanes: Vec<(Lane, usize)>,
+    logs: Logs,
+    lanes: Vec<chain::Chain>,
 }
 
 impl Progress {
     pub fn new(world: &World, settings: &LaneSettings) -> Self {
-        let lane = |number| (Lane::genesis(number, world.lanes, 1, settings.clone()), 0);
-        Progress { lanes: (0..world.lanes).map(lane).collect() }
+        let lane = |number| Lane::genesis(number, world.lanes, 1, settings.clone());
+        Progress {
+            logs: Logs::new(world.lanes),
+            lanes: (0..world.lanes).map(|number| chain::Chain::new(lane(number))).collect(),
+        }
     }
 
-    /// Whether every lane has read all its tasks and holds none of them.
+    /// Whether every lane has read all its tasks and all control records, and holds no task, and the
+    /// group's offsets are its journal's.
     pub fn is_drained(&mut self, world: &World) -> bool {
-        self.lanes.iter_mut().all(|(lane, seen)| {
-            let partition = i32::try_from(lane.number()).unwrap_or(0);
-            let journal = read_all(world, Topic::Journal, partition);
-            for record in journal.iter().skip(*seen) {
-                // One that does not follow is found by the look at the end.
-                if lane.fold(record.value.as_deref().unwrap_or_default()).is_err() {
-                    return true;
-                }
-            }
-            *seen = journal.len();
-            let tasks = read_all(world, Topic::Tasks, partition);
-            let end = tasks.last().map_or(0, |task| task.offset + 1);
-            lane.positions().tasks.unwrap_or(0) >= end && lane.state().tasks.is_empty()
-        })
+        let Progress { logs, lanes } = self;
+        for topic in Topic::CONTROLS {
+            logs.read(world, topic, 0);
+        }
+        let mut drained = true;
+        for chain in lanes {
+            let partition = i32::try_from(chain.lane.number()).unwrap_or(0);
+            logs.read(world, Topic::Journal, partition);
+            logs.read(world, Topic::Tasks, partition);
+            chain.follow(logs);
+            // One that does not follow is reported at the end.
+            drained &= chain.broken.is_some()
+                || chain.rest(logs).is_none() && chain.differs(world).is_none();
+        }
+        drained
     }
 }

@@ -119,8 +119,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Runs until nothing can happen before `until_us`, or `stop` says so; returns how often a
-    /// process ran.
+    /// Runs until `until_us`, or until `stop` says so; returns how often a process ran.
     pub fn run(&mut self, until_us: u64, mut stop: impl FnMut() -> bool) -> u64 {
         let mut steps = 0;
         loop {
@@ -134,6 +133,8 @@ impl Executor {
                     }
                     let first = self.timeline.sleepers.borrow().first().copied();
                     let Some(sleeper) = first.filter(|(at_us, ..)| *at_us <= until_us) else {
+                        // Time goes on where nothing happens, too.
+                        self.timeline.now_us.set(until_us.max(self.timeline.now_us()));
                         return steps;
                     };
                     self.timeline.sleepers.borrow_mut().remove(&sleeper);

@@ -7,17 +7,18 @@ use std::rc::Rc;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, OffsetFetchRequest,
-    SyncGroupRequest,
+    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
 use super::instance::Instance;
 use super::network::Fate;
-use super::world::{name, topic};
+use super::world::{World, name, topic};
 use crate::broker::wire::{Reply, Request};
 use crate::model::Topic;
 use crate::stream::committed::{CommittedOffset, LaneCommit};
@@ -177,22 +178,50 @@ fn share(lanes: u32, joined: &JoinGroupResponse) -> Vec<SyncGroupRequestAssignme
     assignments
 }
 
+/// Takes a process that has ended out of the group, as an operator does who will not wait for its
+/// session to end.
+pub async fn remove_member(instance: &Instance) {
+    let member = MemberIdentity::default()
+        .with_member_id(StrBytes::from_static_str(""))
+        .with_group_instance_id(Some(StrBytes::from_string(instance.name.clone())));
+    let request = LeaveGroupRequest::default().with_group_id(group_id()).with_members(vec![member]);
+    let network = &instance.world.network;
+    // The session ends by itself where that is not answered.
+    let _left =
+        network.call("operator", Request::LeaveGroup(request), ANSWER_US, Fate::Arrives).await;
+}
+
 /// What the group has committed for these lanes; `None` where it cannot be known now.
 pub async fn committed(instance: &Instance, lanes: &[u32]) -> Option<Vec<(u32, LaneCommit)>> {
+    let request = Request::OffsetFetch(offset_fetch(lanes, true));
+    let network = &instance.world.network;
+    let reply = network.call(&instance.name, request, ANSWER_US, Fate::Arrives).await;
+    let Some(Reply::OffsetFetch(response)) = reply else { return None };
+    commits(lanes, &response)
+}
+
+/// For those who look on: the same, whatever is pending.
+pub fn committed_now(world: &World, lanes: &[u32]) -> Option<Vec<(u32, LaneCommit)>> {
+    match world.network.ask(Request::OffsetFetch(offset_fetch(lanes, false))) {
+        Some(Reply::OffsetFetch(response)) => commits(lanes, &response),
+        Some(_) | None => None,
+    }
+}
+
+fn offset_fetch(lanes: &[u32], stable: bool) -> OffsetFetchRequest {
     let partitions: Vec<i32> = lanes.iter().filter_map(|lane| i32::try_from(*lane).ok()).collect();
     let topics = Topic::LANE_INPUTS.map(|topic| {
         OffsetFetchRequestTopic::default()
             .with_name(name(topic))
             .with_partition_indexes(partitions.clone())
     });
-    let request = OffsetFetchRequest::default()
+    OffsetFetchRequest::default()
         .with_group_id(group_id())
         .with_topics(Some(topics.into()))
-        .with_require_stable(true);
-    let network = &instance.world.network;
-    let reply =
-        network.call(&instance.name, Request::OffsetFetch(request), ANSWER_US, Fate::Arrives).await;
-    let Some(Reply::OffsetFetch(response)) = reply else { return None };
+        .with_require_stable(stable)
+}
+
+fn commits(lanes: &[u32], response: &OffsetFetchResponse) -> Option<Vec<(u32, LaneCommit)>> {
     if response.error_code != 0 {
         return None;
     }

@@ -4,10 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use kafka_protocol::ResponseError;
 use rand_chacha::ChaCha8Rng;
 
 use super::dice::Dice;
 use super::executor::{ProcessId, Timeline};
+use crate::broker::front::refusal;
 use crate::broker::wire::{Reply, Request, SERVED};
 use crate::broker::{Broker, Settings, Ticket};
 
@@ -30,6 +32,12 @@ pub enum Fate {
     ResponseLost,
     /// The answer comes late, microseconds.
     Delayed(u64),
+    /// It arrives late, microseconds, when its sender has gone on; nobody waits for the answer.
+    Overtaken(u64),
+    /// It takes no effect, and this error is the answer.
+    Refused(ResponseError),
+    /// It takes effect, and this error is the answer.
+    SeemsRefused(ResponseError),
 }
 
 pub struct Network {
@@ -41,6 +49,10 @@ pub struct Network {
     dice: RefCell<ChaCha8Rng>,
     keeper: Cell<Option<ProcessId>>,
     requests: Cell<u64>,
+    /// When the broker's time is looked after next.
+    awaited_us: Cell<u64>,
+    /// Until then no request of a router arrives.
+    out_until_us: Cell<u64>,
 }
 
 impl Network {
@@ -54,6 +66,8 @@ impl Network {
             dice: RefCell::new(dice),
             keeper: Cell::new(None),
             requests: Cell::new(0),
+            awaited_us: Cell::new(0),
+            out_until_us: Cell::new(0),
         });
         let kept = Rc::clone(&network);
         network.keeper.set(Some(network.timeline.spawn(async move { kept.keep_time().await })));
@@ -81,7 +95,20 @@ impl Network {
         let deadline_us = self.timeline.now_us().saturating_add(timeout_us);
         self.requests.set(self.requests.get() + 1);
         self.travel().await;
-        if fate == Fate::RequestLost {
+        if let Fate::Refused(error) = fate {
+            self.travel().await;
+            return Some(refusal(&request, version_of(&request), error));
+        }
+        if let Fate::Overtaken(us) = fate {
+            let (network, client) = (Rc::clone(self), client.to_owned());
+            self.timeline.spawn(async move {
+                network.timeline.sleep(us).await;
+                network.drop_in(&client, request);
+            });
+            self.timeline.sleep(deadline_us.saturating_sub(self.timeline.now_us())).await;
+            return None;
+        }
+        if fate == Fate::RequestLost || self.timeline.now_us() < self.out_until_us.get() {
             self.timeline.sleep(deadline_us.saturating_sub(self.timeline.now_us())).await;
             return None;
         }
@@ -90,6 +117,15 @@ impl Network {
         self.waiting.borrow_mut().insert(ticket, self.timeline.current());
         // Gone with the process that waits, where that is ended.
         let forget = Forget { network: Rc::clone(self), ticket };
+        let seems = match fate {
+            Fate::SeemsRefused(error) => Some(refusal(&request, version_of(&request), error)),
+            Fate::Arrives
+            | Fate::RequestLost
+            | Fate::ResponseLost
+            | Fate::Delayed(_)
+            | Fate::Overtaken(_)
+            | Fate::Refused(_) => None,
+        };
         self.submit(ticket, client, request);
         loop {
             if self.replies.borrow().contains_key(&ticket) {
@@ -104,14 +140,22 @@ impl Network {
         let reply = self.replies.borrow_mut().remove(&ticket);
         drop(forget);
         match fate {
-            Fate::Arrives | Fate::RequestLost => self.travel().await,
+            Fate::Arrives | Fate::RequestLost | Fate::Refused(_) | Fate::SeemsRefused(_) => {
+                self.travel().await;
+            }
             Fate::Delayed(us) => self.timeline.sleep(us).await,
-            Fate::ResponseLost => {
+            Fate::ResponseLost | Fate::Overtaken(_) => {
                 self.timeline.sleep(deadline_us.saturating_sub(self.timeline.now_us())).await;
                 return None;
             }
         }
-        if self.timeline.now_us() > deadline_us { None } else { reply }
+        if self.timeline.now_us() > deadline_us { None } else { seems.or(reply) }
+    }
+
+    /// From now on and for so long, nothing that is sent through the network arrives.
+    pub fn fall_out(&self, us: u64) {
+        let until_us = self.timeline.now_us().saturating_add(us);
+        self.out_until_us.set(until_us.max(self.out_until_us.get()));
     }
 
     /// Sends a request past the network, for those who look on: it arrives at once.
@@ -122,6 +166,13 @@ impl Network {
         self.submit(ticket, "onlooker", request);
         self.waiting.borrow_mut().remove(&ticket);
         self.replies.borrow_mut().remove(&ticket)
+    }
+
+    /// A request whose answer nobody waits for.
+    fn drop_in(&self, client: &str, request: Request) {
+        let ticket = Ticket(self.last_ticket.get() + 1);
+        self.last_ticket.set(ticket.0);
+        self.submit(ticket, client, request);
     }
 
     async fn travel(&self) {
@@ -135,9 +186,21 @@ impl Network {
         self.broker.borrow_mut().request(now_ms, ticket, client, version, request);
         self.deliver();
         // The broker may have something to do earlier than it thought.
-        if let Some(keeper) = self.keeper.get() {
+        let due_us = self.due_us();
+        if due_us < self.awaited_us.get()
+            && let Some(keeper) = self.keeper.get()
+        {
+            self.awaited_us.set(due_us);
             self.timeline.wake(keeper);
         }
+    }
+
+    /// When the broker has something to do by itself, in the simulation's time.
+    fn due_us(&self) -> u64 {
+        let due_ms = self.broker.borrow().due_ms();
+        due_ms.map_or(NEVER_US, |due_ms| {
+            u64::try_from(due_ms.max(self.now_ms() + 1) - BEGIN_MS).unwrap_or(0) * 1_000
+        })
     }
 
     fn deliver(&self) {
@@ -155,10 +218,8 @@ impl Network {
             let now_ms = self.now_ms();
             self.broker.borrow_mut().advance(now_ms);
             self.deliver();
-            let due_ms = self.broker.borrow().due_ms();
-            let at_us = due_ms.map_or(NEVER_US, |due_ms| {
-                u64::try_from(due_ms.max(now_ms + 1) - BEGIN_MS).unwrap_or(0) * 1_000
-            });
+            let at_us = self.due_us();
+            self.awaited_us.set(at_us);
             self.timeline.until(at_us).await;
         }
     }

@@ -1,39 +1,34 @@
 //! The transactional producer of an instance: the steps of a transaction as requests, with the retries
 //! and the verdicts of a real client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kafka_protocol::ResponseError;
-use kafka_protocol::error::ParseResponseErrorCode;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest, GroupId,
-    InitProducerIdRequest, ProduceRequest, ProducerId, TransactionalId, TxnOffsetCommitRequest,
+    InitProducerIdRequest, OffsetCommitRequest, ProduceRequest, ProducerId, TransactionalId,
+    TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
 use super::faults::Step;
 use super::instance::Instance;
 use super::records::{Origin, Plain, batch};
+use super::steps::{StepError, step};
 use super::world::name;
 use crate::broker::wire::{Reply, Request};
 use crate::lane::prepared::{OutputTopic, Prepared};
 use crate::model::Topic;
+use crate::planted::{Bug, planted};
 use crate::stream::worker::event::Failure;
-
-/// A step is tried again for so long, microseconds: as the transaction's time-out and a second.
-const STEP_US: u64 = 3_000_000;
-
-/// An answer is waited for so long.
-const ANSWER_US: u64 = 1_000_000;
-
-/// Between two tries.
-const BACKOFF_US: u64 = 5_000;
 
 pub const TRANSACTION_TIMEOUT_MS: i32 = 2_000;
 
@@ -42,45 +37,9 @@ pub struct Producer {
     id: i64,
     epoch: i16,
     sequences: BTreeMap<(Topic, i32), i32>,
-    /// Produced, and not yet sent.
+    /// Produced, and not yet sent; of which lanes.
     queued: BTreeMap<(Topic, i32), Vec<Plain>>,
-}
-
-/// What an answer's error code asks for.
-enum Verdict {
-    Done,
-    Again,
-    Failed(Failure),
-}
-
-fn verdict(code: i16) -> Verdict {
-    use ResponseError as Error;
-    const AGAIN: [Error; 6] = [
-        Error::CoordinatorLoadInProgress,
-        Error::CoordinatorNotAvailable,
-        Error::NotCoordinator,
-        Error::ConcurrentTransactions,
-        Error::RequestTimedOut,
-        Error::NotLeaderOrFollower,
-    ];
-    const FENCED: [Error; 2] = [Error::InvalidProducerEpoch, Error::ProducerFenced];
-    const MEMBERSHIP: [Error; 3] =
-        [Error::IllegalGeneration, Error::UnknownMemberId, Error::FencedInstanceId];
-    const LOST: [Error; 2] = [Error::InvalidTxnState, Error::InvalidProducerIdMapping];
-    let Some(error) = code.err() else { return Verdict::Done };
-    let reason = format!("{error:?}");
-    if AGAIN.contains(&error) {
-        return Verdict::Again;
-    }
-    Verdict::Failed(if FENCED.contains(&error) {
-        Failure::Fenced(reason)
-    } else if MEMBERSHIP.contains(&error) {
-        Failure::Membership(reason)
-    } else if LOST.contains(&error) {
-        Failure::Unknown(reason)
-    } else {
-        Failure::Abort(reason)
-    })
+    lanes: BTreeSet<u32>,
 }
 
 impl Producer {
@@ -98,14 +57,16 @@ impl Producer {
             given = (response.producer_id.0, response.producer_epoch);
             vec![response.error_code]
         })
-        .await?;
+        .await
+        .map_err(|error| error.or_abort(Step::Open))?;
         let (id, epoch) = given;
-        let (sequences, queued) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Producer { transactional_id, id, epoch, sequences, queued })
+        let (sequences, queued, lanes) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Ok(Producer { transactional_id, id, epoch, sequences, queued, lanes })
     }
 
     /// Queues a batch's outputs.
     pub fn produce(&mut self, batch: &Prepared) {
+        self.lanes.insert(batch.lane);
         for record in &batch.records {
             let OutputTopic::Known(topic) = record.topic else { continue };
             let bytes = |range: &Option<std::ops::Range<u32>>| {
@@ -148,8 +109,10 @@ impl Producer {
                 .map(|partition| partition.partition_error_code)
                 .collect()
         })
-        .await?;
+        .await
+        .map_err(|error| error.or_abort(Step::AddPartitions))?;
         let mut topics: BTreeMap<Topic, Vec<PartitionProduceData>> = BTreeMap::new();
+        let lanes: BTreeSet<u32> = std::mem::take(&mut self.lanes);
         for ((topic, partition), records) in std::mem::take(&mut self.queued) {
             let sequence = self.sequences.entry((topic, partition)).or_insert(0);
             let origin = Origin {
@@ -172,16 +135,15 @@ impl Producer {
             .with_acks(-1)
             .with_timeout_ms(1_000)
             .with_topic_data(topics.collect());
-        step(instance, Step::Produce, Request::Produce(request), |reply| {
-            let Reply::Produce(response) = reply else { return Vec::new() };
-            response
-                .responses
-                .iter()
-                .flat_map(|topic| &topic.partition_responses)
-                .map(|partition| partition.error_code)
-                .collect()
+        step(instance, Step::Produce, Request::Produce(request), produced).await.map_err(|error| {
+            match error {
+                StepError::Late => {
+                    let reason = "no answer in time".to_owned();
+                    Failure::Undelivered { lanes: lanes.into_iter().collect(), reason }
+                }
+                StepError::Failed(failure) => failure,
+            }
         })
-        .await
     }
 
     pub async fn send_offsets(
@@ -191,6 +153,15 @@ impl Producer {
         member_id: &str,
         generation: i32,
     ) -> Result<(), Failure> {
+        if planted(Bug::CommitOutside) {
+            return commit_beside(instance, batches, member_id, generation).await;
+        }
+        // Whoever is no member is believed, as clients of old were.
+        let (member_id, generation, instance_id) = if planted(Bug::SkipFence) {
+            ("", -1, None)
+        } else {
+            (member_id, generation, Some(StrBytes::from_string(instance.name.clone())))
+        };
         let group = GroupId(StrBytes::from_static_str(super::group::GROUP));
         let request = AddOffsetsToTxnRequest::default()
             .with_transactional_id(self.transactional_id.clone())
@@ -201,7 +172,8 @@ impl Producer {
             let Reply::AddOffsetsToTxn(response) = reply else { return Vec::new() };
             vec![response.error_code]
         })
-        .await?;
+        .await
+        .map_err(|error| error.or_abort(Step::AddOffsets))?;
         let mut topics: BTreeMap<Topic, Vec<TxnOffsetCommitRequestPartition>> = BTreeMap::new();
         for batch in batches {
             for (topic, offset) in &batch.offsets {
@@ -224,7 +196,7 @@ impl Producer {
             .with_producer_epoch(self.epoch)
             .with_generation_id(generation)
             .with_member_id(StrBytes::from_string(member_id.to_owned()))
-            .with_group_instance_id(Some(StrBytes::from_string(instance.name.clone())))
+            .with_group_instance_id(instance_id)
             .with_topics(topics.collect());
         let request = Request::TxnOffsetCommit(request);
         step(instance, Step::SendOffsets, request, |reply| {
@@ -237,11 +209,13 @@ impl Producer {
                 .collect()
         })
         .await
+        .map_err(|error| error.or_abort(Step::SendOffsets))
     }
 
     /// Ends the transaction. Where no answer came in time, its outcome is unknown.
     pub async fn end(&mut self, instance: &Instance, commit: bool) -> Result<(), Failure> {
         self.queued.clear();
+        self.lanes.clear();
         let request = EndTxnRequest::default()
             .with_transactional_id(self.transactional_id.clone())
             .with_producer_id(ProducerId(self.id))
@@ -252,41 +226,104 @@ impl Producer {
             vec![response.error_code]
         });
         match ended.await {
-            Err(Failure::Abort(reason)) => Err(Failure::Unknown(reason)),
-            ended => ended,
+            Err(StepError::Late) => Err(Failure::Unknown("no answer in time".to_owned())),
+            Err(StepError::Failed(failure)) => Err(failure),
+            Ok(()) => Ok(()),
         }
     }
 }
 
-/// Sends a request until its answer is good, is bad, or the step's time is over. A fault is met by one
-/// of the tries.
-async fn step(
+/// A planted bug's way: the offsets are committed at once, whatever becomes of the transaction.
+async fn commit_beside(
     instance: &Instance,
-    step: Step,
-    request: Request,
-    mut codes: impl FnMut(&Reply) -> Vec<i16>,
+    batches: &[Arc<Prepared>],
+    member_id: &str,
+    generation: i32,
 ) -> Result<(), Failure> {
-    let timeline = &instance.world.network.timeline;
-    let deadline_us = timeline.now_us() + STEP_US;
-    let mut fault = instance.world.faults.borrow_mut().next(step);
-    loop {
-        let reply = instance.send(request.clone(), ANSWER_US, fault.take()).await;
-        if let Some(reply) = reply {
-            let mut again = false;
-            for code in codes(&reply) {
-                match verdict(code) {
-                    Verdict::Done => {}
-                    Verdict::Again => again = true,
-                    Verdict::Failed(failure) => return Err(failure),
-                }
-            }
-            if !again {
-                return Ok(());
-            }
+    let mut topics = Vec::new();
+    for batch in batches {
+        for (topic, offset) in &batch.offsets {
+            let partition = OffsetCommitRequestPartition::default()
+                .with_partition_index(i32::try_from(batch.lane).unwrap_or(-1))
+                .with_committed_offset(*offset)
+                .with_committed_metadata(Some(StrBytes::from_string(batch.metadata.clone())));
+            let topic = OffsetCommitRequestTopic::default().with_name(name(*topic));
+            topics.push(topic.with_partitions(vec![partition]));
         }
-        if timeline.now_us() >= deadline_us {
-            return Err(Failure::Abort(format!("{}: no answer in time", step.name())));
-        }
-        timeline.sleep(BACKOFF_US).await;
+    }
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(StrBytes::from_static_str(super::group::GROUP)))
+        .with_generation_id_or_member_epoch(generation)
+        .with_member_id(StrBytes::from_string(member_id.to_owned()))
+        .with_group_instance_id(Some(StrBytes::from_string(instance.name.clone())))
+        .with_topics(topics);
+    let sent = step(instance, Step::SendOffsets, Request::OffsetCommit(request), |reply| {
+        let Reply::OffsetCommit(response) = reply else { return Vec::new() };
+        let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.map(|partition| partition.error_code).collect()
+    });
+    sent.await.map_err(|error| error.or_abort(Step::SendOffsets))
+}
+
+/// The error codes of an answer to what was produced.
+fn produced(reply: &Reply) -> Vec<i16> {
+    let Reply::Produce(response) = reply else { return Vec::new() };
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+    partitions.map(|partition| partition.error_code).collect()
+}
+
+/// What was to be published is not, for sure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unpublished;
+
+/// A producer without transactions, for one snapshot.
+pub struct IdempotentProducer {
+    id: i64,
+    epoch: i16,
+    sequence: i32,
+}
+
+impl IdempotentProducer {
+    pub async fn open(instance: &Instance) -> Result<Self, Unpublished> {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(TRANSACTION_TIMEOUT_MS)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
+        let mut given = (0, 0);
+        let opened = step(instance, Step::Publish, Request::InitProducerId(request), |reply| {
+            let Reply::InitProducerId(response) = reply else { return Vec::new() };
+            given = (response.producer_id.0, response.producer_epoch);
+            vec![response.error_code]
+        });
+        opened.await.map_err(|_| Unpublished)?;
+        Ok(IdempotentProducer { id: given.0, epoch: given.1, sequence: 0 })
+    }
+
+    /// Publishes a record; all of one partition.
+    pub async fn send(
+        &mut self,
+        instance: &Instance,
+        topic: Topic,
+        partition: i32,
+        record: Plain,
+    ) -> Result<(), Unpublished> {
+        let origin = Origin {
+            producer_id: self.id,
+            epoch: self.epoch,
+            sequence: self.sequence,
+            transactional: false,
+        };
+        self.sequence += 1;
+        let bytes = batch(&[record], origin).map_err(|_| Unpublished)?;
+        let data = PartitionProduceData::default().with_index(partition).with_records(Some(bytes));
+        let topic =
+            TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
+        let request = ProduceRequest::default()
+            .with_acks(-1)
+            .with_timeout_ms(1_000)
+            .with_topic_data(vec![topic]);
+        let sent = step(instance, Step::Publish, Request::Produce(request), produced);
+        sent.await.map_err(|_| Unpublished)
     }
 }

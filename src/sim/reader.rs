@@ -1,6 +1,6 @@
 //! Reads chosen partitions, as a consumer of committed records does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
@@ -14,6 +14,7 @@ use super::world::{World, name, topic};
 use crate::broker::wire::{Reply, Request};
 use crate::codec::{Header, RawRecord};
 use crate::model::Topic;
+use crate::replay::Record;
 
 /// An answer is waited for so long, microseconds.
 const ANSWER_US: u64 = 3_000_000;
@@ -29,6 +30,21 @@ pub enum Found {
 }
 
 impl Plain {
+    pub fn into_owned(self, partition: i32) -> Record {
+        Record {
+            partition,
+            offset: self.offset,
+            timestamp_ms: self.timestamp_ms,
+            key: self.key.map(Into::into),
+            value: self.value.map(Into::into),
+            headers: self
+                .headers
+                .into_iter()
+                .map(|(name, value)| (name, value.map(Into::into)))
+                .collect(),
+        }
+    }
+
     /// Lends the record as the codec takes it.
     pub fn with_raw<T>(
         &self,
@@ -59,7 +75,6 @@ pub struct Reader {
     positions: BTreeMap<(Topic, i32), i64>,
     /// Where an end was told last: it is told once.
     ends: BTreeMap<(Topic, i32), i64>,
-    pub paused: BTreeSet<i32>,
 }
 
 impl Reader {
@@ -76,7 +91,6 @@ impl Reader {
     pub fn clear(&mut self) {
         self.positions.clear();
         self.ends.clear();
-        self.paused.clear();
     }
 
     pub fn is_idle(&self) -> bool {
@@ -87,13 +101,11 @@ impl Reader {
     pub async fn poll(&mut self, world: &World, client: &str, wait_ms: u64) -> Vec<Found> {
         let mut topics: BTreeMap<Topic, Vec<FetchPartition>> = BTreeMap::new();
         for ((topic, partition), offset) in &self.positions {
-            if !self.paused.contains(partition) {
-                let asked = FetchPartition::default()
-                    .with_partition(*partition)
-                    .with_fetch_offset(*offset)
-                    .with_partition_max_bytes(PARTITION_BYTES_MAX);
-                topics.entry(*topic).or_default().push(asked);
-            }
+            let asked = FetchPartition::default()
+                .with_partition(*partition)
+                .with_fetch_offset(*offset)
+                .with_partition_max_bytes(PARTITION_BYTES_MAX);
+            topics.entry(*topic).or_default().push(asked);
         }
         if topics.is_empty() {
             return Vec::new();
@@ -184,15 +196,16 @@ pub async fn offset_at(
     (partition.error_code == 0).then_some(partition.offset)
 }
 
-/// For those who look on: everything that is committed in a partition now.
-pub fn read_all(world: &World, of: Topic, partition: i32) -> Vec<Plain> {
+/// For those who look on: everything that is committed in a partition from an offset on, and the next
+/// offset to read.
+pub fn read_on(world: &World, of: Topic, partition: i32, from: i64) -> (Vec<Plain>, i64) {
     let mut records = Vec::new();
-    let mut next = 0;
+    let mut next = from;
     loop {
         let asked = FetchPartition::default()
             .with_partition(partition)
             .with_fetch_offset(next)
-            .with_partition_max_bytes(PARTITION_BYTES_MAX);
+            .with_partition_max_bytes(8 << 20);
         let topic = FetchTopic::default().with_topic(name(of)).with_partitions(vec![asked]);
         let request = FetchRequest::default()
             .with_replica_id(BrokerId(-1))
@@ -200,21 +213,24 @@ pub fn read_all(world: &World, of: Topic, partition: i32) -> Vec<Plain> {
             .with_isolation_level(1)
             .with_topics(vec![topic]);
         let Some(Reply::Fetch(response)) = world.network.ask(Request::Fetch(request)) else {
-            return records;
+            return (records, next);
         };
         let data = response.responses.first().and_then(|topic| topic.partitions.first());
         let Some(data) = data.filter(|data| data.records.as_ref() != Some(&Bytes::new())) else {
-            return records;
+            return (records, next);
         };
         match read(data, next) {
-            Ok((_, end)) if end == next => return records,
+            Ok((_, end)) if end == next => return (records, next),
             Ok((found, end)) => {
                 records.extend(found);
                 next = end;
+                if end >= data.last_stable_offset {
+                    return (records, next);
+                }
             }
             Err(error) => {
                 world.violation(format!("{}: {error}", of.default_name()));
-                return records;
+                return (records, next);
             }
         }
     }

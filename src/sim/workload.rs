@@ -1,7 +1,8 @@
 //! The clients of the contract: producers of tasks, the fleet with its health, and workers that answer
-//! decisions, late, wrongly or not at all.
+//! decisions, late, wrongly, twice, to the wrong partition or not at all.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use rand_chacha::ChaCha8Rng;
@@ -18,6 +19,17 @@ pub const RESOURCES: usize = 4;
 
 /// Tasks come for so long, microseconds.
 const ARRIVALS_US: u64 = 12_000_000;
+
+/// A resource is well for so long, and then slow or failing for so long.
+const WELL_US: Range<u64> = 2_000_000..12_000_000;
+const ILL_US: Range<u64> = 500_000..5_000_000;
+
+/// An attempt takes so long on a resource that is well, and on a slow one: longer than a lease.
+const ATTEMPT_US: Range<u64> = 20_000..1_500_000;
+const SLOW_ATTEMPT_US: Range<u64> = 1_000_000..14_000_000;
+
+/// A slow attempt says that it is alive this often.
+const HEARTBEAT_US: u64 = 1_500_000;
 
 /// The fleet, as the auditor wants it too.
 pub fn fleet() -> Vec<serde_json::Value> {
@@ -47,32 +59,35 @@ pub fn publish_fleet(world: &World) {
     world.publish(Topic::Fleet, 0, &records);
 }
 
-/// Publishes tasks in bursts, and says now and then that a resource is down, and up again.
+/// Publishes tasks in bursts, some of them twice and some that nobody can read, and says now and then
+/// that a resource is down, and up again.
 pub async fn produce(world: Rc<World>, tasks: u64, mut dice: ChaCha8Rng) {
     let timeline = Rc::clone(&world.network.timeline);
     let mut number = 0;
     while number < tasks {
         let burst = dice.within(1..12).min(tasks - number);
         let partition = i32::try_from(dice.within(0..u64::from(world.lanes))).unwrap_or(0);
-        let records: Vec<_> = (number..number + burst)
-            .map(|id| {
-                let priority = ["critical", "interactive", "batch"][dice.within(0..3) as usize];
-                let mut task = json!({
-                    "task_id": format!("t{id}"), "priority": priority,
-                    "input_tokens": dice.within(10..400), "max_output_tokens": dice.within(10..200),
-                });
-                if dice.chance(1, 5) {
-                    task["deadline_ms"] = json!(dice.within(2_000..30_000));
-                }
-                (None, task.to_string().into_bytes())
-            })
+        let mut records: Vec<_> = (number..number + burst)
+            .map(|id| (None, task(id, &mut dice).to_string().into_bytes()))
             .collect();
+        if dice.chance(1, 25) {
+            records.push((None, b"{\"task_id\": \"unreadable\"".to_vec()));
+        }
+        if dice.chance(1, 25)
+            && let Some(again) = records.first().cloned()
+        {
+            records.push(again);
+        }
         world.publish(Topic::Tasks, partition, &records);
         number += burst;
         if dice.chance(1, 15) {
             let resource = format!("r{}", dice.within(0..RESOURCES as u64));
             let status = ["healthy", "degraded", "unhealthy", "drain"][dice.within(0..4) as usize];
             publish_health(&world, &resource, status);
+        }
+        if dice.chance(1, 60) {
+            let key = Some("resource:unreadable".to_owned());
+            world.publish(Topic::HealthEvents, 0, &[(key, b"unreadable".to_vec())]);
         }
         timeline.sleep(dice.within(0..2 * ARRIVALS_US * burst / tasks)).await;
     }
@@ -82,14 +97,54 @@ pub async fn produce(world: Rc<World>, tasks: u64, mut dice: ChaCha8Rng) {
     world.published.set(true);
 }
 
+fn task(id: u64, dice: &mut ChaCha8Rng) -> serde_json::Value {
+    let priority = ["critical", "interactive", "batch"][dice.within(0..3) as usize];
+    let mut task = json!({
+        "task_id": format!("t{id}"), "priority": priority,
+        "input_tokens": dice.within(10..400), "max_output_tokens": dice.within(10..200),
+    });
+    if dice.chance(1, 5) {
+        task["deadline_ms"] = json!(dice.within(2_000..30_000));
+    }
+    task
+}
+
 fn publish_health(world: &World, resource: &str, status: &str) {
     let event = json!({"scope": "resource", "id": resource, "status": status, "severity": 0.5});
     let key = Some(format!("resource:{resource}"));
     world.publish(Topic::HealthEvents, 0, &[(key, event.to_string().into_bytes())]);
 }
 
+/// How a resource answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Well,
+    Slow,
+    Failing,
+}
+
+type Conditions = Rc<RefCell<[Condition; RESOURCES]>>;
+
+/// Lets a resource be slow or failing now and then, without a word in `health-events`.
+async fn fall_ill(world: Rc<World>, resource: usize, conditions: Conditions, mut dice: ChaCha8Rng) {
+    let timeline = Rc::clone(&world.network.timeline);
+    while world.faults.borrow().active {
+        timeline.sleep(dice.within(WELL_US)).await;
+        let slow = dice.chance(1, 2);
+        conditions.borrow_mut()[resource] = if slow { Condition::Slow } else { Condition::Failing };
+        timeline.sleep(dice.within(ILL_US)).await;
+        conditions.borrow_mut()[resource] = Condition::Well;
+    }
+}
+
 /// Answers decisions.
-pub async fn work(world: Rc<World>, dice: ChaCha8Rng) {
+pub async fn work(world: Rc<World>, mut dice: ChaCha8Rng) {
+    let conditions: Conditions = Rc::new(RefCell::new([Condition::Well; RESOURCES]));
+    for resource in 0..RESOURCES {
+        let own = super::dice::stream(dice.within(0..u64::MAX), 0);
+        let conditions = Rc::clone(&conditions);
+        world.network.timeline.spawn(fall_ill(Rc::clone(&world), resource, conditions, own));
+    }
     let dice = Rc::new(RefCell::new(dice));
     let mut reader = Reader::default();
     for partition in 0..world.partitions(Topic::RouteDecisions) {
@@ -101,11 +156,16 @@ pub async fn work(world: Rc<World>, dice: ChaCha8Rng) {
             record.with_raw(topic, partition, |raw| match world.codec.decode_route_decision(raw) {
                 Ok(decision) if decision.outcome == Outcome::Routed => {
                     let resource = decision.primary.first().map(|link| link.resource.to_string());
+                    let resource = resource.unwrap_or_default();
+                    let number = resource.strip_prefix('r').and_then(|number| number.parse().ok());
+                    let condition =
+                        number.and_then(|number: usize| conditions.borrow().get(number).copied());
                     let attempt = Attempt {
                         task: decision.task_id.to_string(),
                         number: decision.attempt,
                         lane: decision.lane,
-                        resource: resource.unwrap_or_default(),
+                        resource,
+                        condition: condition.unwrap_or(Condition::Well),
                     };
                     let answering = answer(Rc::clone(&world), attempt, Rc::clone(&dice));
                     world.network.timeline.spawn(answering);
@@ -122,26 +182,51 @@ struct Attempt {
     number: u32,
     lane: u32,
     resource: String,
+    condition: Condition,
+}
+
+impl Attempt {
+    fn report(&self, world: &World, lane: u32, status: &str, tokens: u64) {
+        let result = json!({
+            "task_id": self.task, "attempt": self.number, "lane": self.lane,
+            "resource": self.resource, "status": status, "output_tokens": tokens,
+        });
+        let partition = i32::try_from(lane).unwrap_or(0);
+        let key = Some(self.task.clone());
+        world.publish(Topic::TaskResults, partition, &[(key, result.to_string().into_bytes())]);
+    }
 }
 
 async fn answer(world: Rc<World>, attempt: Attempt, dice: Rc<RefCell<ChaCha8Rng>>) {
-    let (us, drawn, tokens) = {
+    let (mut us, drawn, tokens) = {
         let mut dice = dice.borrow_mut();
-        (dice.within(20_000..1_500_000), dice.within(0..100), dice.within(0..250))
+        let took = match attempt.condition {
+            Condition::Well | Condition::Failing => ATTEMPT_US,
+            Condition::Slow => SLOW_ATTEMPT_US,
+        };
+        (dice.within(took), dice.within(0..100), dice.within(0..250))
     };
+    let speaks = drawn % 2 == 0;
+    while us > HEARTBEAT_US {
+        if speaks {
+            attempt.report(&world, attempt.lane, "heartbeat", 0);
+        }
+        world.network.timeline.sleep(HEARTBEAT_US).await;
+        us -= HEARTBEAT_US;
+    }
     world.network.timeline.sleep(us).await;
-    let status = match drawn {
-        0..=2 => return,
-        3..=9 => "failed",
-        10..=13 => "rate_limited",
-        14..=15 => "late",
-        _ => "succeeded",
+    let status = match (attempt.condition, drawn) {
+        (_, 0..=2) => return,
+        (Condition::Failing, _) => "failed",
+        (_, 3..=9) => "failed",
+        (_, 10..=13) => "rate_limited",
+        (_, 14..=15) => "late",
+        (_, _) => "succeeded",
     };
-    let result = json!({
-        "task_id": attempt.task, "attempt": attempt.number, "lane": attempt.lane,
-        "resource": attempt.resource, "status": status, "output_tokens": tokens,
-    });
-    let partition = i32::try_from(attempt.lane).unwrap_or(0);
-    let key = Some(attempt.task);
-    world.publish(Topic::TaskResults, partition, &[(key, result.to_string().into_bytes())]);
+    // A few go astray: the lane that gets them sends them on.
+    let lane = if drawn >= 98 { (attempt.lane + 1) % world.lanes } else { attempt.lane };
+    attempt.report(&world, lane, status, tokens);
+    if (96..98).contains(&drawn) {
+        attempt.report(&world, lane, status, tokens);
+    }
 }

@@ -9,12 +9,68 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
+use super::disk::Damage;
 use super::faults::Faults;
 use super::network::Network;
 use super::records::{Origin, Plain, batch};
 use crate::broker::wire::{Reply, Request};
 use crate::codec::Codec;
 use crate::model::Topic;
+
+/// How lanes came to run, and what there was to begin with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Beginnings {
+    /// With a snapshot of the instance's disk, and with a published one.
+    pub local: u64,
+    pub published: u64,
+    /// Journals that were read from a time on, and from their beginning.
+    pub inside: u64,
+    pub whole: u64,
+    /// Journals that went on behind the committed batch.
+    pub behind: u64,
+    /// Manifests that were committed.
+    pub announced: u64,
+    /// What happened to disks, by `Damage::ALL`; how often a lane found it.
+    pub damages: [u64; 3],
+    pub damaged: u64,
+}
+
+impl Beginnings {
+    pub fn counts(&self) -> [(&'static str, u64); 10] {
+        let [lost, truncated, flipped] = self.damages;
+        [
+            ("lanes began with a local snapshot", self.local),
+            ("with a published one", self.published),
+            ("journals read from within", self.inside),
+            ("from their beginning", self.whole),
+            ("ahead of the offsets", self.behind),
+            ("snapshots announced", self.announced),
+            ("lost on disk", lost),
+            ("truncated", truncated),
+            ("with a flipped bit", flipped),
+            ("found damaged", self.damaged),
+        ]
+    }
+
+    pub fn suffer(&mut self, damages: &[Damage]) {
+        for damage in damages {
+            self.damages[*damage as usize] += 1;
+        }
+    }
+
+    pub fn add(&mut self, other: Beginnings) {
+        self.local += other.local;
+        self.published += other.published;
+        self.inside += other.inside;
+        self.whole += other.whole;
+        self.behind += other.behind;
+        self.announced += other.announced;
+        self.damaged += other.damaged;
+        for (sum, more) in self.damages.iter_mut().zip(other.damages) {
+            *sum += more;
+        }
+    }
+}
 
 /// Topics keep their default names.
 pub fn name(topic: Topic) -> TopicName {
@@ -31,6 +87,7 @@ pub struct World {
     pub codec: Arc<Codec>,
     pub lanes: u32,
     pub faults: RefCell<Faults>,
+    pub beginnings: RefCell<Beginnings>,
     /// What must not happen and did, in words.
     pub violations: RefCell<Vec<String>>,
     /// Whether the workload has published everything.

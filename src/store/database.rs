@@ -44,7 +44,25 @@ fn understood(error: &sled::Error) -> DatabaseError {
     DatabaseError::Unusable(text)
 }
 
+/// sled's own threads may hold a database's lock for a moment after it was closed.
+const UNLOCK_WAIT: Duration = Duration::from_millis(50);
+const UNLOCK_TRIES: u32 = 10;
+
+/// Opens a database; waits a little where it was just closed.
 pub fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, DatabaseError> {
+    let mut tries = 0;
+    loop {
+        match open_now(path, cache_bytes) {
+            Err(DatabaseError::Locked) if tries < UNLOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(UNLOCK_WAIT);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn open_now(path: &Path, cache_bytes: u64) -> Result<sled::Db, DatabaseError> {
     guarded(|| {
         sled::Config::new()
             .path(path)

@@ -11,13 +11,15 @@ use tracing::{debug, warn};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::database::{self, DatabaseError, guarded, limited};
+use crate::failpoint::{self, Point};
 use crate::model::snapshot::{MANIFEST_FORMAT, Manifest};
 
 /// Larger values and larger batches make sled's memory grow.
 const CHUNK_BYTES: usize = 64 << 10;
-const BATCH_KEYS_MAX: usize = 100;
+pub(super) const BATCH_KEYS_MAX: usize = 100;
 
 const MANIFEST_KEY: &[u8] = b"manifest";
+const LANE: &str = "lane-";
 const FINISHED: &str = "seq-";
 const UNFINISHED: &str = "writing-";
 
@@ -27,7 +29,7 @@ const WRITE_WAIT: Duration = Duration::from_secs(30);
 
 /// sled writes more than it is given, and the disk is not ours alone.
 const SPACE_FACTOR: u64 = 3;
-const SPACE_BYTES_MIN: u64 = 16 << 20;
+pub(super) const SPACE_BYTES_MIN: u64 = 16 << 20;
 
 /// Why a snapshot cannot be stored, or not be read.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +67,7 @@ impl SnapshotStore {
     }
 
     fn lane_directory(&self, lane: u32) -> PathBuf {
-        self.root.join(format!("lane-{lane}"))
+        self.root.join(format!("{LANE}{lane}"))
     }
 
     fn path(&self, lane: u32, seq: u64) -> PathBuf {
@@ -78,25 +80,37 @@ impl SnapshotStore {
     /// # Errors
     /// The directory is there and cannot be read.
     pub fn seqs(&self, lane: u32) -> Result<Vec<u64>, StoreError> {
-        let directory = self.lane_directory(lane);
-        let entries = match fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(StoreError::Directory { path: directory, source }),
-        };
-        let mut seqs = Vec::new();
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
+        for (name, path) in entries(&self.lane_directory(lane))? {
             if name.starts_with(UNFINISHED) {
-                debug!(path = %entry.path().display(), "a snapshot that was not finished");
-                delete(&entry.path());
-            } else if let Some(seq) = name.strip_prefix(FINISHED).and_then(|seq| seq.parse().ok()) {
-                seqs.push(seq);
+                debug!(path = %path.display(), "a snapshot that was not finished");
+                delete(&path);
             }
         }
-        seqs.sort_unstable_by(|one: &u64, other| other.cmp(one));
+        self.list(lane)
+    }
+
+    /// As [`SnapshotStore::seqs`]; nothing is deleted.
+    ///
+    /// # Errors
+    /// The directory is there and cannot be read.
+    pub fn list(&self, lane: u32) -> Result<Vec<u64>, StoreError> {
+        let entries = entries(&self.lane_directory(lane))?.into_iter();
+        let mut seqs: Vec<u64> =
+            entries.filter_map(|(name, _)| name.strip_prefix(FINISHED)?.parse().ok()).collect();
+        seqs.sort_unstable_by(|one, other| other.cmp(one));
         Ok(seqs)
+    }
+
+    /// The lanes of which there may be snapshots.
+    ///
+    /// # Errors
+    /// The directory is there and cannot be read.
+    pub fn lanes(&self) -> Result<Vec<u32>, StoreError> {
+        let entries = entries(&self.root)?.into_iter();
+        let mut lanes: Vec<u32> =
+            entries.filter_map(|(name, _)| name.strip_prefix(LANE)?.parse().ok()).collect();
+        lanes.sort_unstable();
+        Ok(lanes)
     }
 
     /// Keeps a snapshot, and deletes the lane's others.
@@ -124,6 +138,7 @@ impl SnapshotStore {
                 }
             });
         }
+        failpoint::pass(Point::StoreMiddle);
         let finished = self.path(manifest.lane, manifest.seq);
         // The same one again, after a rebalance.
         delete(&finished);
@@ -179,6 +194,19 @@ impl SnapshotStore {
         }
     }
 
+    /// As [`SnapshotStore::read`]; a damaged one stays too.
+    ///
+    /// # Errors
+    /// It is damaged, or another process has it open.
+    pub fn peek(&self, lane: u32, seq: u64) -> Result<(Manifest, Vec<u8>), StoreError> {
+        let path = self.path(lane, seq);
+        self.read_checked(&path, lane, seq).map_err(|error| match error {
+            DatabaseError::Locked => StoreError::Locked { path },
+            DatabaseError::Hangs(problem) => StoreError::Unreadable { path, problem },
+            DatabaseError::Unusable(problem) => StoreError::Damaged { path, problem },
+        })
+    }
+
     fn read_checked(
         &self,
         path: &Path,
@@ -215,6 +243,17 @@ impl SnapshotStore {
     pub fn remove(&self, lane: u32, seq: u64) {
         delete(&self.path(lane, seq));
     }
+}
+
+/// Names and paths of what is in a directory; nothing where there is none.
+fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>, StoreError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(StoreError::Directory { path: directory.to_owned(), source }),
+    };
+    let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
+    Ok(entries.flatten().filter_map(named).collect())
 }
 
 fn write_database(
@@ -271,7 +310,7 @@ fn read_database(path: &Path, cache_bytes: u64) -> Result<Option<Written>, Datab
 
 /// A group's or an instance's name may hold what a file's may not; the hash keeps two apart that
 /// differ in nothing else.
-fn file_name(name: &str) -> String {
+pub(super) fn file_name(name: &str) -> String {
     let plain: String = name
         .chars()
         .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
@@ -280,12 +319,12 @@ fn file_name(name: &str) -> String {
     format!("{plain}-{:08x}", xxh3_128(name.as_bytes()) as u32)
 }
 
-fn free_bytes(directory: &Path) -> Option<u64> {
+pub(super) fn free_bytes(directory: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(directory).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-fn delete(path: &Path) {
+pub(super) fn delete(path: &Path) {
     let deleted = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

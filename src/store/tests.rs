@@ -100,9 +100,9 @@ fn check(what: &str, change: impl Fn(&Path)) {
 }
 
 /// Runs a test in a process of its own: where sled hangs, it hangs for the whole process.
-fn alone(name: &str, part: &str) -> String {
+pub(super) fn alone(name: &str, part: &str) -> String {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--nocapture", "--exact", &format!("store::tests::{name}")])
+        .args(["--ignored", "--nocapture", "--exact", name])
         .env("PART", part)
         .output()
         .unwrap();
@@ -115,7 +115,7 @@ fn alone(name: &str, part: &str) -> String {
 #[test]
 fn a_truncated_file_is_never_read_as_something_else() {
     for part in ["0", "1", "3", "9"] {
-        println!("{}", alone("truncated", part));
+        println!("{}", alone("store::tests::truncated", part));
     }
 }
 
@@ -187,7 +187,7 @@ fn a_data_directory_that_is_no_directory_is_named() {
 /// not look.
 #[test]
 fn a_full_disk_is_named_and_leaves_nothing() {
-    println!("{}", alone("full_disk", ""));
+    println!("{}", alone("store::tests::full_disk", ""));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! one. Transactional calls block, so each worker has an OS thread of its own.
 
 pub mod archive;
+mod assignment;
 mod cache;
 mod execute;
 pub mod group;
@@ -27,6 +28,7 @@ use tracing::{debug, info};
 use crate::clock::{self, Stopwatch};
 use crate::codec::{Codec, RawRecord};
 use crate::config::Config;
+use crate::failpoint::{self, Point};
 use crate::model::Topic;
 use crate::registry::Registry;
 use crate::stream::clock::Now;
@@ -34,6 +36,7 @@ use crate::stream::observe::Observer;
 use crate::stream::schemas;
 use crate::stream::worker::event::{Event, Failure, FoundSnapshot};
 use crate::stream::worker::{LaneState, Worker};
+use assignment::Unanswered;
 use cache::Cache;
 use group::{Group, GroupEvent};
 use keeper::{Answer, Keeper, Request};
@@ -80,6 +83,7 @@ pub struct Client<'a> {
     controls: Reader,
     /// While a journal is read.
     journals: Option<Reader>,
+    unanswered: Unanswered,
     payloads: Payloads,
     cache: Cache,
     watch: Watch,
@@ -135,6 +139,7 @@ impl<'a> Client<'a> {
             group: Group::join(&settings::group(config, parts.number), &names)?,
             controls: Reader::new(&settings::reader(config), &names)?,
             journals: None,
+            unanswered: Unanswered::default(),
             payloads: Payloads::new(settings::reader(config), names.clone()),
             cache: Cache::new(usize::try_from(cache_bytes).unwrap_or(usize::MAX)),
             watch,
@@ -165,19 +170,23 @@ impl<'a> Client<'a> {
         loop {
             self.execute()?;
             if let Some(stop) = self.stop.take() {
+                failpoint::pass(Point::ShutdownAfter);
                 return Ok(stop?);
             }
             if shutdown.load(Ordering::Relaxed) && !told {
                 told = true;
+                failpoint::pass(Point::ShutdownBefore);
                 self.tell(Event::Shutdown);
                 continue;
             }
             self.serve_group()?;
+            self.ask_unanswered();
             self.execute()?;
             self.read_inputs();
             self.read_beside()?;
             self.answer_questions();
             self.housekeep();
+            failpoint::pass(Point::DecideBefore);
             let decide = Stopwatch::start();
             self.tell(Event::Tick);
             self.observer.decided(decide.elapsed());
@@ -198,18 +207,14 @@ impl<'a> Client<'a> {
         for event in self.group.poll()? {
             match event {
                 GroupEvent::Assigned(assigned) => {
-                    self.tell_partitions()?;
-                    let lanes = lanes_of(&assigned);
-                    info!(worker = self.number, ?lanes, "assigned");
-                    self.observer.assigned(&lanes);
-                    self.cache.retain(&lanes);
-                    self.keeper.ask(Request::Assigned);
-                    self.newest = lanes.iter().map(|lane| (*lane, [0; 3])).collect();
-                    self.payloads.retain(&lanes)?;
-                    self.tell(Event::Assigned(assigned));
+                    failpoint::pass(Point::Assigned);
+                    self.payloads.retain(&lanes_of(&assigned))?;
+                    self.unanswered.assigned(assigned);
                 }
                 GroupEvent::Revoked { lost } => {
                     info!(worker = self.number, lost, "revoked");
+                    failpoint::pass(Point::Revoked);
+                    self.unanswered.revoked();
                     let lanes: Vec<u32> =
                         self.worker.lane_states().iter().map(|(lane, _)| *lane).collect();
                     self.observer.revoked(lost, &lanes);
@@ -218,19 +223,6 @@ impl<'a> Client<'a> {
                 }
             }
         }
-        Ok(())
-    }
-
-    fn tell_partitions(&mut self) -> Result<(), WorkerError> {
-        let mut partitions = Vec::new();
-        for topic in Topic::ALL {
-            if topic == Topic::RouteDecisions && self.config.topics.decisions_by_pool() {
-                continue;
-            }
-            let count = self.group.partitions(self.config.topics.name(topic), ASK)?;
-            partitions.push((topic, count));
-        }
-        self.tell(Event::Partitions(partitions));
         Ok(())
     }
 
@@ -246,11 +238,13 @@ impl<'a> Client<'a> {
         let wait_ms = if is_restoring { 0 } else { self.worker.wait_ms(now) };
         let wall_correction_ms = self.wall_correction_ms;
         let Client { worker, cache, codec, registry, group, clock, observer, newest, .. } = self;
+        failpoint::pass(Point::PollBefore);
         let batch = group.fetch(Duration::from_millis(wait_ms), FETCH_MAX);
         let poll_took = poll.lap();
         if batch.len() == 0 {
             return;
         }
+        failpoint::pass(Point::PollAfter);
         let now = read_clocks(clock, wall_correction_ms);
         group.hand_over(&batch, |read| {
             if let Read::Record(record) = &read {
@@ -268,6 +262,7 @@ impl<'a> Client<'a> {
             }
             worker.handle(now, event_of(read));
         });
+        failpoint::pass(Point::DecodeAfter);
         observer.polled(poll_took, poll.elapsed());
     }
 
@@ -290,6 +285,7 @@ impl<'a> Client<'a> {
             reader.read(Duration::from_millis(5), FETCH_MAX, |read| {
                 if let Some(event) = journal_event(&read) {
                     worker.handle(now, event);
+                    failpoint::pass(Point::FoldAfter);
                 }
             })?;
         }
@@ -304,6 +300,7 @@ impl<'a> Client<'a> {
         while let Some(answer) = self.keeper.next_answer() {
             match answer {
                 Answer::Found { ask, lane, found } => {
+                    failpoint::pass(Point::SnapshotFound);
                     let found = found.as_ref().map(|found| FoundSnapshot {
                         seq: found.seq,
                         source: found.source,

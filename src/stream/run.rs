@@ -17,6 +17,7 @@ use super::client::{Client, Parts, WorkerError, settings};
 use super::clock_check::{self, ClockCheckError, ClockDifference};
 use super::instance_lock::{self, LockError};
 use super::observe::{Observer, WorkerStats};
+use super::view;
 use super::worker::event::Failure;
 use super::worker::{Worker, WorkerSettings};
 use crate::clock::Stopwatch;
@@ -186,6 +187,10 @@ pub fn run_observed(
     // One worker that ends must end the others too.
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let (viewed, stopped) = (Arc::clone(&codec), &stop);
+        let view = std::thread::Builder::new()
+            .name("load-view".to_owned())
+            .spawn_scoped(scope, move || view::run(config, &viewed, telemetry, stopped));
         let mut threads = Vec::new();
         for (number, stats) in (0..config.worker.workers).zip(&stats.workers) {
             let parts = Parts {
@@ -210,6 +215,12 @@ pub fn run_observed(
         }
         let ended = watch_workers(&mut threads, telemetry, shutdown);
         stop.store(true, Ordering::Relaxed);
+        // Nothing rests on it.
+        match view.map(ScopedJoinHandle::join) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => warn!("the thread of the load snapshots panicked; this is a bug"),
+            Err(error) => warn!(%error, "load snapshots are not shown"),
+        }
         let mut result = ended;
         for (thread, worker) in threads.into_iter().zip(0..) {
             if let Some(thread) = thread {
@@ -278,6 +289,7 @@ fn worker_settings(
             group: config.kafka.group_id.clone(),
             topic_names,
             decisions_by_pool: config.topics.decisions_by_pool(),
+            unjournaled: config.worker.unjournaled,
         },
         start_from: config.worker.start_from,
         batch_wait_ms: config.worker.batch_wait_ms,

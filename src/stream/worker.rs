@@ -4,7 +4,7 @@
 //! Kafka; a simulator may on a modelled one. A lane passes these phases:
 //!
 //! assigned → *asked* what is committed → (*starting*, where nothing is) or *finding* a snapshot to
-//! begin with → *folding* its journal up to that batch → *catching up* with the control topics → *running*; or *stopped*, where anything
+//! begin with → *folding* its journal up to that batch and to its end → *catching up* with the control topics → *running*; or *stopped*, where anything
 //! does not fit. After a transaction whose outcome is not known to be ours, its lanes are *asked*
 //! again: what is committed is the verdict, and a lane that comes back after a rebalance takes the
 //! same way.
@@ -101,8 +101,11 @@ enum Phase {
 /// A lane's journal is being read.
 #[derive(Debug, Default)]
 struct Fold {
-    /// Up to this batch; to the journal's end where it is `None`.
+    /// The committed batch; `None` where there is none.
     target: Option<CommitPoint>,
+    /// That batch is folded, and is the one that it should be. What follows it up to the journal's
+    /// end is committed just as well.
+    reached: bool,
     /// Since when there is nothing more to read.
     ended_us: Option<u64>,
     began: Option<Began>,
@@ -329,13 +332,19 @@ impl Worker {
         self.ask_again(now);
         self.journal_waits(now);
         if !self.ending {
+            let mut resumes = false;
             for (number, slot) in &mut self.slots {
                 if !matches!(slot.phase, Phase::Running) {
                     continue;
                 }
                 if let Some(held) = &mut slot.held {
+                    let was_paused = held.is_paused();
                     held.tick(now, *number, &mut self.commands);
+                    resumes |= was_paused && !held.is_paused();
                 }
+            }
+            if resumes {
+                self.read_inputs();
             }
         }
         self.feed_careful(now);
@@ -356,6 +365,9 @@ impl Worker {
         }
     }
 
+    /// Says which inputs are read from where: a lane that rests is left out. The client must not pause
+    /// it by itself: where it went on would be librdkafka's to say, and that is one record too late
+    /// where an input was read to its end.
     fn read_inputs(&mut self) {
         let mut inputs = Vec::new();
         for (number, slot) in &mut self.slots {
@@ -363,6 +375,7 @@ impl Worker {
             if let Some(held) = &mut slot.held
                 && runs
                 && held.reads
+                && !held.is_paused()
             {
                 held.forget_inputs_read_ahead();
                 for (topic, offset) in Topic::LANE_INPUTS.into_iter().zip(held.input_positions()) {

@@ -1,6 +1,7 @@
 //! The program as a user runs it: exit codes, and what goes to stdout and stderr. No Kafka here.
 #![expect(clippy::unwrap_used, reason = "what cannot be run must fail the test")]
 
+mod backtest;
 mod demo;
 
 use std::io::{BufRead, BufReader, Read};

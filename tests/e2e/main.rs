@@ -10,4 +10,5 @@ mod readme;
 mod records;
 mod secure;
 mod site;
+mod store;
 mod verbs;

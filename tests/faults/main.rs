@@ -10,6 +10,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cases::{Case, cases};
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::ApiKey;
+use pointsman::broker::front::Fault;
+use pointsman::model::Topic;
+use testbed::until;
+
+use site::LIMIT;
 
 /// Most of a case is waiting: for a time-out of the client, or for a session to end.
 const AT_ONCE: usize = 6;
@@ -47,4 +54,40 @@ fn run(case: &Case) -> Result<(), String> {
         return Err("the fault was never met".to_owned());
     }
     site.audit()
+}
+
+#[test]
+fn a_lane_whose_outputs_have_no_leader_rests_and_misses_nothing() {
+    let mut site = site::Site::start().unwrap();
+    site.run_router();
+    site.publish_tasks(0..5);
+    site.work_until(5).unwrap();
+    let nobody = Fault::Error(ResponseError::NotLeaderOrFollower);
+    site.trouble(ApiKey::Produce, Topic::Journal, 0, u32::MAX, nobody);
+    site.publish_tasks(5..6);
+    site.await_rest();
+    site.publish_tasks(6..site::TASKS);
+    site.heal();
+    site.work_until(site::TASKS).unwrap();
+    assert_eq!(site.given_up, 0);
+    site.audit().unwrap();
+}
+
+/// Brokers that do not answer an instance when it gets its lanes are no reason for it to end.
+#[test]
+fn questions_of_an_assignment_are_asked_again() {
+    for (api, topic, skip) in [
+        // The first one is asked before the start, where a broker has to answer.
+        (ApiKey::Metadata, Topic::Journal, 1),
+        (ApiKey::ListOffsets, Topic::Tasks, 0),
+    ] {
+        let mut site = site::Site::start().unwrap();
+        let rule = site.trouble(api, topic, skip, 2, Fault::DropRequest);
+        site.run_router();
+        site.publish_tasks(0..site::TASKS);
+        until("the fault", LIMIT, || site.hits(rule) == 2);
+        site.work_until(site::TASKS).unwrap();
+        assert_eq!(site.given_up, 0, "{api:?}");
+        site.audit().unwrap();
+    }
 }

@@ -8,27 +8,27 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
-use pointsman::broker::front::{Front, FrontSettings, Rule, RuleId};
+use pointsman::broker::front::{Fault, Front, FrontSettings, Rule, RuleId};
 use pointsman::codec::{Codec, OutputFormat, RegisteredSchemas};
 use pointsman::config::Config;
 use pointsman::demo::audit::{audit, read as history};
 use pointsman::demo::topics::DemoTopics;
 use pointsman::model::Topic;
 use pointsman::stream::run::{RunError, Stats, run_observed};
-use pointsman::telemetry::Telemetry;
+use pointsman::telemetry::{LaneState, Telemetry};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testbed::{eventually, unique};
+use testbed::{eventually, unique, until};
 
 /// Decided in a few transactions.
 pub const TASKS: usize = 20;
 
 /// The client gives a request up after the transaction's time-out, and a member its session.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Site {
     router: Option<Router>,
@@ -40,12 +40,15 @@ pub struct Site {
     /// Attempts that were decided, and allocation events that were seen.
     decided: BTreeSet<String>,
     allocations: usize,
+    /// Routers that ended by themselves.
+    pub given_up: usize,
     front: Front,
     _directory: TempDir,
 }
 
 struct Router {
     shutdown: Arc<AtomicBool>,
+    telemetry: Arc<Telemetry>,
     thread: JoinHandle<Result<(), RunError>>,
 }
 
@@ -100,6 +103,7 @@ impl Site {
             consumer,
             decided: BTreeSet::new(),
             allocations: 0,
+            given_up: 0,
             front,
             _directory: directory,
         };
@@ -122,6 +126,39 @@ impl Site {
         })
     }
 
+    /// Requests of this kind, about this topic, meet a fault from now on.
+    pub fn trouble(
+        &self,
+        api: ApiKey,
+        topic: Topic,
+        skip: u32,
+        times: u32,
+        fault: Fault,
+    ) -> RuleId {
+        let topic = Some(self.topics.name(topic).to_owned());
+        self.front.faults().inject(Rule {
+            api: Some(api),
+            topic,
+            skip,
+            times,
+            fault,
+            ..Rule::default()
+        })
+    }
+
+    pub fn heal(&self) {
+        self.front.faults().clear();
+    }
+
+    /// Waits until the router's lane rests.
+    pub fn await_rest(&self) {
+        until("the lane rests", LIMIT, || {
+            let view = self.router.as_ref().map(|router| router.telemetry.view());
+            let lanes = view.map(|view| view.lanes).unwrap_or_default();
+            lanes.get(&0).is_some_and(|lane| lane.state == LaneState::Paused)
+        });
+    }
+
     pub fn hits(&self, rule: RuleId) -> u32 {
         self.front.faults().hits(rule)
     }
@@ -129,11 +166,12 @@ impl Site {
     pub fn run_router(&mut self) {
         let shutdown = Arc::new(AtomicBool::new(false));
         let (config, stop) = (self.config.clone(), Arc::clone(&shutdown));
+        let telemetry = Arc::new(Telemetry::new(config.worker.workers));
+        let told = Arc::clone(&telemetry);
         let thread = std::thread::spawn(move || {
-            let telemetry = Arc::new(Telemetry::new(config.worker.workers));
-            run_observed(&config, &telemetry, &stop, &Stats::new(config.worker.workers))
+            run_observed(&config, &told, &stop, &Stats::new(config.worker.workers))
         });
-        self.router = Some(Router { shutdown, thread });
+        self.router = Some(Router { shutdown, telemetry, thread });
     }
 
     fn publish(&self, topic: Topic, key: &str, value: &Value) {
@@ -168,6 +206,7 @@ impl Site {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             eventually("every task is decided and answered", LIMIT, || {
                 if self.router.as_ref().is_some_and(|router| router.thread.is_finished()) {
+                    self.given_up += 1;
                     self.run_router();
                 }
                 self.work();

@@ -4,3 +4,4 @@ mod world;
 
 mod path;
 mod snapshots;
+mod view;

@@ -42,7 +42,9 @@ const RULES: &[Rule] = &[
         pure_crates: Some(&["axum", "config", "rdkafka", "tempfile", "toml", "tracing_subscriber"]),
     },
     Rule { module: "clock", ours: &["model"], pure_crates: None },
+    Rule { module: "failpoint", ours: &[], pure_crates: None },
     Rule { module: "telemetry", ours: &["clock", "config", "lane", "model"], pure_crates: None },
+    Rule { module: "planted", ours: &[], pure_crates: Some(&[]) },
     Rule { module: "model", ours: &[], pure_crates: Some(&[]) },
     Rule {
         module: "codec",
@@ -52,18 +54,29 @@ const RULES: &[Rule] = &[
     Rule { module: "registry", ours: &["codec", "config", "model"], pure_crates: None },
     Rule {
         module: "routing",
-        ours: &["model"],
+        ours: &["model", "planted"],
         pure_crates: Some(&["governor", "rustc_hash", "xxhash_rust"]),
     },
     Rule {
         module: "lane",
-        ours: &["codec", "model", "routing"],
-        pure_crates: Some(&["rand_chacha", "xxhash_rust"]),
+        ours: &["codec", "model", "planted", "routing"],
+        pure_crates: Some(&["rand_chacha", "xxhash_rust", "zstd"]),
     },
-    Rule { module: "store", ours: &["model"], pure_crates: None },
+    Rule { module: "store", ours: &["failpoint", "model"], pure_crates: None },
     Rule {
         module: "stream",
-        ours: &["clock", "codec", "config", "lane", "model", "registry", "store", "telemetry"],
+        ours: &[
+            "clock",
+            "codec",
+            "config",
+            "failpoint",
+            "lane",
+            "model",
+            "planted",
+            "registry",
+            "store",
+            "telemetry",
+        ],
         pure_crates: None,
     },
     Rule {
@@ -84,13 +97,21 @@ const RULES: &[Rule] = &[
     Rule {
         module: "sim",
         // The audit is the demo's: it shares no code with the core.
-        ours: &["broker", "codec", "config", "demo", "lane", "model", "stream"],
-        pure_crates: Some(&["bytes", "kafka_protocol", "rand_chacha"]),
+        ours: &[
+            "broker", "codec", "config", "demo", "lane", "model", "planted", "replay", "routing",
+            "stream",
+        ],
+        pure_crates: Some(&["anyhow", "bytes", "kafka_protocol", "rand_chacha"]),
     },
     Rule {
         module: "replay",
         ours: &["codec", "lane", "model", "routing"],
-        pure_crates: Some(&["anyhow", "xxhash_rust", "zstd"]),
+        pure_crates: Some(&["anyhow", "memchr", "xxhash_rust", "zstd"]),
+    },
+    Rule {
+        module: "backtest",
+        ours: &["codec", "config", "lane", "model", "routing"],
+        pure_crates: Some(&["rand_chacha"]),
     },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },
     Rule {
@@ -101,14 +122,17 @@ const RULES: &[Rule] = &[
     Rule {
         module: "cli",
         ours: &[
+            "backtest",
             "broker",
             "clock",
             "codec",
             "config",
             "demo",
+            "failpoint",
             "http",
             "lane",
             "model",
+            "planted",
             "registry",
             "replay",
             "sim",

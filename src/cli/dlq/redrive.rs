@@ -30,7 +30,8 @@ use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::model::event::OperatorAction;
 use crate::replay::Record;
-use crate::replay::player::{Journal, Player};
+use crate::replay::snapshots::Limit;
+use crate::replay::start::{Start, start};
 
 /// Letters of one transaction: one mark names them all, and is far below a record's bound.
 const LETTERS_MAX: usize = 100;
@@ -166,8 +167,8 @@ fn forecast(cluster: &Cluster<'_>, config: &Config, taken: &[Letter]) -> anyhow:
         taken.iter().map(|letter| letter.record.partition).collect();
     for partition in partitions {
         let number = u32::try_from(partition)?;
-        let mut journal = Journal::open(&mut source, number, &settings)?;
-        let mut player = Player::new(number, &settings);
+        let Start { mut player, mut journal, .. } =
+            start(&mut source, &settings, number, Limit::NONE)?;
         while let Some(batch) = journal.next_batch()? {
             player.play(&mut source, &batch, false)?;
         }

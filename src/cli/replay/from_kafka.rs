@@ -1,11 +1,9 @@
 //! Topics of a cluster as a source: consumers without a group, of committed records only, each of
 //! one partition and up to the end that was seen when the source was opened.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -16,22 +14,25 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use crate::cli::exit::{Exit, coded};
 use crate::cli::kafka::{Cluster, Record as Read, Watch, is_passing};
 use crate::clock::Stopwatch;
-use crate::codec::Codec;
+use crate::codec::{Codec, RawRecord};
 use crate::config::Config;
 use crate::model::Topic;
 use crate::model::time::Timestamp;
 use crate::replay::Record;
-use crate::replay::source::{Cursor, Source};
+use crate::replay::source::{Cursor, Go, Source};
 
 /// Outputs of a batch become visible after its journal record, one partition after the other.
 const VISIBLE_WAIT: Duration = Duration::from_millis(500);
 
 /// Shared by all cursors: what one has learnt, none asks for again.
-type Schemas = Rc<RefCell<BTreeMap<u32, String>>>;
+type Schemas = Arc<Mutex<BTreeMap<u32, String>>>;
 
 pub struct FromKafka {
     client: ClientConfig,
     lanes: u32,
+    /// Partitions of each topic.
+    counts: BTreeMap<Topic, i32>,
+    /// Where partitions begin and end, once that is noted.
     bounds: BTreeMap<(Topic, i32), Range<i64>>,
     reading: Reading,
     /// For questions: offsets, and single records.
@@ -39,7 +40,7 @@ pub struct FromKafka {
 }
 
 impl FromKafka {
-    /// Notes where every partition begins and ends.
+    /// Topics that are read to the ends that they have when they are first looked at.
     ///
     /// # Errors
     /// The brokers cannot be asked, or the topics are not there.
@@ -56,9 +57,13 @@ impl FromKafka {
         });
         let lanes = tasks.map_err(|error| coded(Exit::NotFound, format!("{error:#}")))?;
         let consumer = cluster.reader()?;
-        let mut source = FromKafka {
+        Ok(FromKafka {
             client: cluster.client(),
             lanes: u32::try_from(lanes)?,
+            counts: Topic::ALL
+                .into_iter()
+                .filter_map(|topic| Some((topic, count(topic)?)))
+                .collect(),
             bounds: BTreeMap::new(),
             reading: Reading {
                 timeout: cluster.timeout(),
@@ -67,57 +72,63 @@ impl FromKafka {
                 schemas: Schemas::default(),
             },
             consumer,
+        })
+    }
+
+    /// Notes where every partition ends, the journal's first: so that all that its records name is
+    /// there too.
+    ///
+    /// # Errors
+    /// The brokers cannot be asked.
+    pub fn note_all(&mut self) -> anyhow::Result<()> {
+        let mut note = |topic: Topic| {
+            let count = self.counts.get(&topic).copied().unwrap_or(0);
+            (0..count).try_for_each(|partition| self.bounds(topic, partition).map(drop))
         };
-        source.note(Topic::Journal, count(Topic::Journal))?;
+        note(Topic::Journal)?;
         std::thread::sleep(VISIBLE_WAIT);
-        for topic in Topic::ALL.into_iter().filter(|topic| *topic != Topic::Journal) {
-            source.note(topic, count(topic))?;
-        }
-        Ok(source)
+        Topic::ALL.into_iter().try_for_each(note)
     }
 
-    fn note(&mut self, topic: Topic, partitions: Option<i32>) -> anyhow::Result<()> {
-        let name = self.reading.config.topics.name(topic).to_owned();
-        for partition in 0..partitions.unwrap_or(0) {
-            let (first, end) = self
-                .consumer
-                .fetch_watermarks(&name, partition, self.reading.timeout)
-                .with_context(|| format!("`{name}` cannot be read"))?;
-            self.bounds.insert((topic, partition), first..end);
-        }
-        Ok(())
-    }
-
+    /// Partitions that are noted.
     pub fn parts(&self) -> impl Iterator<Item = (Topic, i32, Range<i64>)> + '_ {
         self.bounds.iter().map(|((topic, partition), range)| (*topic, *partition, range.clone()))
     }
 
     /// The schemas of other writers that were asked for while reading, by registry id.
     pub fn schemas(&self) -> BTreeMap<u32, String> {
-        self.reading.schemas.borrow().clone()
+        self.reading.schemas.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn cursor(&self, topic: Topic, partition: i32, from: i64) -> anyhow::Result<KafkaCursor> {
-        let bounds = self.bounds.get(&(topic, partition)).cloned().unwrap_or(0..0);
+    fn consumer(&self) -> anyhow::Result<BaseConsumer<Watch>> {
+        let mut client = self.client.clone();
+        client.set("group.id", format!("{}-reader", self.reading.config.kafka.group_id));
+        client.set("enable.auto.commit", "false");
+        client.set("enable.partition.eof", "true");
+        client.set("isolation.level", "read_committed");
+        client.set("auto.offset.reset", "error");
+        client.set("fetch.wait.max.ms", "100");
+        // Several of these are open at once, so each holds little.
+        client.set("queued.max.messages.kbytes", "8192");
+        use rdkafka::config::FromClientConfigAndContext as _;
+        BaseConsumer::from_config_and_context(&client, Watch::default())
+            .context("the Kafka client cannot be made")
+    }
+
+    fn cursor(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: i64,
+        bounds: &Range<i64>,
+    ) -> anyhow::Result<KafkaCursor> {
         let from = from.max(bounds.start);
         let reading = self.reading.clone();
-        let mut cursor = KafkaCursor { consumer: None, topic, end: bounds.end, reading };
+        let (end, given_back) = (bounds.end, None);
+        let mut cursor = KafkaCursor { consumer: None, topic, end, reading, given_back };
         if from < bounds.end {
             let name = self.reading.config.topics.name(topic);
-            let mut client = self.client.clone();
-            client.set("group.id", format!("{}-reader", self.reading.config.kafka.group_id));
-            client.set("enable.auto.commit", "false");
-            client.set("enable.partition.eof", "true");
-            client.set("isolation.level", "read_committed");
-            client.set("auto.offset.reset", "error");
-            client.set("fetch.wait.max.ms", "100");
-            // Several of these are open at once, so each holds little.
-            client.set("queued.max.messages.kbytes", "8192");
-            let consumer: BaseConsumer<Watch> = {
-                use rdkafka::config::FromClientConfigAndContext as _;
-                BaseConsumer::from_config_and_context(&client, Watch::default())
-                    .context("the Kafka client cannot be made")?
-            };
+            let consumer = self.consumer()?;
             let mut assignment = TopicPartitionList::new();
             assignment.add_partition_offset(name, partition, Offset::Offset(from))?;
             consumer.assign(&assignment)?;
@@ -133,10 +144,15 @@ struct KafkaCursor {
     topic: Topic,
     end: i64,
     reading: Reading,
+    /// It was lent, and is still the next one.
+    given_back: Option<Record>,
 }
 
 impl Cursor for KafkaCursor {
     fn next(&mut self) -> anyhow::Result<Option<Record>> {
+        if let Some(given_back) = self.given_back.take() {
+            return Ok(Some(given_back));
+        }
         let Some(consumer) = &self.consumer else { return Ok(None) };
         let next = self.reading.next(self.topic, consumer)?;
         let next = next.filter(|record| record.offset < self.end);
@@ -144,6 +160,23 @@ impl Cursor for KafkaCursor {
             self.consumer = None;
         }
         Ok(next)
+    }
+
+    fn lend(
+        &mut self,
+        each: &mut dyn FnMut(&RawRecord<'_>) -> anyhow::Result<Go>,
+    ) -> anyhow::Result<bool> {
+        while let Some(next) = self.next()? {
+            match next.with_raw(self.topic, |raw| each(raw))? {
+                Go::On => {}
+                Go::Enough => return Ok(true),
+                Go::Back => {
+                    self.given_back = Some(next);
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -177,7 +210,7 @@ impl Reading {
             if let Some(id) = read.with(topic, |raw| self.codec.unknown_schema(raw))
                 && let Some(text) = super::teach(&self.codec, &self.config, id)?
             {
-                self.schemas.borrow_mut().insert(id, text);
+                self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, text);
             }
             return Ok(Some(record_of(read)));
         }
@@ -201,11 +234,24 @@ impl Source for FromKafka {
     }
 
     fn bounds(&mut self, topic: Topic, partition: i32) -> anyhow::Result<Range<i64>> {
-        Ok(self.bounds.get(&(topic, partition)).cloned().unwrap_or(0..0))
+        if let Some(known) = self.bounds.get(&(topic, partition)) {
+            return Ok(known.clone());
+        }
+        if self.counts.get(&topic).is_none_or(|count| partition >= *count) {
+            return Ok(0..0);
+        }
+        let name = self.reading.config.topics.name(topic);
+        let (first, end) = self
+            .consumer
+            .fetch_watermarks(name, partition, self.reading.timeout)
+            .with_context(|| format!("`{name}` cannot be read"))?;
+        self.bounds.insert((topic, partition), first..end);
+        Ok(first..end)
     }
 
     fn open(&mut self, topic: Topic, partition: i32, from: i64) -> anyhow::Result<Box<dyn Cursor>> {
-        Ok(Box::new(self.cursor(topic, partition, from)?))
+        let bounds = self.bounds(topic, partition)?;
+        Ok(Box::new(self.cursor(topic, partition, from, &bounds)?))
     }
 
     fn next_from(
@@ -240,5 +286,16 @@ impl Source for FromKafka {
             Some(Offset::Offset(offset)) => offset.clamp(bounds.start, bounds.end),
             Some(_) | None => bounds.end,
         })
+    }
+
+    fn duplicate(&self) -> anyhow::Result<Box<dyn Source + Send>> {
+        Ok(Box::new(FromKafka {
+            client: self.client.clone(),
+            lanes: self.lanes,
+            counts: self.counts.clone(),
+            bounds: self.bounds.clone(),
+            reading: self.reading.clone(),
+            consumer: self.consumer()?,
+        }))
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::range::RangeArgs;
-use super::{FromArgs, Opened, open, progress, with_json};
+use super::{FromArgs, Opened, open_whole, progress, with_json};
 use crate::cli::Global;
 use crate::cli::exit::{Exit, coded};
 use crate::cli::fleet::file;
@@ -39,7 +39,7 @@ pub struct WhatIfArgs {
     /// Another fleet, as a fleet file
     #[arg(long, env = "POINTSMAN_WHAT_IF_FLEET", value_name = "FILE")]
     fleet: Option<PathBuf>,
-    /// Another policy: the [routing] section of another configuration file
+    /// Another policy: the `[routing]` section of another configuration file
     #[arg(long, env = "POINTSMAN_WHAT_IF_POLICY", value_name = "FILE")]
     policy: Option<PathBuf>,
     /// One setting: routing.KEY=VALUE or RESOURCE.KEY=VALUE; can be repeated
@@ -64,7 +64,8 @@ struct Answer<'a> {
 pub fn run(global: &Global, arguments: &WhatIfArgs) -> anyhow::Result<Exit> {
     let change = change_of(arguments)?;
     let range = arguments.range.range(wall_now())?;
-    let mut opened = open(global, &arguments.from)?;
+    let mut opened = open_whole(global, &arguments.from)?;
+    opened.refuse_deleted(range.since)?;
     let bar = progress(opened.journal_records()?, "what-if");
     let begun = Stopwatch::start();
     let mut changed = Vec::new();

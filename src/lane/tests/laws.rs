@@ -85,6 +85,11 @@ fn run(acts: &[Act]) -> Bench {
 
 /// A history whose batches take at most so many records.
 pub(crate) fn run_in_batches(acts: &[Act], batch_records_max: usize) -> Bench {
+    run_keeping(acts, batch_records_max, 0)
+}
+
+/// As [`run_in_batches`], with a snapshot every so many batches.
+pub(crate) fn run_keeping(acts: &[Act], batch_records_max: usize, keep_every: u64) -> Bench {
     let policy = Policy {
         backlog_tasks_max: 8,
         wait_ms_max: 20_000,
@@ -94,6 +99,7 @@ pub(crate) fn run_in_batches(acts: &[Act], batch_records_max: usize) -> Bench {
         ..Policy::default()
     };
     let mut bench = Bench::with(LaneSettings { batch_records_max, ..settings(policy) });
+    bench.keep_every = keep_every;
     let limit = |bench: &mut Bench, resource: u8, slots: u32, tokens: u64| {
         let limits = json!([
             {"dimension": "tokens", "amount": tokens, "window_s": 10},

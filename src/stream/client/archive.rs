@@ -1,6 +1,5 @@
 //! The `snapshots` topic: chunks and manifests of each lane, published, found and removed.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -10,24 +9,18 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::reader::Quiet;
 use crate::clock::Stopwatch;
-use crate::model::snapshot::{Dropped, MANIFEST_FORMAT, Manifest, SnapshotKey, SnapshotPart};
+use crate::model::snapshot::{Dropped, Manifest, SnapshotKey};
 use crate::model::time::Timestamp;
-
-/// Far below the usual bound of a record, 1 MB: chunks need no setting of the topic.
-const CHUNK_BYTES: usize = 512 << 10;
+use crate::stream::packed::{CHUNK_BYTES, Damaged, Found, Pieces, chunks, keys_of};
 
 /// A broker that does not answer for so long does not count: there are older ways to recover.
 const WAIT: Duration = Duration::from_secs(30);
 
 /// Until a shutdown is noticed.
 const POLL: Duration = Duration::from_millis(50);
-
-/// What a damaged manifest may ask for: more than any lane holds.
-const STORED_BYTES_MAX: u64 = 4 << 30;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -39,26 +32,8 @@ pub enum ArchiveError {
     TimedOut,
     #[error("the process is ending")]
     Ending,
-    #[error("the snapshot at seq {seq} is damaged: {problem}")]
-    Damaged { seq: u64, problem: String },
-}
-
-/// What a partition holds, as far as it was read.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// By seq, with where its first chunk stands.
-    pub manifests: BTreeMap<u64, Manifest>,
-    first_chunks: BTreeMap<u64, i64>,
-    /// Seqs of which there are chunks, and how many.
-    chunks: BTreeMap<u64, u32>,
-}
-
-impl Found {
-    /// Chunks whose manifest was never committed: their lane was lost in between.
-    pub fn orphans(&self) -> Vec<Dropped> {
-        let without = self.chunks.iter().filter(|(seq, _)| !self.manifests.contains_key(seq));
-        without.map(|(seq, chunks)| Dropped { seq: *seq, chunks: *chunks }).collect()
-    }
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
 }
 
 /// Whether records that go out come in.
@@ -95,13 +70,8 @@ impl Archive<'_> {
     ///
     /// # Errors
     /// Not all of them are in the topic for sure; some may be.
-    pub fn publish(&self, manifest: &Manifest, stored: &[u8]) -> Result<u32, ArchiveError> {
-        let chunks: Vec<(u32, &[u8])> = (0..).zip(stored.chunks(CHUNK_BYTES)).collect();
-        let records = chunks.iter().map(|(number, chunk)| {
-            (SnapshotKey::chunk(manifest.lane, manifest.seq, *number), Some(*chunk))
-        });
-        self.send(manifest.lane, manifest.batch_time_ms, records)?;
-        Ok(chunks.len() as u32)
+    pub fn publish(&self, manifest: &Manifest, stored: &[u8]) -> Result<(), ArchiveError> {
+        self.send(manifest.lane, manifest.batch_time_ms, chunks(manifest, stored, CHUNK_BYTES))
     }
 
     /// Removes snapshots: tombstones for each of their keys.
@@ -109,12 +79,7 @@ impl Archive<'_> {
     /// # Errors
     /// Some may still be there; the next manifest's successor names them again.
     pub fn remove(&self, lane: u32, at: Timestamp, drops: &[Dropped]) -> Result<(), ArchiveError> {
-        let keys = drops.iter().flat_map(|dropped| {
-            let chunks =
-                (0..dropped.chunks).map(|chunk| SnapshotKey::chunk(lane, dropped.seq, chunk));
-            chunks.chain([SnapshotKey::manifest(lane, dropped.seq)])
-        });
-        self.send(lane, at, keys.map(|key| (key, None)))
+        self.send(lane, at, keys_of(lane, drops).map(|key| (key, None)))
     }
 
     fn send<'b>(
@@ -180,27 +145,8 @@ impl Archive<'_> {
             lane,
             |consumer, list, partition| from_time(consumer, list, partition, from, &self.topic),
             |offset, key, value| {
-                match (key.part, value) {
-                    (SnapshotPart::Manifest, Some(value)) => {
-                        match serde_json::from_slice::<Manifest>(value) {
-                            Ok(manifest) => {
-                                found.manifests.insert(key.seq, manifest);
-                            }
-                            Err(error) => debug!(lane, seq = key.seq, %error, "manifest"),
-                        }
-                    }
-                    (SnapshotPart::Manifest, None) => {
-                        found.manifests.remove(&key.seq);
-                    }
-                    (SnapshotPart::Chunk(number), Some(_)) => {
-                        found.first_chunks.entry(key.seq).or_insert(offset);
-                        let chunks = found.chunks.entry(key.seq).or_insert(0);
-                        *chunks = (*chunks).max(number + 1);
-                    }
-                    (SnapshotPart::Chunk(_), None) => {
-                        found.chunks.remove(&key.seq);
-                        found.first_chunks.remove(&key.seq);
-                    }
+                if let Err(error) = found.take(offset, key, value) {
+                    debug!(lane, seq = key.seq, %error, "manifest");
                 }
                 true
             },
@@ -208,54 +154,23 @@ impl Archive<'_> {
         Ok(found)
     }
 
-    /// Reads a snapshot's chunks, and checks them against its manifest.
+    /// Reads what is stored of a snapshot.
     ///
     /// # Errors
-    /// The topic cannot be read, or what is in it is not the snapshot.
+    /// The topic cannot be read, or not all of it is there.
     pub fn fetch(&self, found: &Found, manifest: &Manifest) -> Result<Vec<u8>, ArchiveError> {
-        let seq = manifest.seq;
-        let damaged = |problem: String| ArchiveError::Damaged { seq, problem };
-        if manifest.format != MANIFEST_FORMAT {
-            return Err(damaged(format!("its manifest has format {}", manifest.format)));
+        let mut pieces = Pieces::of(manifest)?;
+        if let Some(first) = found.first_chunk(manifest.seq) {
+            self.read(
+                manifest.lane,
+                |_, list, partition| {
+                    list.add_partition_offset(&self.topic, partition, Offset::Offset(first))?;
+                    Ok(())
+                },
+                |_, key, value| pieces.take(key, value),
+            )?;
         }
-        if manifest.stored_bytes > STORED_BYTES_MAX {
-            return Err(damaged(format!("it claims to have {} bytes", manifest.stored_bytes)));
-        }
-        let Some(first) = found.first_chunks.get(&seq).copied() else {
-            return Err(damaged("it has no chunks".to_owned()));
-        };
-        let mut chunks: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-        let mut bytes = 0;
-        self.read(
-            manifest.lane,
-            |_, list, partition| {
-                list.add_partition_offset(&self.topic, partition, Offset::Offset(first))?;
-                Ok(())
-            },
-            |_, key, value| {
-                if let (true, SnapshotPart::Chunk(number), Some(value)) =
-                    (key.seq == seq, key.part, value)
-                    && number < manifest.chunks
-                {
-                    bytes += value.len() as u64;
-                    chunks.insert(number, value.to_vec());
-                }
-                chunks.len() < manifest.chunks as usize && bytes <= manifest.stored_bytes
-            },
-        )?;
-        let there: BTreeSet<u32> = chunks.keys().copied().collect();
-        if there.len() != manifest.chunks as usize {
-            return Err(damaged(format!(
-                "{} of {} chunks are there",
-                there.len(),
-                manifest.chunks
-            )));
-        }
-        let stored: Vec<u8> = chunks.into_values().flatten().collect();
-        if format!("{:032x}", xxh3_128(&stored)) != manifest.stored_hash {
-            return Err(damaged("its hash does not match".to_owned()));
-        }
-        Ok(stored)
+        Ok(pieces.join()?)
     }
 
     /// Reads a partition to its end, or until `take` wants no more.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::error::KafkaError;
 use tracing::{error, info, trace, warn};
 
 use super::group::Group;
@@ -13,7 +12,7 @@ use super::reader::Reader;
 use super::watch::Question;
 use super::{ASK, Client, WorkerError, settings};
 use crate::clock::Stopwatch;
-use crate::config::StartFrom;
+use crate::failpoint::{self, Point};
 use crate::model::Topic;
 use crate::stream::worker::event::{Command, Event, Failure};
 
@@ -33,7 +32,10 @@ impl Client<'_> {
     fn execute_one(&mut self, command: Command) -> Result<(), WorkerError> {
         match command {
             Command::FetchCommitted { ask, lanes } => {
-                let event = match self.group.committed(&lanes, ASK) {
+                failpoint::pass(Point::FetchCommittedBefore);
+                let committed = self.group.committed(&lanes, ASK);
+                failpoint::pass(Point::FetchCommittedAfter);
+                let event = match committed {
                     Ok(lanes) => Event::Committed { ask, lanes },
                     Err(error) => {
                         warn!(%error, ?lanes, "committed offsets are not known yet");
@@ -43,14 +45,21 @@ impl Client<'_> {
                 self.tell(event);
             }
             Command::FindStart { lane, from } => {
-                let offsets = self.find_start(lane, from)?;
-                self.tell(Event::Start { lane, offsets });
+                failpoint::pass(Point::FindStartBefore);
+                self.unanswered.find_start(lane, from);
             }
             Command::FindSnapshot { ask, lane, seq_max, published } => {
+                failpoint::pass(Point::FindSnapshotBefore);
                 self.keeper.ask(Request::Find { ask, lane, seq_max, published });
             }
-            Command::StoreSnapshot(taken) => self.keeper.ask(Request::Store(taken)),
-            Command::SnapshotAnnounced(manifest) => self.keeper.ask(Request::Announced(manifest)),
+            Command::StoreSnapshot(taken) => {
+                failpoint::pass(Point::SnapshotTaken);
+                self.keeper.ask(Request::Store(taken));
+            }
+            Command::SnapshotAnnounced(manifest) => {
+                failpoint::pass(Point::Announced);
+                self.keeper.ask(Request::Announced(manifest));
+            }
             Command::SnapshotUsed { lane, seq, target, source } => {
                 info!(lane, seq, target, ?source, "begins with a snapshot");
             }
@@ -58,13 +67,20 @@ impl Client<'_> {
                 warn!(lane, seq, ?source, %error, "the snapshot is not used");
                 self.keeper.ask(Request::Refused { lane, seq, source });
             }
+            Command::OffsetsBehind { lane, committed, seq } => {
+                warn!(
+                    lane,
+                    committed, seq, "the journal is ahead of the group's offsets: it is right"
+                );
+            }
             Command::EpochBegun { lane, epoch, offsets } => {
                 warn!(lane, epoch, ?offsets, "goes on at offsets that somebody set: a new epoch");
             }
             Command::ReadJournal { lane, from } => {
+                failpoint::pass(Point::ReadJournalBefore);
                 let mut reader = match self.journals.take() {
                     Some(reader) => reader,
-                    None => Reader::new(&settings::reader(self.config), &self.names)?,
+                    None => Reader::new(&settings::journal_reader(self.config), &self.names)?,
                 };
                 let partition = i32::try_from(lane).unwrap_or(-1);
                 let offset = match from {
@@ -92,18 +108,15 @@ impl Client<'_> {
             Command::Pause { lane } => {
                 warn!(lane, "outputs have no leader: the lane rests");
                 self.observer.lane_paused(lane, "a partition that it writes to has no leader");
-                self.group.pause(lane, true)?;
             }
-            Command::Resume { lane } => {
-                self.observer.lane_runs(lane);
-                self.group.pause(lane, false)?;
-            }
+            Command::Resume { lane } => self.observer.lane_runs(lane),
             Command::ReadAgain { lane, offsets } => self.read_again(lane, &offsets)?,
             Command::FindResultsEnd { lane } => {
                 self.watch.ask(Question::ResultsEnd { lane });
             }
             Command::LaneRuns { lane } => {
                 info!(lane, "runs");
+                failpoint::pass(Point::LaneRuns);
                 self.observer.restoring(lane, 0);
                 self.observer.lane_runs(lane);
             }
@@ -119,8 +132,10 @@ impl Client<'_> {
                 self.observer.lane_stopped(lane, format!("{error}; {RECOVER}; see {RUNBOOK}"));
             }
             Command::Rejoin => {
+                failpoint::pass(Point::RejoinBefore);
                 // The worker has parked its lanes; this member is the same one, by its instance id.
                 self.group = Group::join(&settings::group(self.config, self.number), &self.names)?;
+                failpoint::pass(Point::RejoinAfter);
             }
             Command::Stop(failure) => self.stop = Some(failure.map_or(Ok(()), Err)),
             Command::Begin
@@ -135,7 +150,14 @@ impl Client<'_> {
     }
 
     fn step(&mut self, command: &Command) {
+        let step = step_of(command);
+        if let Some((_, before, _)) = step {
+            failpoint::pass(before);
+        }
         let done = self.step_result(command);
+        if let Some((_, _, after)) = step {
+            failpoint::pass(after);
+        }
         if let Err(failure) = &done {
             warn!(worker = self.number, step = step_name(command), %failure, "transaction");
             self.observer.failed(failure);
@@ -144,6 +166,9 @@ impl Client<'_> {
             }
         }
         self.tell(done.map_or_else(Event::Failed, |()| Event::Done));
+        if matches!(command, Command::Commit) {
+            failpoint::pass(Point::VerdictAfter);
+        }
     }
 
     fn step_result(&mut self, command: &Command) -> Result<(), Failure> {
@@ -203,17 +228,6 @@ impl Client<'_> {
         done
     }
 
-    fn find_start(&self, lane: u32, from: StartFrom) -> Result<[i64; 3], KafkaError> {
-        let mut offsets = [0; 3];
-        for (offset, topic) in offsets.iter_mut().zip(Topic::LANE_INPUTS) {
-            let (first, end) = self.group.bounds(topic, lane, ASK)?;
-            // Other lanes may have sent something before this one first ran.
-            let is_earliest = from == StartFrom::Earliest || topic == Topic::LaneInbox;
-            *offset = if is_earliest { first } else { end };
-        }
-        Ok(offsets)
-    }
-
     fn read_again(&mut self, lane: u32, offsets: &[i64]) -> Result<(), WorkerError> {
         let now = self.now();
         let Client { worker, cache, payloads, .. } = self;
@@ -232,14 +246,21 @@ impl Client<'_> {
 }
 
 fn step_name(command: &Command) -> &'static str {
+    step_of(command).map_or("none", |(name, ..)| name)
+}
+
+/// The name of a transaction's step, and the points before and after it.
+fn step_of(command: &Command) -> Option<(&'static str, Point, Point)> {
     match command {
-        Command::Begin => "begin",
-        Command::Produce(_) => "produce",
-        Command::Flush => "flush",
-        Command::SendOffsets(_) => "send offsets",
-        Command::Commit => "commit",
-        Command::Abort => "abort",
-        Command::Reopen => "open",
+        Command::Begin => Some(("begin", Point::BeginBefore, Point::BeginAfter)),
+        Command::Produce(_) => Some(("produce", Point::ProduceBefore, Point::ProduceAfter)),
+        Command::Flush => Some(("flush", Point::FlushBefore, Point::FlushAfter)),
+        Command::SendOffsets(_) => {
+            Some(("send offsets", Point::SendOffsetsBefore, Point::SendOffsetsAfter))
+        }
+        Command::Commit => Some(("commit", Point::CommitBefore, Point::CommitAfter)),
+        Command::Abort => Some(("abort", Point::AbortBefore, Point::AbortAfter)),
+        Command::Reopen => Some(("open", Point::ReopenBefore, Point::ReopenAfter)),
         Command::FetchCommitted { .. }
         | Command::FindStart { .. }
         | Command::FindSnapshot { .. }
@@ -261,6 +282,6 @@ fn step_name(command: &Command) -> &'static str {
         | Command::LaneAwaitsFleet { .. }
         | Command::LanePanicked { .. }
         | Command::LaneStopped { .. }
-        | Command::Stop(_) => "none",
+        | Command::Stop(_) => None,
     }
 }

@@ -116,18 +116,6 @@ impl Group {
         Ok(())
     }
 
-    pub fn pause(&self, lane: u32, pause: bool) -> KafkaResult<()> {
-        let mut list = TopicPartitionList::new();
-        for (topic, partition) in &self.reads {
-            if u32::try_from(*partition) == Ok(lane)
-                && let Some(name) = self.name(*topic)
-            {
-                list.add_partition(name, *partition);
-            }
-        }
-        if pause { self.consumer.pause(&list) } else { self.consumer.resume(&list) }
-    }
-
     /// Forwards the fetched queues to this one: to be repeated now and then.
     pub fn forward(&self) {
         for (topic, partition) in &self.reads {

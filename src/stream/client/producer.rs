@@ -15,6 +15,7 @@ use tracing::debug;
 
 use crate::clock::Stopwatch;
 use crate::config::TopicNames;
+use crate::failpoint::{self, Point};
 use crate::lane::prepared::{OutputRecord, OutputTopic, Prepared};
 use crate::model::Topic;
 use crate::stream::ffi::{self, CallError, Output, OutputTopicHandle};
@@ -92,7 +93,10 @@ impl TransactionalProducer {
     }
 
     pub fn produce(&mut self, batch: &Prepared) -> Result<(), Failure> {
-        for record in &batch.records {
+        for (index, record) in batch.records.iter().enumerate() {
+            if index == batch.records.len() / 2 {
+                failpoint::pass(Point::ProduceMiddle);
+            }
             self.look_up(&record.topic)?;
             let out = match &record.topic {
                 OutputTopic::Known(topic) => self.known.get(topic),

@@ -53,6 +53,14 @@ pub fn reader(config: &Config) -> ClientConfig {
     client
 }
 
+/// The reader of journals, while lanes are restored. They wait to hear that there is no more: brokers
+/// say so at once.
+pub fn journal_reader(config: &Config) -> ClientConfig {
+    let mut client = reader(config);
+    client.set("fetch.wait.max.ms", "20");
+    client
+}
+
 /// Asks where partitions end, with open transactions or without.
 pub fn watcher(config: &Config, isolation: &str) -> ClientConfig {
     let mut client = consumer(config);

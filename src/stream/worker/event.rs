@@ -189,6 +189,7 @@ pub enum Command {
         fleet: i64,
         health_events: i64,
     },
+    /// For the log, as is `Resume`: the lane rests. What is read meanwhile is said by `ReadInputs`.
     Pause {
         lane: u32,
     },
@@ -222,6 +223,13 @@ pub enum Command {
     /// them. Until one is, only control records are decided.
     LaneAwaitsFleet {
         lane: u32,
+    },
+    /// For the log: the journal goes up to `seq` and the group's offsets name `committed`, an earlier
+    /// batch. The lane goes on behind its journal, and its next batch sets the offsets right.
+    OffsetsBehind {
+        lane: u32,
+        committed: u64,
+        seq: u64,
     },
     /// For the log: offsets that somebody set are accepted, and the lane's outputs have a new epoch.
     EpochBegun {

@@ -8,6 +8,7 @@ use super::transaction::{After, Producer};
 use super::{ASK_AGAIN_MS, Fold, Parked, Phase, Slot, Worker};
 use crate::lane::{FoldError, Lane};
 use crate::model::Topic;
+use crate::planted::{Bug, planted};
 use crate::stream::clock::Now;
 use crate::stream::committed::{self, CommitPoint, LaneCommit};
 
@@ -172,6 +173,9 @@ impl Worker {
     fn resolve(&mut self, now: Now, number: u32, point: Option<CommitPoint>, runs: bool) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let Some(held) = &mut slot.held else { return self.recover(now, number, point) };
+        if planted(Bug::KeepLostLane) && !runs {
+            return self.catch_up(number);
+        }
         match verdict(held, point.as_ref()) {
             Verdict::Committed | Verdict::Unchanged if runs => {
                 if verdict(held, point.as_ref()).is_committed() {
@@ -251,28 +255,35 @@ impl Worker {
         began: Began,
     ) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
-        let is_there = held.lane.seq() == target.seq;
         slot.held = Some(held);
-        if is_there {
-            return self.folded(number, target);
-        }
         let from = Some(began.at);
         let fold = Fold { target: Some(target), began: Some(began), ..Fold::default() };
         slot.phase = Phase::Folding(fold);
         self.commands.push_back(Command::ReadJournal { lane: number, from });
     }
 
-    /// The lane is at its committed batch, if all is as it must be.
-    fn folded(&mut self, number: u32, target: CommitPoint) {
+    /// The lane has read its journal, which goes up to the committed batch or beyond: a record of a
+    /// journal is committed together with its offsets, so where it shows more than they do, they are
+    /// the ones that are wrong. A request that arrived late may have written them again, or the
+    /// brokers have lost the last ones.
+    fn folded(&mut self, number: u32, mut target: CommitPoint) {
         let Some(held) = self.slots.get_mut(&number).and_then(|slot| slot.held.as_mut()) else {
             return;
         };
-        if let Some(error) = check_folded(number, held, &target) {
-            return self.stop_lane(number, error);
+        let lane = &mut held.lane;
+        if lane.seq() > target.seq {
+            let (committed, seq) = (target.seq, lane.seq());
+            self.commands.push_back(Command::OffsetsBehind { lane: number, committed, seq });
+            let at = lane.positions();
+            let at = [at.tasks, at.task_results, at.lane_inbox];
+            for (offset, at) in target.offsets.iter_mut().zip(at) {
+                *offset = at.unwrap_or(*offset);
+            }
+            target = CommitPoint { epoch: lane.epoch(), seq, hash: lane.hash(), ..target };
         }
         let [tasks, task_results, lane_inbox] = target.offsets;
-        held.lane.start_at(tasks, task_results, lane_inbox);
-        held.committed_at = held.lane.batch_time();
+        lane.start_at(tasks, task_results, lane_inbox);
+        held.committed_at = lane.batch_time();
         held.snapshots.restored(target.snapshot);
         held.committed = Some(target);
         self.catch_up(number);
@@ -315,16 +326,25 @@ impl Worker {
                 return self.stop_lane(number, LaneError::Panics { lane: number, seq });
             }
         }
-        if let Some(target) = fold.target.take_if(|target| held.lane.seq() >= target.seq) {
-            self.commands.push_back(Command::StopJournal { lane: number });
-            slot.phase = Phase::Starting;
-            self.folded(number, target);
+        if let Some(target) = &fold.target
+            && !fold.reached
+            && held.lane.seq() >= target.seq
+        {
+            fold.reached = true;
+            if let Some(error) = check_folded(number, held, target) {
+                self.stop_lane(number, error);
+            }
         }
     }
 
     pub(super) fn journal_end(&mut self, now: Now, number: u32) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let Phase::Folding(fold) = &mut slot.phase else { return };
+        if let Some(target) = fold.target.take_if(|_| fold.reached) {
+            slot.phase = Phase::Starting;
+            self.commands.push_back(Command::StopJournal { lane: number });
+            return self.folded(number, target);
+        }
         if fold.target.is_some() || fold.reset.is_some() {
             fold.ended_us.get_or_insert(now.monotonic_us);
             return;
@@ -443,6 +463,12 @@ impl Worker {
     }
 
     pub(super) fn deleted(&mut self, topic: Topic, partition: i32, offset: i64) {
+        // Not a place in the log: the client has lost its own, as librdkafka does where a leader changes
+        // while a rebalance waits (what it then takes for its place is past the end). Where the log
+        // itself is shorter, the place that it is given here is named the next time.
+        if offset < 0 {
+            return self.read_inputs();
+        }
         if let Ok(lane) = u32::try_from(partition) {
             let topic = topic.default_name();
             self.stop_lane(lane, LaneError::Deleted { lane, topic, offset });

@@ -54,6 +54,7 @@ pub(super) fn settings() -> WorkerSettings {
             group: "test".to_owned(),
             topic_names: BTreeMap::new(),
             decisions_by_pool: false,
+            unjournaled: false,
         },
         start_from: StartFrom::Earliest,
         batch_wait_ms: 5,
@@ -355,6 +356,9 @@ fn show(command: &Command) -> String {
         }
         Command::SnapshotRefused { lane, seq, error, .. } => {
             format!("refused {lane} seq {seq}: {error}")
+        }
+        Command::OffsetsBehind { lane, committed, seq } => {
+            format!("offsets of {lane} behind: {committed} of {seq}")
         }
         Command::EpochBegun { lane, epoch, offsets } => {
             format!("epoch {epoch} of {lane} at {offsets:?}")

@@ -270,13 +270,18 @@ impl Worker {
 
     /// A partition without a leader must not stall the lanes that have one.
     fn rest_leaderless(&mut self, now: Now, lanes: &[u32]) {
+        let mut rests = false;
         for number in lanes {
             let held = self.slots.get_mut(number).and_then(|slot| slot.held.as_mut());
             if let Some(held) = held
                 && held.timed_out(&self.settings, now)
             {
                 self.commands.push_back(Command::Pause { lane: *number });
+                rests = true;
             }
+        }
+        if rests {
+            self.read_inputs();
         }
     }
 

@@ -192,6 +192,19 @@ fn an_input_that_is_deleted_stops_its_lane_only() {
 }
 
 #[test]
+fn a_client_that_has_lost_its_place_is_told_where_to_read() {
+    let mut bench = Bench::running(&[0, 1]);
+    bench.task(0, 0);
+    bench.tell(Event::Deleted { topic: Topic::LaneInbox, partition: 1, offset: -1_001 });
+    // What is queued stays: it goes on behind that.
+    bench.expect(&[
+        "read inputs tasks[0]@1 task-results[0]@0 lane-inbox[0]@0 tasks[1]@0 task-results[1]@0 lane-inbox[1]@0",
+    ]);
+    bench.pass_ms(5);
+    bench.transact(&["produce 0 seq 2"]);
+}
+
+#[test]
 fn a_lane_that_comes_back_goes_on() {
     let mut bench = Bench::running(&[0]);
     bench.task(0, 0);

@@ -1,0 +1,83 @@
+//! A story as text.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::Story;
+use crate::routing::explain::Considered;
+
+impl Story {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let begun = self.events.first().map_or(0, |event| event.at_ms);
+        // Writing to a string cannot fail.
+        writeln!(out, "{}  lane {}, {}", self.task_id, self.lane, self.ended).ok();
+        for event in &self.events {
+            let after_s = (event.at_ms - begun) as f64 / 1_000.0;
+            let id = event.decision_id.as_deref().unwrap_or("");
+            let detail = detail_text(event.kind, &event.detail);
+            writeln!(out, "{after_s:>9.3} s  seq {}  {} {detail}  {id}", event.seq, event.kind)
+                .ok();
+            let width = event.considered.iter().map(|one| one.resource.len()).max().unwrap_or(0);
+            for one in &event.considered {
+                writeln!(out, "             {}", considered_text(one, width)).ok();
+            }
+        }
+        let (verified, all) = (self.verified_batches, self.batches);
+        let how = if verified == all { "same bytes" } else { "the others were only folded" };
+        writeln!(
+            out,
+            "verified: {verified} of {all} batches decided again under engine {}, {how}",
+            self.engine_version
+        )
+        .ok();
+        out
+    }
+}
+
+fn detail_text(kind: &str, detail: &Value) -> String {
+    let text = |name: &str| detail[name].as_str().unwrap_or("-").to_owned();
+    match kind {
+        "routed" => {
+            let fallbacks: Vec<&str> = detail["fallbacks"]
+                .as_array()
+                .map(|all| all.iter().filter_map(Value::as_str).collect())
+                .unwrap_or_default();
+            format!(
+                "attempt {} → {}, reserved 1 slot, 1 request, {} tokens, fallbacks {}",
+                detail["attempt"],
+                text("resource"),
+                detail["reserved"]["tokens"],
+                if fallbacks.is_empty() { "none".to_owned() } else { fallbacks.join(", ") },
+            )
+        }
+        "queued" => format!("blocked by {}", text("blocked_by")),
+        "refused" => text("reason"),
+        "attempt_ended" => {
+            format!("{}, {} tokens used, then {}", text("end"), detail["tokens"], text("then"))
+        }
+        _ => String::new(),
+    }
+}
+
+fn considered_text(one: &Considered, width: usize) -> String {
+    let terms = one.terms.map(|terms| {
+        format!(
+            "{:.4} = quality {:.4} − cost {:.4} − latency {:.4} − price {:.4}",
+            terms.utility, terms.quality, terms.cost, terms.latency, terms.price
+        )
+    });
+    let tried = if one.tried { "  tried before" } else { "" };
+    match &one.refused {
+        None => format!("{:width$}  {}{tried}", one.resource, terms.unwrap_or_default()),
+        Some(missed) => format!(
+            "{:width$}  refused {}: needs {}, has {}{tried}",
+            one.resource,
+            missed.rule.name(),
+            missed.needed,
+            missed.had
+        ),
+    }
+}
