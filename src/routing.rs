@@ -7,6 +7,8 @@
 pub mod admission;
 pub mod allocator;
 pub mod backlog;
+pub mod breaker;
+pub mod capability;
 pub mod control;
 pub mod eligibility;
 pub mod engine;
@@ -15,10 +17,15 @@ pub mod explain;
 pub mod fact;
 pub mod fleet;
 pub mod health;
+pub mod learned;
+pub mod output_tokens;
+pub mod posterior;
 pub mod recent;
 pub mod rights;
 pub mod shape;
+pub mod speed;
 pub mod state;
+pub mod surge;
 pub mod timers;
 pub mod window;
 

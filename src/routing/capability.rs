@@ -26,14 +26,6 @@ struct Cell {
     success: Posterior,
 }
 
-/// What one attempt showed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Shown {
-    pub succeeded: bool,
-    /// In [0, 1], where the worker said so.
-    pub quality: Option<f64>,
-}
-
 /// What is believed of a resource for a class.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Capable {
@@ -71,11 +63,23 @@ impl Capability {
         }
     }
 
-    /// Learns from an attempt that ended with an answer or a failure of the resource's own.
-    pub fn observe_v1(&mut self, class: &str, resource: ResourceIndex, shown: Shown) {
+    /// Classes that have results.
+    pub fn classes(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Learns from an attempt that ended with an answer, or with a failure of the resource's own;
+    /// `quality` in [0, 1], where the worker said so.
+    pub fn observe_v1(
+        &mut self,
+        class: &str,
+        resource: ResourceIndex,
+        succeeded: bool,
+        quality: Option<f64>,
+    ) {
         let Some(cell) = self.cell(class, resource) else { return };
-        cell.success.observe_v1(f64::from(u8::from(shown.succeeded)));
-        if let Some(quality) = shown.quality {
+        cell.success.observe_v1(f64::from(u8::from(succeeded)));
+        if let Some(quality) = quality {
             cell.quality.observe_v1(quality);
         }
     }
@@ -117,16 +121,12 @@ impl Capability {
 mod tests {
     use super::*;
 
-    fn good(quality: f64) -> Shown {
-        Shown { succeeded: true, quality: Some(quality) }
-    }
-
     #[test]
     fn each_pair_learns_for_itself() {
         let mut capability = Capability::default();
         for _ in 0..1_000 {
-            capability.observe_v1("code", 3, good(0.9));
-            capability.observe_v1("chat", 3, good(0.2));
+            capability.observe_v1("code", 3, true, Some(0.9));
+            capability.observe_v1("chat", 3, true, Some(0.2));
         }
         let rows = [("code", 3, 0.9), ("chat", 3, 0.2), ("code", 2, 0.5), ("other", 3, 0.5)];
         for (class, resource, expected) in rows {
@@ -142,7 +142,7 @@ mod tests {
     fn a_failure_says_nothing_about_the_quality_of_an_answer() {
         let mut capability = Capability::default();
         for _ in 0..100 {
-            capability.observe_v1("code", 0, Shown { succeeded: false, quality: None });
+            capability.observe_v1("code", 0, false, None);
         }
         let capable = capability.belief(capability.class("code"), 0, 0.7);
         assert_eq!(capable.quality.mean, 0.7);
@@ -153,7 +153,7 @@ mod tests {
     fn tables_are_bounded() {
         let mut capability = Capability::default();
         for class in 0..2_000 {
-            capability.observe_v1(&format!("c{class}"), 9_999, good(1.0));
+            capability.observe_v1(&format!("c{class}"), 9_999, true, Some(1.0));
         }
         assert!(capability.cells.len() <= CLASSES_MAX);
         assert!(capability.cells.iter().map(Vec::len).sum::<usize>() <= CELLS_MAX);

@@ -6,8 +6,11 @@
 use std::sync::Arc;
 
 use super::TaskKey;
-use super::fact::{AttemptEnd, ControlTopic, Fact, NewTask, Reservation, ResourceIndex, Then};
+use super::fact::{
+    AttemptEnd, ControlTopic, Fact, NewTask, Reservation, ResourceIndex, Shown, Then,
+};
 use super::fleet::Release;
+use super::learned::Attempted;
 use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
@@ -70,7 +73,11 @@ impl State {
                 usd_micros,
                 then,
                 until,
+                shown,
             } => {
+                if let Some(shown) = shown {
+                    self.learn(*key, *end, shown);
+                }
                 let used = Used {
                     tokens: *tokens,
                     requests: *requests,
@@ -104,7 +111,11 @@ impl State {
         self.fleet_position = offset + 1;
         match entry {
             FleetEntry::Resource(spec) => {
+                let is_new = self.fleet.index_of(&spec.id).is_none();
                 self.fleet.set(offset, spec, self.policy.start_within_ms);
+                if is_new && let Some(index) = self.fleet.index_of(&spec.id) {
+                    self.learned.forget(index);
+                }
                 self.apply_health();
             }
             FleetEntry::ResourceRemoved(id) => self.fleet.remove(id),
@@ -207,6 +218,17 @@ impl State {
         {
             *count += 1;
         }
+    }
+
+    fn learn(&mut self, key: TaskKey, end: AttemptEnd, shown: &Shown) {
+        let Some(live) = self.tasks.get(&key) else { return };
+        let Phase::InFlight { resource, .. } = live.phase else { return };
+        let attempted = Attempted {
+            class: &live.task.shape.class,
+            resource,
+            max_output_tokens: live.task.max_output_tokens,
+        };
+        self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
     }
 
     fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp) {

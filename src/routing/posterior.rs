@@ -115,7 +115,12 @@ mod tests {
         })
     }
 
-    fn seen(posterior: &mut Posterior, dice: &mut impl Iterator<Item = f64>, rate: f64, times: u32) {
+    fn seen(
+        posterior: &mut Posterior,
+        dice: &mut impl Iterator<Item = f64>,
+        rate: f64,
+        times: u32,
+    ) {
         for value in dice.take(times as usize) {
             posterior.observe_v1(f64::from(u8::from(value < rate)));
         }

@@ -152,7 +152,8 @@ mod tests {
         assert!(near(after(200, |_| took(None, 6_000.0)), 6_000.0));
         assert!(near(after(200, |_| took(Some(2_000.0), 2_400.0)), 2_400.0));
         // One in fifty takes a minute: that is hardly seen.
-        let outliers = after(500, |time| took(None, if time % 50 == 49 { 60_000.0 } else { 2_000.0 }));
+        let outliers =
+            after(500, |time| took(None, if time % 50 == 49 { 60_000.0 } else { 2_000.0 }));
         assert!((outliers.expected_ms - 2_000.0).abs() < 300.0, "{outliers:?}");
     }
 

@@ -13,6 +13,7 @@ use super::backlog::Backlog;
 use super::fact::{AttemptEnd, NewTask, ResourceIndex};
 use super::fleet::Fleet;
 use super::health::Health;
+use super::learned::Learned;
 use super::recent::Recent;
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
@@ -93,6 +94,7 @@ pub struct State {
     pub fleet: Fleet,
     pub health: Health,
     pub tenants: Tenants,
+    pub learned: Learned,
     /// The next offsets of the control topics.
     pub fleet_position: i64,
     pub health_position: i64,
@@ -125,6 +127,7 @@ impl State {
             fleet: Fleet::new(lane, lanes),
             health: Health::default(),
             tenants: Tenants::new(lane, lanes),
+            learned: Learned::default(),
             fleet_position: 0,
             health_position: 0,
             tasks: IndexMap::default(),
