@@ -8,6 +8,7 @@ pub mod admission;
 pub mod allocator;
 pub mod backlog;
 pub mod breaker;
+pub mod breakers;
 pub mod capability;
 pub mod control;
 pub mod eligibility;

@@ -33,6 +33,7 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => None,
@@ -116,6 +117,7 @@ impl Lane {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished => {}
         }
@@ -157,6 +159,7 @@ impl Lane {
                 | Fact::Duplicate { .. }
                 | Fact::AttemptEnded { .. }
                 | Fact::LeaseExtended { .. }
+                | Fact::BreakerTold { .. }
                 | Fact::FailoverEnded { .. }
                 | Fact::LoadPublished
                 | Fact::DeadLettered { .. } => continue,
@@ -221,6 +224,7 @@ impl Lane {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
             | Fact::DeadLettered { .. } => {}

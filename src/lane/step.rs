@@ -4,7 +4,7 @@ use crate::model::event::InboxMessage;
 use crate::model::reason::RefusalReason;
 use crate::model::result::TaskResult;
 use crate::routing::allocator::{ResultVerdict, decide_result};
-use crate::routing::control::{decide_fleet, decide_health, decide_policy};
+use crate::routing::control::{decide_breakers, decide_fleet, decide_health, decide_policy};
 use crate::routing::engine::{decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
 use crate::routing::{TaskKey, timers};
@@ -52,19 +52,20 @@ impl Lane {
         }
         while !batch.is_full() {
             let Some((record, control)) = self.controls.pop_front() else { break };
+            let death = |error: crate::model::task::Invalid| Death {
+                stage: "validate",
+                reason: "invalid",
+                message: error.to_string(),
+            };
             let (topic, fact) = match control {
                 Control::Fleet(Ok(entry)) => {
                     let fact = decide_fleet(&self.state, record.offset, *entry);
-                    let death = |error: crate::model::task::Invalid| Death {
-                        stage: "validate",
-                        reason: "invalid",
-                        message: error.to_string(),
-                    };
                     (ControlTopic::Fleet, fact.map_err(death))
                 }
                 Control::Fleet(Err(death)) => (ControlTopic::Fleet, Err(death)),
                 Control::Health(Ok(event)) => {
-                    (ControlTopic::HealthEvents, Ok(decide_health(record.offset, event)))
+                    let fact = decide_health(&self.state, record.offset, event);
+                    (ControlTopic::HealthEvents, fact.map_err(death))
                 }
                 Control::Health(Err(death)) => (ControlTopic::HealthEvents, Err(death)),
             };
@@ -181,6 +182,9 @@ impl Lane {
                 batch.apply(&mut self.state, fact, Source::default());
                 self.ready.remove(key);
             }
+        }
+        for fact in decide_breakers(&self.state) {
+            batch.apply(&mut self.state, fact, Source::default());
         }
         let policy = &self.state.policy;
         let due = self.state.load_published_at.plus_ms(policy.load_snapshot_ms);

@@ -254,6 +254,7 @@ fn refused_task(
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => false,
@@ -327,6 +328,7 @@ impl Telling<'_> {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
             | Fact::DeadLettered { .. } => None,
@@ -349,6 +351,7 @@ fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::FleetSet { .. }
         | Fact::HealthSet { .. }
         | Fact::ControlSkipped { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => None,
@@ -394,6 +397,7 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::FleetSet { .. }
         | Fact::HealthSet { .. }
         | Fact::ControlSkipped { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => ("other", json!({})),

@@ -27,6 +27,7 @@ impl State {
                 self.tenants.advance(*at);
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
+                self.advance_breakers();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
@@ -39,7 +40,7 @@ impl State {
             Fact::FleetSet { offset, entry } => self.set_fleet(*offset, entry),
             Fact::HealthSet { offset, event } => {
                 self.health_position = offset + 1;
-                self.health.set(event);
+                self.health.set(self.lane, event);
                 self.apply_health();
             }
             Fact::ControlSkipped { topic, offset, .. } => match topic {
@@ -97,6 +98,7 @@ impl State {
                 }
             }
             Fact::LeaseExtended { key, lease_until } => self.extend_lease(*key, *lease_until),
+            Fact::BreakerTold { resource, status } => self.health.breakers.told(*resource, *status),
             Fact::FailoverEnded { resource, .. } => {
                 self.failovers.remove(resource);
             }
@@ -115,6 +117,7 @@ impl State {
                 self.fleet.set(offset, spec, self.policy.start_within_ms);
                 if is_new && let Some(index) = self.fleet.index_of(&spec.id) {
                     self.learned.forget(index);
+                    self.health.breakers.forget(index);
                 }
                 self.apply_health();
             }
@@ -132,7 +135,7 @@ impl State {
 
     /// Brings the resources' health up to date, and starts or ends failovers with it.
     fn apply_health(&mut self) {
-        self.health.apply(&mut self.fleet);
+        self.health.apply(&mut self.fleet, self.batch_time);
         for (index, resource) in self.fleet.iter() {
             match resource.health {
                 HealthStatus::Unhealthy => {
@@ -229,6 +232,22 @@ impl State {
             max_output_tokens: live.task.max_output_tokens,
         };
         self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
+        if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {
+            self.apply_health();
+        }
+    }
+
+    /// Time moves breakers too, and what they let through of those that come back.
+    fn advance_breakers(&mut self) {
+        if self.health.breakers.advance_v1(self.batch_time) {
+            self.apply_health();
+            return;
+        }
+        for index in self.health.breakers.unsettled() {
+            let units = self.fleet.at(index).slots_units;
+            let slots = self.health.breakers.slots(index, units, self.batch_time);
+            self.fleet.admit(index, slots);
+        }
     }
 
     fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp) {

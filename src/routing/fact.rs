@@ -13,7 +13,7 @@ use super::shape::SharedShape;
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
 use crate::model::decision::RouteMetrics;
-use crate::model::health::HealthEvent;
+use crate::model::health::{HealthEvent, HealthStatus};
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
@@ -210,6 +210,11 @@ pub enum Fact {
     LeaseExtended {
         key: TaskKey,
         lease_until: Timestamp,
+    },
+    /// A breaker of this lane changed what the lane says about a resource's health.
+    BreakerTold {
+        resource: ResourceIndex,
+        status: HealthStatus,
     },
     /// No attempt is left on a resource that went down.
     FailoverEnded {

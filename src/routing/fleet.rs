@@ -122,6 +122,8 @@ pub struct Resource {
     pub slots_rights: u32,
     pub slots_units: u32,
     pub slots_in_use: u32,
+    /// Of the lane's slots, those that its breaker lets new work hold.
+    pub slots_admitted: u32,
     /// The most slots in use since the last load snapshot.
     pub slots_used_max: u32,
     pub rates: Vec<Rate>,
@@ -151,7 +153,7 @@ impl Resource {
             rates.map(Rate::free).min().unwrap_or(u64::MAX)
         };
         Room {
-            slots: self.slots_units.saturating_sub(self.slots_in_use),
+            slots: self.slots_units.min(self.slots_admitted).saturating_sub(self.slots_in_use),
             requests: free(Dimension::Requests),
             tokens: free(Dimension::Tokens),
         }
@@ -285,6 +287,7 @@ impl Fleet {
             slots_rights: 0,
             slots_units: 0,
             slots_in_use: 0,
+            slots_admitted: u32::MAX,
             slots_used_max: 0,
             rates: Vec::new(),
             health: HealthStatus::Healthy,
@@ -320,6 +323,15 @@ impl Fleet {
         resource.health = health;
         resource.severity = severity;
         self.changed();
+    }
+
+    /// New work may hold so many of the lane's slots.
+    pub fn admit(&mut self, index: ResourceIndex, slots: u32) {
+        let resource = &mut self.resources[usize::from(index)];
+        if resource.slots_admitted != slots {
+            resource.slots_admitted = slots;
+            self.rooms[usize::from(index)] = resource.room();
+        }
     }
 
     /// Keeps the windows for a changed `start_within_ms`.
