@@ -7,12 +7,14 @@ use std::sync::Arc;
 use super::outputs::Outputs;
 use super::prepared::OutputTopic;
 use crate::codec::Codec;
+use crate::codec::encode::health_key;
 use crate::model::Topic;
 use crate::model::allocation::{AllocationEvent, AllocationKind};
 use crate::model::decision::{
     ChainLink, ModelChain, Outcome, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
 use crate::model::event::{BalanceEvent, BalanceKind, DimensionLoad, LoadSnapshot};
+use crate::model::health::{HealthEvent, HealthScope, HealthStatus};
 use crate::model::reason::RefusalReason;
 use crate::model::task::{Priority, Task};
 use crate::model::time::Timestamp;
@@ -21,6 +23,7 @@ use crate::routing::fact::{
     AttemptEnd, Fact, NewTask, RefusedCandidate, Reservation, ResourceIndex,
 };
 use crate::routing::fleet::Resource;
+use crate::routing::health::breaker_source;
 use crate::routing::state::{Phase, State};
 
 /// The input that a fact came from, where the outputs need more of it than the state keeps.
@@ -132,6 +135,7 @@ impl Renderer<'_> {
                     codec.encode_balance_event(&event, out);
                 });
             }
+            Fact::BreakerTold { resource, status } => self.breaker(state, *resource, *status),
             Fact::LoadPublished => self.load(state),
             Fact::Queued { .. }
             | Fact::BatchOpened { .. }
@@ -142,6 +146,30 @@ impl Renderer<'_> {
             | Fact::LeaseExtended { .. }
             | Fact::DeadLettered { .. } => {}
         }
+    }
+
+    /// Every lane reads the health events, so all of them agree in the end.
+    fn breaker(&mut self, state: &State, resource: ResourceIndex, status: HealthStatus) {
+        let position = state.health.breakers.position(resource).name();
+        let event = HealthEvent {
+            scope: HealthScope::Resource,
+            id: state.fleet.at(resource).id.to_string(),
+            status,
+            severity: match status {
+                HealthStatus::Healthy | HealthStatus::Drain => 0.0,
+                // Work grows back slowly in the other lanes too.
+                HealthStatus::Degraded => 0.5,
+                HealthStatus::Unhealthy => 1.0,
+            },
+            reason: format!("breaker of lane {}: {position}", state.lane),
+            at_ms: Some(state.batch_time),
+            source: breaker_source(state.lane),
+        };
+        let codec = self.codec;
+        let topic = Topic::HealthEvents;
+        self.outputs.event(topic, OutputTopic::Known(topic), 0, &health_key(&event), None, |out| {
+            codec.encode_health_event(&event, out);
+        });
     }
 
     fn event(

@@ -34,6 +34,7 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => None,
@@ -117,6 +118,7 @@ impl Lane {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished => {}
         }
@@ -158,6 +160,7 @@ impl Lane {
                 | Fact::Duplicate { .. }
                 | Fact::AttemptEnded { .. }
                 | Fact::LeaseExtended { .. }
+                | Fact::BreakerTold { .. }
                 | Fact::FailoverEnded { .. }
                 | Fact::LoadPublished
                 | Fact::DeadLettered { .. } => continue,
@@ -222,6 +225,7 @@ impl Lane {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
             | Fact::DeadLettered { .. } => {}

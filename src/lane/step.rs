@@ -7,7 +7,7 @@ use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::routing::allocator::{ResultVerdict, decide_result};
 use crate::routing::balancer::{NewArrival, Turn, distribute_load};
-use crate::routing::control::{decide_fleet, decide_health, decide_policy};
+use crate::routing::control::{decide_breakers, decide_fleet, decide_health, decide_policy};
 use crate::routing::engine::{decide_ended_wait, decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
 use crate::routing::{TaskKey, timers};
@@ -50,19 +50,20 @@ impl Lane {
         }
         while !batch.is_full() {
             let Some((record, control)) = self.controls.pop_front() else { break };
+            let death = |error: crate::model::task::Invalid| Death {
+                stage: "validate",
+                reason: "invalid",
+                message: error.to_string(),
+            };
             let (topic, fact) = match control {
                 Control::Fleet(Ok(entry)) => {
                     let fact = decide_fleet(&self.state, record.offset, *entry);
-                    let death = |error: crate::model::task::Invalid| Death {
-                        stage: "validate",
-                        reason: "invalid",
-                        message: error.to_string(),
-                    };
                     (ControlTopic::Fleet, fact.map_err(death))
                 }
                 Control::Fleet(Err(death)) => (ControlTopic::Fleet, Err(death)),
                 Control::Health(Ok(event)) => {
-                    (ControlTopic::HealthEvents, Ok(decide_health(record.offset, event)))
+                    let fact = decide_health(&self.state, record.offset, event);
+                    (ControlTopic::HealthEvents, fact.map_err(death))
                 }
                 Control::Health(Err(death)) => (ControlTopic::HealthEvents, Err(death)),
             };
@@ -169,6 +170,9 @@ impl Lane {
             serve(self, key, timers::decide_failover);
         }
         for fact in timers::failovers_ended(&self.state) {
+            batch.apply(&mut self.state, fact, Source::default());
+        }
+        for fact in decide_breakers(&self.state) {
             batch.apply(&mut self.state, fact, Source::default());
         }
         let policy = &self.state.policy;

@@ -21,10 +21,6 @@ pub(super) use refused::{Sizes, size_or_room_miss};
 pub(super) use survey::Prices;
 use survey::{Ask, Offer, Survey};
 
-/// The share of `max_output_tokens` that a task is expected to use, until results teach better.
-/// Reservations and cost ceilings never rest on it.
-const OUTPUT_SHARE_EXPECTED: f64 = 0.25;
-
 /// A resource with everything that was reserved and predicted.
 struct Choice {
     reservation: Reservation,
@@ -85,7 +81,7 @@ fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>>
         let (score, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
         let candidate = ask.candidates.list.iter().find(|one| one.resource == resource)?;
         let room = state.fleet.room(resource);
-        let utility = candidate.utility(ask.input_tokens, ask.output_expected());
+        let utility = candidate.utility(ask.input_tokens, ask.output_expected);
         let (score, price) = (*score, utility - *score);
         room.fits(ask.tokens()).then_some(Offer { candidate, score, price, slots: room.slots })
     })
@@ -93,7 +89,7 @@ fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>>
 
 fn serve(state: &State, memo: &Memo, ask: &Ask<'_>, offer: Offer<'_>) -> Verdict {
     let candidate = offer.candidate;
-    let (tokens, output) = (ask.tokens(), ask.output_expected());
+    let (tokens, output) = (ask.tokens(), ask.output_expected);
     let terms = state.fleet.terms(candidate.resource);
     let cost_reserved = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
     let usd_micros = libm::ceil(cost_reserved * 1e6) as u64;
@@ -117,7 +113,7 @@ fn serve(state: &State, memo: &Memo, ask: &Ask<'_>, offer: Offer<'_>) -> Verdict
         metrics: RouteMetrics {
             quality: candidate.quality,
             cost_usd: terms.cost_usd(ask.input_tokens, output),
-            latency_ms: terms.latency_ms(ask.input_tokens, output),
+            latency_ms: ask.latency(state, candidate.resource).expected_ms,
             utility: candidate.utility(ask.input_tokens, output),
             price: offer.price,
         },
@@ -147,11 +143,6 @@ fn fallbacks(
         }
     }
     chosen
-}
-
-/// The output that a task is expected to have, in tokens.
-pub(super) fn output_expected(max_output_tokens: u32) -> f64 {
-    f64::from(max_output_tokens) * OUTPUT_SHARE_EXPECTED
 }
 
 fn lease_until(state: &State, metrics: &RouteMetrics) -> Timestamp {
@@ -290,6 +281,9 @@ fn ask_of_new<'a>(
         candidates,
         input_tokens: task.input_tokens,
         max_output_tokens: task.max_output_tokens,
+        output_expected: state
+            .learned
+            .output_expected(candidates.class, task.max_output_tokens),
         left_ms: left_ms(state, deadline_at),
         wait_ms: Some(wait_until(state, deadline_at).ms_since(state.batch_time) as f64),
         tried: &[],
@@ -309,6 +303,9 @@ fn ask_of<'a>(
         candidates,
         input_tokens: live.task.input_tokens,
         max_output_tokens: live.task.max_output_tokens,
+        output_expected: state
+            .learned
+            .output_expected(candidates.class, live.task.max_output_tokens),
         left_ms: left_ms(state, live.task.deadline_at),
         wait_ms,
         tried: live.tried(),

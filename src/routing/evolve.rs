@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::TaskKey;
 use super::backlog::Place;
 use super::fact::{
-    AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Reservation, ResourceIndex, Then,
+    AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Reservation, ResourceIndex, Shown, Then,
 };
 use super::fleet::Release;
+use super::learned::Attempted;
 use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
@@ -28,6 +29,7 @@ impl State {
                 self.tenants.advance(*at);
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
+                self.advance_breakers();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
@@ -40,7 +42,7 @@ impl State {
             Fact::FleetSet { offset, entry } => self.set_fleet(*offset, entry),
             Fact::HealthSet { offset, event } => {
                 self.health_position = offset + 1;
-                self.health.set(event);
+                self.health.set(self.lane, event);
                 self.apply_health();
             }
             Fact::ControlSkipped { topic, offset, .. } => match topic {
@@ -78,7 +80,11 @@ impl State {
                 usd_micros,
                 then,
                 until,
+                shown,
             } => {
+                if let Some(shown) = shown {
+                    self.learn(*key, *end, shown);
+                }
                 let used = Used {
                     tokens: *tokens,
                     requests: *requests,
@@ -98,6 +104,7 @@ impl State {
                 }
             }
             Fact::LeaseExtended { key, lease_until } => self.extend_lease(*key, *lease_until),
+            Fact::BreakerTold { resource, status } => self.health.breakers.told(*resource, *status),
             Fact::FailoverEnded { resource, .. } => {
                 self.failovers.remove(resource);
             }
@@ -112,7 +119,12 @@ impl State {
         self.fleet_position = offset + 1;
         match entry {
             FleetEntry::Resource(spec) => {
+                let is_new = self.fleet.index_of(&spec.id).is_none();
                 self.fleet.set(offset, spec, self.policy.start_within_ms);
+                if is_new && let Some(index) = self.fleet.index_of(&spec.id) {
+                    self.learned.forget(index);
+                    self.health.breakers.forget(index);
+                }
                 self.apply_health();
             }
             FleetEntry::ResourceRemoved(id) => self.fleet.remove(id),
@@ -129,7 +141,7 @@ impl State {
 
     /// Brings the resources' health up to date, and starts or ends failovers with it.
     fn apply_health(&mut self) {
-        self.health.apply(&mut self.fleet);
+        self.health.apply(&mut self.fleet, self.batch_time);
         for (index, resource) in self.fleet.iter() {
             match resource.health {
                 HealthStatus::Unhealthy => {
@@ -223,6 +235,33 @@ impl State {
             && let Some(count) = self.failovers.get_mut(&resource)
         {
             *count += 1;
+        }
+    }
+
+    fn learn(&mut self, key: TaskKey, end: AttemptEnd, shown: &Shown) {
+        let Some(live) = self.tasks.get(&key) else { return };
+        let Phase::InFlight { resource, .. } = live.phase else { return };
+        let attempted = Attempted {
+            class: &live.task.shape.class,
+            resource,
+            max_output_tokens: live.task.max_output_tokens,
+        };
+        self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
+        if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {
+            self.apply_health();
+        }
+    }
+
+    /// Time moves breakers too, and what they let through of those that come back.
+    fn advance_breakers(&mut self) {
+        if self.health.breakers.advance_v1(self.batch_time) {
+            self.apply_health();
+            return;
+        }
+        for index in self.health.breakers.unsettled() {
+            let units = self.fleet.at(index).slots_units;
+            let slots = self.health.breakers.slots(index, units, self.batch_time);
+            self.fleet.admit(index, slots);
         }
     }
 

@@ -88,9 +88,9 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
         let candidate = candidates.list.iter().find(|candidate| candidate.resource == index);
         let terms = candidate.map(|candidate| {
             let prices = state.fleet.terms(index);
-            let output = engine::output_expected(asked.max_output_tokens);
+            let output = state.learned.output_expected(candidates.class, asked.max_output_tokens);
             let cost_usd = prices.cost_usd(asked.input_tokens, output);
-            let latency_ms = prices.latency_ms(asked.input_tokens, output);
+            let latency_ms = state.latency(index, asked.input_tokens, output).expected_ms;
             let (cost, latency) = (weights.usd * cost_usd, weights.second * latency_ms / 1_000.0);
             let before = candidate.utility(asked.input_tokens, output);
             let price = paid.of(state, index);
@@ -108,7 +108,7 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
                 latency_ms,
             }
         });
-        let missed = match miss(state, asked.shape, resource) {
+        let missed = match miss(state, asked.shape, (index, resource)) {
             Some(miss) => Some(Missed { rule: miss.rule, needed: miss.needed, had: miss.had }),
             None => engine::size_or_room_miss(state, &sizes, index)
                 .map(|(rule, needed, had)| Missed { rule, needed, had }),

@@ -13,7 +13,7 @@ use super::shape::SharedShape;
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
 use crate::model::decision::RouteMetrics;
-use crate::model::health::HealthEvent;
+use crate::model::health::{HealthEvent, HealthStatus};
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
@@ -135,6 +135,18 @@ impl AttemptEnd {
     }
 }
 
+/// What a result said of its attempt, as far as the lane learns from it.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Shown {
+    /// In [0, 1].
+    pub quality: Option<f64>,
+    pub input_tokens: Option<u32>,
+    pub output_tokens: Option<u32>,
+    pub time_to_first_token_ms: Option<f64>,
+    pub duration_ms: Option<f64>,
+    pub retry_after_ms: Option<u64>,
+}
+
 /// What becomes of the task when an attempt has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
@@ -226,10 +238,17 @@ pub enum Fact {
         then: Then,
         /// Where the task waits again: until when.
         until: Timestamp,
+        /// `None` where no result said that it ended.
+        shown: Option<Shown>,
     },
     LeaseExtended {
         key: TaskKey,
         lease_until: Timestamp,
+    },
+    /// A breaker of this lane changed what the lane says about a resource's health.
+    BreakerTold {
+        resource: ResourceIndex,
+        status: HealthStatus,
     },
     /// No attempt is left on a resource that went down.
     FailoverEnded {

@@ -215,6 +215,7 @@ impl Fleet {
             slots_rights: 0,
             slots_units: 0,
             slots_in_use: 0,
+            slots_admitted: u32::MAX,
             slots_used_max: 0,
             slots_moved_at: Timestamp::EPOCH,
             slot_price: Price::default(),
@@ -254,6 +255,15 @@ impl Fleet {
         resource.health = health;
         resource.severity = severity;
         self.changed();
+    }
+
+    /// New work may hold so many of the lane's slots.
+    pub fn admit(&mut self, index: ResourceIndex, slots: u32) {
+        let resource = &mut self.resources[usize::from(index)];
+        if resource.slots_admitted != slots {
+            resource.slots_admitted = slots;
+            self.rooms[usize::from(index)] = resource.room();
+        }
     }
 
     /// Keeps the windows for a changed `start_within_ms`.

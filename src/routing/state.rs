@@ -14,7 +14,9 @@ use super::fact::{AttemptEnd, Loss, NewTask, ResourceIndex};
 use super::fleet::Fleet;
 use super::health::Health;
 use super::price::Stake;
+use super::learned::Learned;
 use super::recent::Recent;
+use super::speed::Latency;
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
@@ -95,6 +97,7 @@ pub struct State {
     pub health: Health,
     pub tenants: Tenants,
     pub stake: Stake,
+    pub learned: Learned,
     /// The next offsets of the control topics.
     pub fleet_position: i64,
     pub health_position: i64,
@@ -116,6 +119,16 @@ pub struct State {
 }
 
 impl State {
+    /// Of an attempt with these sizes there, without queueing.
+    pub fn latency(
+        &self,
+        resource: ResourceIndex,
+        input_tokens: u32,
+        output_tokens: f64,
+    ) -> Latency {
+        self.learned.latency(resource, self.fleet.terms(resource), input_tokens, output_tokens)
+    }
+
     /// A lane that has never run. It has no resources, so it can decide nothing yet.
     pub fn genesis(lane: u32, lanes: u32) -> Self {
         State {
@@ -128,6 +141,7 @@ impl State {
             health: Health::default(),
             tenants: Tenants::new(lane, lanes),
             stake: Stake::default(),
+            learned: Learned::default(),
             fleet_position: 0,
             health_position: 0,
             tasks: IndexMap::default(),

@@ -194,14 +194,16 @@ pub fn health_event() -> impl Strategy<Value = HealthEvent> {
         share(),
         name(),
         option::of(time()),
+        name(),
     )
-        .prop_map(|(scope, id, status, severity, reason, at_ms)| HealthEvent {
+        .prop_map(|(scope, id, status, severity, reason, at_ms, source)| HealthEvent {
             scope,
             id,
             status,
             severity,
             reason,
             at_ms,
+            source,
         })
 }
 

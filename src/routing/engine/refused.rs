@@ -2,7 +2,6 @@
 
 use super::super::eligibility::{Candidates, miss};
 use super::super::fact::{RefusedCandidate, ResourceIndex};
-use super::super::fleet::Terms;
 use super::super::state::{Fallbacks, State};
 use super::left_ms;
 use super::survey::{Ask, Prices, size_miss};
@@ -29,6 +28,9 @@ pub fn size_or_room_miss(
         candidates: sizes.candidates,
         input_tokens: sizes.input_tokens,
         max_output_tokens: sizes.max_output_tokens,
+        output_expected: state
+            .learned
+            .output_expected(sizes.candidates.class, sizes.max_output_tokens),
         left_ms: left_ms(state, sizes.deadline_at),
         wait_ms: None,
         tried: &[],
@@ -42,9 +44,8 @@ fn explain_miss(
     ask: &Ask<'_>,
     index: ResourceIndex,
 ) -> Option<(RefusalReason, String, String)> {
-    let terms = state.fleet.terms(index);
-    if let Some(rule) = size_miss(ask, terms) {
-        let (needed, had) = explain_size(ask, terms, rule);
+    if let Some(rule) = size_miss(state, ask, index) {
+        let (needed, had) = explain_size(state, ask, index, rule);
         return Some((rule, needed, had));
     }
     let room = state.fleet.room(index);
@@ -55,7 +56,7 @@ fn explain_miss(
         return Some((RefusalReason::NoCapacity, needed, had));
     }
     let candidate = ask.candidates.list.iter().find(|candidate| candidate.resource == index)?;
-    let utility = candidate.utility(ask.input_tokens, ask.output_expected());
+    let utility = candidate.utility(ask.input_tokens, ask.output_expected);
     let prices = Prices::new(state, ask.candidates, ask.input_tokens, ask.max_output_tokens);
     let price = prices.of(state, index);
     ask.is_priced_out(utility - price, price).then(|| {
@@ -72,7 +73,7 @@ pub(super) fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
         if found.len() == REFUSALS_MAX {
             break;
         }
-        let (rule, needed, had) = match miss(state, shape, resource) {
+        let (rule, needed, had) = match miss(state, shape, (index, resource)) {
             Some(miss) => (miss.rule, miss.needed, miss.had),
             None => match explain_miss(state, ask, index) {
                 Some(missed) => missed,
@@ -84,7 +85,13 @@ pub(super) fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
     found
 }
 
-fn explain_size(ask: &Ask<'_>, terms: &Terms, rule: RefusalReason) -> (String, String) {
+fn explain_size(
+    state: &State,
+    ask: &Ask<'_>,
+    index: ResourceIndex,
+    rule: RefusalReason,
+) -> (String, String) {
+    let terms = state.fleet.terms(index);
     if rule == RefusalReason::ContextWindow {
         let needed = format!("{} tokens with {} of output", ask.tokens(), ask.max_output_tokens);
         let had = format!("{} with {}", terms.context_window, terms.max_output_tokens);
@@ -96,6 +103,6 @@ fn explain_size(ask: &Ask<'_>, terms: &Terms, rule: RefusalReason) -> (String, S
         return (format!("at most {ceiling} USD"), format!("{cost} USD"));
     }
     let left_ms = ask.left_ms.unwrap_or_default();
-    let latency_ms = libm::ceil(terms.latency_ms(ask.input_tokens, ask.output_expected()));
+    let latency_ms = libm::ceil(ask.latency(state, index).upper_ms);
     (format!("within {left_ms} ms"), format!("{latency_ms} ms"))
 }

@@ -2,11 +2,10 @@
 
 use super::super::eligibility::{Candidate, Candidates, Memo, rank};
 use super::super::fact::{Bid, Loss, ResourceIndex};
-use super::super::fleet::Terms;
 use super::super::price::Toll;
 use super::super::shape::PlainObjective;
+use super::super::speed::Latency;
 use super::super::state::{Fallbacks, State, Tried};
-use super::output_expected;
 use crate::model::reason::RefusalReason;
 use crate::model::task::Objective;
 
@@ -16,6 +15,8 @@ pub(super) struct Ask<'a> {
     pub candidates: &'a Candidates,
     pub input_tokens: u32,
     pub max_output_tokens: u32,
+    /// Output that tasks of its class usually have, tokens.
+    pub output_expected: f64,
     /// Until the deadline; `None` without one.
     pub left_ms: Option<f64>,
     /// It may wait this long for something better; `None` where it takes what is free now.
@@ -30,8 +31,9 @@ impl Ask<'_> {
         u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
     }
 
-    pub fn output_expected(&self) -> f64 {
-        output_expected(self.max_output_tokens)
+    /// Of an attempt there, without queueing.
+    pub fn latency(&self, state: &State, resource: ResourceIndex) -> Latency {
+        state.latency(resource, self.input_tokens, self.output_expected)
     }
 
     /// Whether it would rather not be served than served at this score. Only weights of one's own
@@ -48,7 +50,12 @@ impl Ask<'_> {
 }
 
 /// The first rule that depends on the task's sizes and that a candidate misses.
-pub(super) fn size_miss(ask: &Ask<'_>, terms: &Terms) -> Option<RefusalReason> {
+pub(super) fn size_miss(
+    state: &State,
+    ask: &Ask<'_>,
+    index: ResourceIndex,
+) -> Option<RefusalReason> {
+    let terms = state.fleet.terms(index);
     if ask.tokens() > u64::from(terms.context_window)
         || ask.max_output_tokens > terms.max_output_tokens
     {
@@ -60,7 +67,7 @@ pub(super) fn size_miss(ask: &Ask<'_>, terms: &Terms) -> Option<RefusalReason> {
         return Some(RefusalReason::Cost);
     }
     if let Some(left_ms) = ask.left_ms
-        && terms.latency_ms(ask.input_tokens, ask.output_expected()) > left_ms
+        && ask.latency(state, index).upper_ms > left_ms
     {
         return Some(RefusalReason::Deadline);
     }
@@ -72,6 +79,7 @@ pub(super) fn size_miss(ask: &Ask<'_>, terms: &Terms) -> Option<RefusalReason> {
 pub struct Prices {
     input_tokens: u32,
     max_output_tokens: u32,
+    output_expected: f64,
     usd_micro: f64,
 }
 
@@ -84,15 +92,16 @@ impl Prices {
     ) -> Self {
         let budget = |tenant| state.tenants.usd_micro_price(tenant, state.batch_time);
         let usd_micro = candidates.tenant.map_or(0.0, budget);
-        Prices { input_tokens, max_output_tokens, usd_micro }
+        let output_expected = state.learned.output_expected(candidates.class, max_output_tokens);
+        Prices { input_tokens, max_output_tokens, output_expected, usd_micro }
     }
 
     pub fn of(&self, state: &State, index: ResourceIndex) -> f64 {
         let toll = state.fleet.toll(index);
         let mut price = 0.0;
         if *toll != Toll::FREE {
-            let output = output_expected(self.max_output_tokens);
-            let busy_ms = state.fleet.terms(index).latency_ms(self.input_tokens, output);
+            let output = self.output_expected;
+            let busy_ms = state.latency(index, self.input_tokens, output).expected_ms;
             price = toll.of(f64::from(self.input_tokens) + output, busy_ms);
         }
         if self.usd_micro > 0.0 {
@@ -138,7 +147,7 @@ pub(super) struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     pub fn of(state: &State, memo: &mut Memo, ask: &Ask<'a>) -> Self {
-        let output = ask.output_expected();
+        let output = ask.output_expected;
         let tokens = ask.tokens();
         let prices = Prices::new(state, ask.candidates, ask.input_tokens, ask.max_output_tokens);
         let mut found = Survey {
@@ -164,7 +173,7 @@ impl<'a> Survey<'a> {
                 continue;
             }
             let terms = state.fleet.terms(candidate.resource);
-            if let Some(reason) = size_miss(ask, terms) {
+            if let Some(reason) = size_miss(state, ask, candidate.resource) {
                 if rank(reason) > rank(found.furthest) {
                     found.furthest = reason;
                 }
@@ -248,8 +257,7 @@ impl<'a> Survey<'a> {
 
     pub fn bid(&self, state: &State, ask: &Ask<'_>) -> Option<Bid> {
         let wanted = self.first?.candidate.resource;
-        let terms = state.fleet.terms(wanted);
-        let busy_ms = terms.latency_ms(ask.input_tokens, ask.output_expected()) as u32;
+        let busy_ms = ask.latency(state, wanted).expected_ms as u32;
         let gain = self.top - self.sum / f64::from(self.count);
         Some(Bid { wanted, busy_ms, gain: (self.count > 1).then_some(gain as f32) })
     }
@@ -267,13 +275,11 @@ impl<'a> Survey<'a> {
                 break;
             }
             let resource = offer.candidate.resource;
-            let terms = state.fleet.terms(resource);
-            let busy_ms = terms.latency_ms(ask.input_tokens, ask.output_expected());
+            let latency = ask.latency(state, resource);
             let (now, ahead) = (state.batch_time, memo.claim(resource));
-            let room_in = state.fleet.room_in_ms(resource, now, ask.tokens(), busy_ms, ahead);
+            let room_in = state.fleet.room_in_ms(resource, now, ask.tokens(), latency.expected_ms, ahead);
             let Some(room_in_ms) = room_in else { continue };
-            let slowest_ms = slowest_ms(terms, ask);
-            let late = ask.left_ms.is_some_and(|left_ms| room_in_ms + slowest_ms > left_ms);
+            let late = ask.left_ms.is_some_and(|left_ms| room_in_ms + latency.upper_ms > left_ms);
             if late || room_in_ms > wait_ms {
                 continue;
             }
@@ -284,10 +290,4 @@ impl<'a> Survey<'a> {
         }
         best.map(|(_, offer)| offer)
     }
-}
-
-/// What an answer may take: twice the output that is expected, as far as it may have so much.
-fn slowest_ms(terms: &Terms, ask: &Ask<'_>) -> f64 {
-    let (expected, most) = (2.0 * ask.output_expected(), f64::from(ask.max_output_tokens));
-    terms.latency_ms(ask.input_tokens, if expected < most { expected } else { most })
 }

@@ -85,6 +85,8 @@ pub struct Resource {
     pub slots_rights: u32,
     pub slots_units: u32,
     pub slots_in_use: u32,
+    /// Of the lane's slots, those that its breaker lets new work hold.
+    pub slots_admitted: u32,
     /// The most slots in use since the last load snapshot.
     pub slots_used_max: u32,
     /// When a slot became free last, or the first one was taken.
@@ -126,7 +128,7 @@ impl Resource {
     /// Milliseconds until a task of `tokens` that takes `busy_ms` behind `ahead` has room, as far as
     /// debits and durations tell. `None` where it never will.
     pub(super) fn room_in_ms(&self, now: Timestamp, tokens: u64, busy_ms: f64, ahead: Claim) -> Option<f64> {
-        let free = self.slots_units.saturating_sub(self.slots_in_use);
+        let free = self.slots_free();
         let behind = ahead.tasks.saturating_add(1).saturating_sub(free);
         let mut longest = match behind {
             0 => 0.0,
@@ -155,13 +157,17 @@ impl Resource {
         if still > expected { still } else { expected }
     }
 
+    fn slots_free(&self) -> u32 {
+        self.slots_units.min(self.slots_admitted).saturating_sub(self.slots_in_use)
+    }
+
     pub(super) fn room(&self) -> Room {
         let free = |dimension: Dimension| {
             let rates = self.rates.iter().filter(|rate| rate.limit.dimension == dimension);
             rates.map(Rate::free).min().unwrap_or(u64::MAX)
         };
         Room {
-            slots: self.slots_units.saturating_sub(self.slots_in_use),
+            slots: self.slots_free(),
             requests: free(Dimension::Requests),
             tokens: free(Dimension::Tokens),
         }
