@@ -81,12 +81,13 @@ pub fn chunks<'a>(
     numbered.map(move |(number, chunk)| (SnapshotKey::chunk(lane, seq, number), Some(chunk)))
 }
 
-/// The keys of the records that hold these snapshots.
+/// The keys of the records that hold these snapshots, in the order in which they are removed: a
+/// removal that is cut off leaves chunks without a manifest, not a manifest without its chunks.
 pub fn keys_of(lane: u32, drops: &[Dropped]) -> impl Iterator<Item = SnapshotKey> {
     drops.iter().flat_map(move |dropped| {
         let chunks =
             (0..dropped.chunks).map(move |chunk| SnapshotKey::chunk(lane, dropped.seq, chunk));
-        chunks.chain([SnapshotKey::manifest(lane, dropped.seq)])
+        std::iter::once(SnapshotKey::manifest(lane, dropped.seq)).chain(chunks)
     })
 }
 
