@@ -282,6 +282,8 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         fleet,
         health,
         tenants,
+        stake,
+        learned,
         fleet_position,
         health_position,
         tasks,
@@ -325,6 +327,8 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| differ("resources", &fleet.len(), &other.fleet.len()))
         .or_else(resources)
         .or_else(|| differ("health", health, &other.health))
+        .or_else(|| differ("stake", stake, &other.stake))
+        .or_else(|| differ("learned", learned, &other.learned))
         .or_else(|| differ("failovers", failovers, &other.failovers))
         .or_else(|| differ("given_up", given_up, &other.given_up))
         .or_else(|| differ("recent ids", &recent.len(), &other.recent.len()))

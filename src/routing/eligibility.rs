@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::fact::{ResourceIndex, TenantIndex};
 use super::capability::ClassIndex;
+use super::fact::{ResourceIndex, TenantIndex};
 use super::fleet::{Claim, Resource};
 use super::shape::{Shape, SharedShape};
 use super::speed;

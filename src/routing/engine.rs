@@ -281,9 +281,7 @@ fn ask_of_new<'a>(
         candidates,
         input_tokens: task.input_tokens,
         max_output_tokens: task.max_output_tokens,
-        output_expected: state
-            .learned
-            .output_expected(candidates.class, task.max_output_tokens),
+        output_expected: state.learned.output_expected(candidates.class, task.max_output_tokens),
         left_ms: left_ms(state, deadline_at),
         wait_ms: Some(wait_until(state, deadline_at).ms_since(state.batch_time) as f64),
         tried: &[],

@@ -119,9 +119,13 @@ impl State {
         self.fleet_position = offset + 1;
         match entry {
             FleetEntry::Resource(spec) => {
-                let is_new = self.fleet.index_of(&spec.id).is_none();
+                let is_same = self.fleet.index_of(&spec.id).is_some_and(|index| {
+                    let before = &self.fleet.at(index).spec;
+                    before.model == spec.model && before.quality == spec.quality
+                });
                 self.fleet.set(offset, spec, self.policy.start_within_ms);
-                if is_new && let Some(index) = self.fleet.index_of(&spec.id) {
+                // Whoever says something else of it means another one.
+                if !is_same && let Some(index) = self.fleet.index_of(&spec.id) {
                     self.learned.forget(index);
                     self.health.breakers.forget(index);
                 }

@@ -41,7 +41,9 @@ fn decisions(bench: &Bench) -> Vec<Value> {
         .iter()
         .filter(|record| record.topic == OutputTopic::Known(Topic::RouteDecisions));
     decisions
-        .map(|record| serde_json::from_slice(prepared.slice(record.value.as_ref().unwrap())).unwrap())
+        .map(|record| {
+            serde_json::from_slice(prepared.slice(record.value.as_ref().unwrap())).unwrap()
+        })
         .collect()
 }
 
@@ -226,7 +228,9 @@ fn a_tenants_budget_is_priced_too() {
     for number in 0..8 {
         bench.task(&format!("t{number}"), with(json!({"tenant": "acme"}), patient(1.0)));
         bench.step();
-        chosen.extend(served(&bench).into_iter().map(|one| one.split(' ').nth(1).unwrap().to_owned()));
+        chosen.extend(
+            served(&bench).into_iter().map(|one| one.split(' ').nth(1).unwrap().to_owned()),
+        );
     }
     // Two thousandths of a dollar each, of ten: soon the budget is dearer than a tenth of quality.
     assert_eq!(chosen.first().map(String::as_str), Some("good"));

@@ -277,7 +277,8 @@ impl<'a> Survey<'a> {
             let resource = offer.candidate.resource;
             let latency = ask.latency(state, resource);
             let (now, ahead) = (state.batch_time, memo.claim(resource));
-            let room_in = state.fleet.room_in_ms(resource, now, ask.tokens(), latency.expected_ms, ahead);
+            let room_in =
+                state.fleet.room_in_ms(resource, now, ask.tokens(), latency.expected_ms, ahead);
             let Some(room_in_ms) = room_in else { continue };
             let late = ask.left_ms.is_some_and(|left_ms| room_in_ms + latency.upper_ms > left_ms);
             if late || room_in_ms > wait_ms {
