@@ -100,6 +100,7 @@ pub(super) fn put_route_decision(out: &mut Vec<u8>, decision: &RouteDecision<'_>
         put_double(out, metrics.latency_ms);
         put_double(out, metrics.utility);
         put_double(out, metrics.price);
+        put_double(out, metrics.propensity);
     });
     put_time(out, decision.decided_at_ms);
     put_option(out, decision.start_by_at_ms, put_time);
@@ -140,6 +141,7 @@ pub(super) fn read_route_decision(
                 latency_ms: reader.double(field)?,
                 utility: reader.double(field)?,
                 price: reader.double(field)?,
+                propensity: reader.double(field)?,
             })
         })?,
         decided_at_ms: read_time(reader, "decided_at_ms")?,

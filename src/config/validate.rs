@@ -173,6 +173,7 @@ fn routing(reader: &mut Reader) -> Policy {
         wait_ms_max: reader.integer("routing.wait_ms_max"),
         recognise_ms: reader.integer("routing.recognise_ms"),
         recognise_tasks_max: reader.integer("routing.recognise_tasks_max"),
+        explore_share: reader.number("routing.explore_share"),
         load_snapshot_ms: reader.integer("routing.load_snapshot_ms"),
         pools_missing: Vec::new(),
     };

@@ -107,6 +107,7 @@ fn load_shows_every_lane_that_is_asked_for() {
                     units: 4,
                     used: 1,
                     used_max: 2,
+                    price: 0.0,
                 }],
                 in_flight: 1,
                 backlog: 0,

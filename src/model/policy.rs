@@ -26,6 +26,8 @@ pub struct Policy {
     pub recognise_ms: u64,
     /// … and among this many newest ids of the lane.
     pub recognise_tasks_max: u32,
+    /// At most this share of the tasks is served by a resource that may be better than is believed.
+    pub explore_share: f64,
     /// `load-snapshots` of a lane are this far apart.
     pub load_snapshot_ms: u64,
     /// Pools of the fleet whose decision topic does not exist; found by the shell.
@@ -46,6 +48,7 @@ impl Default for Policy {
             wait_ms_max: 60_000,
             recognise_ms: 3_600_000,
             recognise_tasks_max: 1_000_000,
+            explore_share: 0.01,
             load_snapshot_ms: 5_000,
             pools_missing: Vec::new(),
         }

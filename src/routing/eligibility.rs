@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::capability::ClassIndex;
+use super::capability::{Capable, ClassIndex};
 use super::fact::{ResourceIndex, TenantIndex};
 use super::fleet::{Claim, Resource};
+use super::posterior::Belief;
 use super::shape::{Shape, SharedShape};
 use super::speed;
 use super::state::State;
@@ -25,6 +26,8 @@ pub struct Candidate {
     pub resource: ResourceIndex,
     /// What an attempt is expected to bring, in [0, 1]; one that fails brings nothing.
     pub quality: f64,
+    /// The standard deviation of what is believed of its quality.
+    pub deviation: f64,
     prompts: [Prompt; speed::RANGES],
     per_output_token: f64,
 }
@@ -43,7 +46,8 @@ impl Candidate {
         (index, resource): (ResourceIndex, &Resource),
     ) -> Self {
         let weights = Objective::from(shape.objective).weights();
-        let quality = predicted_quality(state, class, shape, (index, resource));
+        let Belief { mean: quality, deviation, .. } =
+            predicted_quality(state, class, shape, (index, resource));
         // What is degraded counts for less, in proportion to how bad it is.
         let kept = match resource.health {
             HealthStatus::Degraded => 1.0 - resource.severity,
@@ -56,6 +60,7 @@ impl Candidate {
         Candidate {
             resource: index,
             quality,
+            deviation,
             prompts: first_token.map(|factor| Prompt {
                 base: worth - per_ms * factor * terms.time_to_first_token_ms,
                 per_token: weights.usd * terms.usd_per_input_token
@@ -80,10 +85,10 @@ fn predicted_quality(
     class: Option<ClassIndex>,
     shape: &Shape,
     (index, resource): (ResourceIndex, &Resource),
-) -> f64 {
+) -> Belief {
     let prior = resource.spec.quality_prior(&shape.class).unwrap_or_default();
-    let capable = state.learned.capable(class, index, prior);
-    capable.quality.mean * capable.success
+    let Capable { quality, success } = state.learned.capable(class, index, prior);
+    Belief { mean: quality.mean * success, ..quality }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -162,7 +167,7 @@ pub fn miss(
     }
     if let Some(least) = needs.min_quality {
         let class = state.learned.class(&shape.class);
-        let quality = predicted_quality(state, class, shape, (index, resource));
+        let quality = predicted_quality(state, class, shape, (index, resource)).mean;
         if quality < least {
             return found(RefusalReason::Quality, least.to_string(), quality.to_string());
         }
@@ -241,11 +246,13 @@ pub struct Memo {
     /// Candidates in all lists together.
     kept: usize,
     pub(super) scored: Vec<(f64, ResourceIndex)>,
+    /// Of those that exploration may choose: chance and score.
+    pub(super) chances: Vec<(f64, f64, ResourceIndex)>,
     /// What tasks that were asked before wait for, in the batch that is being assigned.
     claims: BTreeMap<ResourceIndex, Claim>,
 }
 
-/// Candidates that all lists may hold together: 72 bytes each, so 18 MB.
+/// Candidates that all lists may hold together: 80 bytes each, so 21 MB.
 const CANDIDATES_MAX: usize = 1 << 18;
 
 /// Shapes that are kept. Producers choose shapes, so their number must not grow without end.

@@ -1,5 +1,6 @@
 //! The routing engine: which resource serves a task now, with which fallbacks, or why none does.
 
+mod explore;
 mod refused;
 mod survey;
 
@@ -16,6 +17,7 @@ use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::planted::{Bug, clock_ms, planted};
 
+use explore::explore;
 use refused::refused;
 pub(super) use refused::{Sizes, size_or_room_miss};
 pub(super) use survey::Prices;
@@ -43,23 +45,32 @@ struct Judged {
     loss: Loss,
 }
 
-fn choose(state: &State, memo: &mut Memo, ask: &Ask<'_>) -> Judged {
+fn choose(state: &State, memo: &mut Memo, key: TaskKey, ask: &Ask<'_>) -> Judged {
     let found = Survey::of(state, memo, ask);
     Judged {
         bid: found.bid(state, ask),
         loss: found.loss(state),
-        verdict: verdict(state, memo, ask, &found),
+        verdict: verdict(state, memo, key, ask, &found),
     }
 }
 
-fn verdict(state: &State, memo: &mut Memo, ask: &Ask<'_>, found: &Survey<'_>) -> Verdict {
+fn verdict(
+    state: &State,
+    memo: &mut Memo,
+    key: TaskKey,
+    ask: &Ask<'_>,
+    found: &Survey<'_>,
+) -> Verdict {
     if let Some(offer) = preferred(state, memo, ask) {
-        return serve(state, memo, ask, offer);
+        return serve(state, memo, ask, (offer, 1.0));
     }
     let rationed = found.now.is_some_and(|now| ask.is_priced_out(now.score, now.price));
     let better = found.worth_waiting(state, memo, ask);
     match (found.now, better) {
-        (Some(now), None) if !rationed => serve(state, memo, ask, now),
+        (Some(now), None) if !rationed => {
+            let taken = explore(state, memo, ask, key, now);
+            serve(state, memo, ask, taken)
+        }
         (_, better) => {
             if let Some(offer) = better.or(found.first()) {
                 memo.add_claim(offer.candidate.resource, ask.tokens());
@@ -87,7 +98,12 @@ fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>>
     })
 }
 
-fn serve(state: &State, memo: &Memo, ask: &Ask<'_>, offer: Offer<'_>) -> Verdict {
+fn serve(
+    state: &State,
+    memo: &Memo,
+    ask: &Ask<'_>,
+    (offer, propensity): (Offer<'_>, f64),
+) -> Verdict {
     let candidate = offer.candidate;
     let (tokens, output) = (ask.tokens(), ask.output_expected);
     let terms = state.fleet.terms(candidate.resource);
@@ -116,6 +132,7 @@ fn serve(state: &State, memo: &Memo, ask: &Ask<'_>, offer: Offer<'_>) -> Verdict
             latency_ms: ask.latency(state, candidate.resource).expected_ms,
             utility: candidate.utility(ask.input_tokens, output),
             price: offer.price,
+            propensity,
         },
     })
 }
@@ -182,11 +199,11 @@ pub fn decide_task(
             max_output_tokens: task.max_output_tokens,
         })
     };
-    let mut judged = choose(state, memo, &ask);
+    let mut judged = choose(state, memo, key, &ask);
     let is_full = state.backlog.len() >= state.policy.backlog_tasks_max as usize;
     if is_full && matches!(judged.verdict, Verdict::Wait(_)) {
         // There is no place to wait for something better.
-        judged = choose(state, memo, &Ask { wait_ms: None, ..ask });
+        judged = choose(state, memo, key, &Ask { wait_ms: None, ..ask });
     }
     let Judged { verdict, bid, loss } = judged;
     match verdict {
@@ -236,7 +253,7 @@ pub fn decide_waiting(state: &State, memo: &mut Memo, key: TaskKey) -> Option<Fa
     let Phase::Waiting { until, .. } = live.phase else { return None };
     let candidates = memo.candidates_of(state, &live.task.shape);
     let ask = ask_of(state, &candidates, live, until);
-    match choose(state, memo, &ask).verdict {
+    match choose(state, memo, key, &ask).verdict {
         Verdict::Serve(choice) => Some(routed(state, key, None, live.attempt + 1, choice)),
         Verdict::Wait(_) => None,
         Verdict::Refuse(reason) => {
@@ -252,7 +269,7 @@ pub fn decide_ended_wait(state: &State, memo: &mut Memo, key: TaskKey) -> Option
     let Phase::Waiting { until, .. } = live.phase else { return None };
     let candidates = memo.candidates_of(state, &live.task.shape);
     let ask = ask_of(state, &candidates, live, until);
-    let reason = match choose(state, memo, &ask).verdict {
+    let reason = match choose(state, memo, key, &ask).verdict {
         Verdict::Serve(_) => return None,
         Verdict::Wait(_) | Verdict::Refuse(_) if live.task.deadline_at <= state.batch_time => {
             RefusalReason::Deadline

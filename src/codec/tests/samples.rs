@@ -318,6 +318,7 @@ pub fn route_decision() -> impl Strategy<Value = RouteDecision<'static>> {
     );
     let metrics = (number(), number(), number(), number(), number()).prop_map(
         |(quality, cost_usd, latency_ms, utility, price)| RouteMetrics {
+            propensity: quality,
             quality,
             cost_usd,
             latency_ms,
