@@ -61,6 +61,12 @@ impl Breakers {
         self.unsettled.iter().copied()
     }
 
+    /// Those that single tasks are to try, and none has yet.
+    pub fn untried(&self) -> impl Iterator<Item = ResourceIndex> {
+        let half_open = Position::HalfOpen { good: 0 };
+        self.unsettled().filter(move |resource| self.position(*resource) == half_open)
+    }
+
     /// What the other lanes do not know yet.
     pub fn untold(&self) -> impl Iterator<Item = (ResourceIndex, HealthStatus)> {
         self.unsettled.iter().filter_map(|resource| {

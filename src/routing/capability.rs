@@ -102,6 +102,16 @@ impl Capability {
         row.get_mut(usize::from(resource))
     }
 
+    /// Failures are no evidence any more; whether there were any.
+    pub fn forgive(&mut self, resource: ResourceIndex) -> bool {
+        let mut any = false;
+        for cell in self.cells.iter_mut().filter_map(|row| row.get_mut(usize::from(resource))) {
+            any |= cell.success != Posterior::default();
+            cell.success = Posterior::default();
+        }
+        any
+    }
+
     /// Another resource has this index now.
     pub fn forget(&mut self, resource: ResourceIndex) {
         for row in &mut self.cells {

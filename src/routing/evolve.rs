@@ -258,7 +258,11 @@ impl State {
 
     /// Time moves breakers too, and what they let through of those that come back.
     fn advance_breakers(&mut self) {
-        if self.health.breakers.advance_v1(self.batch_time) {
+        let moved = self.health.breakers.advance_v1(self.batch_time);
+        for index in self.health.breakers.untried() {
+            self.learned.forgive(index);
+        }
+        if moved {
             self.apply_health();
             return;
         }

@@ -119,6 +119,12 @@ impl Learned {
         }
     }
 
+    /// The resource's breaker lets single tasks try it again: its failures belong to what is over, and
+    /// must not keep away those who would find out.
+    pub fn forgive(&mut self, resource: ResourceIndex) {
+        self.version += u64::from(self.capability.forgive(resource));
+    }
+
     /// Another resource has this index now.
     pub fn forget(&mut self, resource: ResourceIndex) {
         self.version += 1;

@@ -138,7 +138,7 @@ impl Resource {
         let behind = ahead.tasks.saturating_add(1).saturating_sub(free);
         let mut longest = match behind {
             0 => 0.0,
-            _ if self.slots_units == 0 => return None,
+            _ if self.slots_open() == 0 => return None,
             _ => self.slots_in_ms(now, busy_ms, behind),
         };
         for rate in &self.rates {
@@ -158,13 +158,18 @@ impl Resource {
     fn slots_in_ms(&self, now: Timestamp, busy_ms: f64, behind: u32) -> f64 {
         let usual = self.slot_price.usual();
         let busy_ms = if usual > 0.0 { usual } else { busy_ms };
-        let expected = busy_ms * f64::from(behind) / f64::from(self.slots_units);
+        let expected = busy_ms * f64::from(behind) / f64::from(self.slots_open());
         let still = now.ms_since(self.slots_moved_at) as f64;
         if still > expected { still } else { expected }
     }
 
+    /// The lane's slots, as far as its breaker lets new work hold them.
+    fn slots_open(&self) -> u32 {
+        self.slots_units.min(self.slots_admitted)
+    }
+
     fn slots_free(&self) -> u32 {
-        self.slots_units.min(self.slots_admitted).saturating_sub(self.slots_in_use)
+        self.slots_open().saturating_sub(self.slots_in_use)
     }
 
     pub(super) fn room(&self) -> Room {
