@@ -92,7 +92,7 @@ impl Breakers {
         due.min()
     }
 
-    /// Lets time pass; whether a breaker moved.
+    /// Lets time pass; whether what a breaker lets through has changed.
     pub fn advance_v1(&mut self, now: Timestamp) -> bool {
         let mut moved = false;
         let mut settled = Vec::new();
@@ -108,6 +108,7 @@ impl Breakers {
             }
         }
         for resource in settled {
+            moved = true;
             self.unsettled.remove(&resource);
         }
         moved

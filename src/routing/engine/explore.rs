@@ -64,6 +64,10 @@ pub(super) fn explore<'a>(
     // Who has no room leaves its chance to the best.
     let scale = if all > share { share / all } else { 1.0 };
     let mut left = die(key);
+    if left < all * scale {
+        // The names of resources decide nothing.
+        memo.chances.sort_by(|(_, one, _), (_, other, _)| other.total_cmp(one));
+    }
     let mut taken = 0.0;
     for (chance, score, resource) in &memo.chances {
         let room = state.fleet.room(*resource);

@@ -138,7 +138,8 @@ impl Resource {
         let behind = ahead.tasks.saturating_add(1).saturating_sub(free);
         let mut longest = match behind {
             0 => 0.0,
-            _ if self.slots_open() == 0 => return None,
+            // Nobody knows how its breaker goes on.
+            _ if self.slots_open() < self.slots_units || self.slots_units == 0 => return None,
             _ => self.slots_in_ms(now, busy_ms, behind),
         };
         for rate in &self.rates {
@@ -158,7 +159,7 @@ impl Resource {
     fn slots_in_ms(&self, now: Timestamp, busy_ms: f64, behind: u32) -> f64 {
         let usual = self.slot_price.usual();
         let busy_ms = if usual > 0.0 { usual } else { busy_ms };
-        let expected = busy_ms * f64::from(behind) / f64::from(self.slots_open());
+        let expected = busy_ms * f64::from(behind) / f64::from(self.slots_units);
         let still = now.ms_since(self.slots_moved_at) as f64;
         if still > expected { still } else { expected }
     }
