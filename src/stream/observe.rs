@@ -113,6 +113,7 @@ impl<'a> Observer<'a> {
             | Command::SnapshotAnnounced(_)
             | Command::SnapshotUsed { .. }
             | Command::SnapshotRefused { .. }
+            | Command::OffsetsBehind { .. }
             | Command::EpochBegun { .. }
             | Command::ReadJournal { .. }
             | Command::StopJournal { .. }

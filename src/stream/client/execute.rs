@@ -206,6 +206,7 @@ impl Client<'_> {
             | Command::SnapshotAnnounced(_)
             | Command::SnapshotUsed { .. }
             | Command::SnapshotRefused { .. }
+            | Command::OffsetsBehind { .. }
             | Command::EpochBegun { .. }
             | Command::ReadJournal { .. }
             | Command::StopJournal { .. }
@@ -268,6 +269,7 @@ fn step_of(command: &Command) -> Option<(&'static str, Point, Point)> {
         | Command::SnapshotAnnounced(_)
         | Command::SnapshotUsed { .. }
         | Command::SnapshotRefused { .. }
+        | Command::OffsetsBehind { .. }
         | Command::EpochBegun { .. }
         | Command::ReadJournal { .. }
         | Command::StopJournal { .. }
