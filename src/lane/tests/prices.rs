@@ -41,7 +41,9 @@ fn decisions(bench: &Bench) -> Vec<Value> {
         .iter()
         .filter(|record| record.topic == OutputTopic::Known(Topic::RouteDecisions));
     decisions
-        .map(|record| serde_json::from_slice(prepared.slice(record.value.as_ref().unwrap())).unwrap())
+        .map(|record| {
+            serde_json::from_slice(prepared.slice(record.value.as_ref().unwrap())).unwrap()
+        })
         .collect()
 }
 
@@ -177,7 +179,8 @@ fn rationing_is_said_with_its_price() {
     }
     bench.step();
     // A quality that is worth little to this one.
-    let poor = json!({"objective": {"quality": 0.01, "usd": 0.0, "second": 0.0}, "class": "easy"});
+    let poor = json!({"objective": {"quality": 0.01, "usd": 0.0, "second": 0.0}, "class": "easy",
+        "requirements": {"min_quality": 0.5}});
     bench.task("poor", poor);
     bench.step();
     bench.now += 30_001;
@@ -224,9 +227,11 @@ fn a_tenants_budget_is_priced_too() {
     bench.resource("plain", model(10_000, json!({"default": 0.8})));
     let mut chosen = Vec::new();
     for number in 0..8 {
-        bench.task(&format!("t{number}"), with(json!({"tenant": "acme"}), patient(1.0)));
+        bench.task(&format!("t{number}"), with(json!({"tenant": "acme"}), patient(0.001)));
         bench.step();
-        chosen.extend(served(&bench).into_iter().map(|one| one.split(' ').nth(1).unwrap().to_owned()));
+        chosen.extend(
+            served(&bench).into_iter().map(|one| one.split(' ').nth(1).unwrap().to_owned()),
+        );
     }
     // Two thousandths of a dollar each, of ten: soon the budget is dearer than a tenth of quality.
     assert_eq!(chosen.first().map(String::as_str), Some("good"));

@@ -125,7 +125,13 @@ impl Resource {
 
     /// Milliseconds until a task of `tokens` that takes `busy_ms` behind `ahead` has room, as far as
     /// debits and durations tell. `None` where it never will.
-    pub(super) fn room_in_ms(&self, now: Timestamp, tokens: u64, busy_ms: f64, ahead: Claim) -> Option<f64> {
+    pub(super) fn room_in_ms(
+        &self,
+        now: Timestamp,
+        tokens: u64,
+        busy_ms: f64,
+        ahead: Claim,
+    ) -> Option<f64> {
         let free = self.slots_units.saturating_sub(self.slots_in_use);
         let behind = ahead.tasks.saturating_add(1).saturating_sub(free);
         let mut longest = match behind {
