@@ -294,6 +294,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         recent,
         in_flight,
         load_published_at,
+        stake,
     } = one;
     let resources = || {
         let pairs = fleet.iter().zip(other.fleet.iter());
@@ -322,6 +323,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| differ("health_position", health_position, &other.health_position))
         .or_else(|| differ("in_flight", in_flight, &other.in_flight))
         .or_else(|| differ("load_published_at", load_published_at, &other.load_published_at))
+        .or_else(|| differ("stake", stake, &other.stake))
         .or_else(|| differ("tasks", &tasks.len(), &other.tasks.len()))
         .or_else(held)
         .or_else(|| differ("resources", &fleet.len(), &other.fleet.len()))

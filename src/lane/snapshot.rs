@@ -252,7 +252,7 @@ mod tests {
                 bytes[5] = 9;
                 sealed(bytes);
             },
-            "the snapshot has format 9 and fact level 0; this release reads format 1 and fact levels up to 1",
+            "the snapshot has format 9 and fact level 0; this release reads format 2 and fact levels up to 2",
         );
         check(
             1,

@@ -188,7 +188,9 @@ fn lived() -> Topics {
     bench.resource("two", serde_json::json!({"slots": 1, "quality": {"default": 0.4}}));
     bench.step();
     for id in 0..6 {
-        bench.task(&format!("t{id}"), serde_json::json!({}));
+        // A second costs so much that nobody waits for what is better.
+        let objective = serde_json::json!({"quality": 1.0, "usd": 0.0, "second": 0.3});
+        bench.task(&format!("t{id}"), serde_json::json!({"objective": objective}));
     }
     bench.step_at(1_000_200);
     bench.result("t1", 1, "succeeded", serde_json::json!({"output_tokens": 7}));
@@ -369,7 +371,7 @@ fn an_unknown_fact_level_is_refused() {
             error.to_string(),
             format!(
                 "journal of lane 0 at seq 1 has fact level {level}, and this release reads levels \
-                 1 to 1"
+                 2 to 2"
             )
         );
     }

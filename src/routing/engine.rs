@@ -64,7 +64,8 @@ fn verdict(
     if let Some(offer) = preferred(state, memo, ask) {
         return serve(state, memo, ask, (offer, 1.0));
     }
-    let rationed = found.now.is_some_and(|now| ask.is_priced_out(now.score, now.price));
+    let rationed =
+        found.now.is_some_and(|now| ask.is_priced_out(state, now.score + now.price, now.price));
     let better = found.worth_waiting(state, memo, ask);
     match (found.now, better) {
         (Some(now), None) if !rationed => {

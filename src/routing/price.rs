@@ -70,6 +70,8 @@ impl Price {
         }
         let windows = now.ms_since(self.at) as f64 / self.window_ms;
         let paid = (self.paid + self.stake) * libm::exp(-STEP * windows) - self.stake;
+        // Rounding must not carry it above what it was.
+        let paid = if paid < self.paid { paid } else { self.paid };
         if paid > 0.0 { paid } else { 0.0 }
     }
 

@@ -169,7 +169,7 @@ mod tests {
         window.debit(at(4_000), 30);
         let until = |window: &Window, now, amount| window.ms_until(at(now), 100, amount);
         let rows =
-            [(10, Some(0)), (11, Some(7_060)), (70, Some(7_060)), (71, Some(10_097)), (101, None)];
+            [(10, Some(0)), (11, Some(7_060)), (70, Some(7_060)), (71, Some(10_062)), (101, None)];
         for (amount, expected) in rows {
             assert_eq!(until(&window, 4_000, amount), expected, "{amount}");
         }

@@ -85,7 +85,9 @@ fn what_finds_no_room_waits_in_order_of_priority() {
     let mut bench = bench();
     for (id, priority) in [("t1", "batch"), ("t2", "batch"), ("t3", "batch"), ("t4", "interactive")]
     {
-        bench.task(id, json!({"priority": priority}));
+        // A second costs so much that nobody waits for what is better.
+        let objective = json!({"quality": 1.0, "usd": 0.0, "second": 0.3});
+        bench.task(id, json!({"priority": priority, "objective": objective}));
     }
     let first = bench.step();
     assert_eq!(first.len(), 4, "{first:?}");

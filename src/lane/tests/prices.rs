@@ -179,7 +179,8 @@ fn rationing_is_said_with_its_price() {
     }
     bench.step();
     // A quality that is worth little to this one.
-    let poor = json!({"objective": {"quality": 0.01, "usd": 0.0, "second": 0.0}, "class": "easy"});
+    let poor = json!({"objective": {"quality": 0.01, "usd": 0.0, "second": 0.0}, "class": "easy",
+        "requirements": {"min_quality": 0.5}});
     bench.task("poor", poor);
     bench.step();
     bench.now += 30_001;
@@ -226,7 +227,7 @@ fn a_tenants_budget_is_priced_too() {
     bench.resource("plain", model(10_000, json!({"default": 0.8})));
     let mut chosen = Vec::new();
     for number in 0..8 {
-        bench.task(&format!("t{number}"), with(json!({"tenant": "acme"}), patient(1.0)));
+        bench.task(&format!("t{number}"), with(json!({"tenant": "acme"}), patient(0.001)));
         bench.step();
         chosen.extend(
             served(&bench).into_iter().map(|one| one.split(' ').nth(1).unwrap().to_owned()),

@@ -59,8 +59,10 @@ fn explain_miss(
     let utility = candidate.utility(ask.input_tokens, ask.output_expected);
     let prices = Prices::new(state, ask.candidates, ask.input_tokens, ask.max_output_tokens);
     let price = prices.of(state, index);
-    ask.is_priced_out(utility - price, price).then(|| {
-        let needed = format!("a price of at most {utility:.6}, its utility");
+    ask.is_priced_out(state, utility, price).then(|| {
+        let stake = state.stake.get();
+        let most = if utility > stake { utility } else { stake };
+        let needed = format!("a price of at most {most:.6}");
         (RefusalReason::PricedOut, needed, format!("{price:.6}"))
     })
 }

@@ -36,11 +36,14 @@ impl Ask<'_> {
         state.latency(resource, self.input_tokens, self.output_expected)
     }
 
-    /// Whether it would rather not be served than served at this score. Only weights of one's own
-    /// are on a scale that has a zero; the named objectives do no more than rank.
-    pub fn is_priced_out(&self, score: f64, price: f64) -> bool {
+    /// Whether the price is more than being served is worth to it: its utility, or what is usually
+    /// at stake where that is more, because weights under which every answer is worth little or
+    /// less than nothing do not mean that none is wanted. Only weights of one's own are on a scale
+    /// that has a zero; the named objectives do no more than rank.
+    pub fn is_priced_out(&self, state: &State, utility: f64, price: f64) -> bool {
+        let stake = state.stake.get();
         match self.candidates.shape.objective {
-            PlainObjective::Weights { .. } => price > 0.0 && score < 0.0,
+            PlainObjective::Weights { .. } => price > utility && price > stake,
             PlainObjective::Cheapest
             | PlainObjective::Fastest
             | PlainObjective::Best
