@@ -294,7 +294,6 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         recent,
         in_flight,
         load_published_at,
-        stake,
     } = one;
     let resources = || {
         let pairs = fleet.iter().zip(other.fleet.iter());
@@ -329,7 +328,6 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| differ("resources", &fleet.len(), &other.fleet.len()))
         .or_else(resources)
         .or_else(|| differ("health", health, &other.health))
-        .or_else(|| differ("stake", stake, &other.stake))
         .or_else(|| differ("learned", learned, &other.learned))
         .or_else(|| differ("failovers", failovers, &other.failovers))
         .or_else(|| differ("given_up", given_up, &other.given_up))
