@@ -1,5 +1,6 @@
 //! The view of `load-snapshots`: there at once after a restart, and read again where it is not.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,10 +57,15 @@ fn delete_all(world: &World, lanes: i32) {
     }
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(admin.delete_records(&list, &options)).unwrap();
+    let deleted = runtime.block_on(admin.delete_records(&list, &options)).unwrap();
+    // A broker that refuses says so of each partition.
+    for partition in deleted.elements() {
+        partition.error().unwrap();
+        assert!(matches!(partition.offset(), Offset::Offset(1..)), "{partition:?}");
+    }
 }
 
-/// Ends a view's thread also where the test panics: the scope waits for it.
+/// Ends the view's thread also where the test panics: the scope waits for it.
 struct Ended<'a>(&'a AtomicBool);
 
 impl Drop for Ended<'_> {
@@ -68,26 +74,33 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Runs the thread of the view until it shows this, and ends it. Returns what it showed at first.
-fn run_until(config: &Config, wanted: &Shown) -> LoadView {
+/// Runs the thread of the view until it shows this, and ends it.
+fn run_until(config: &Config, wanted: &Shown) {
     let codec = Codec::new(config.output.format, RegisteredSchemas::default()).unwrap();
     let telemetry = Telemetry::new(1);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| view::run(config, &codec, &telemetry, &stop));
+        scope.spawn(|| view::run(config, &codec, &telemetry, &stop));
         let _ended = Ended(&stop);
-        let mut first = None;
-        until("the view is shown", LIMIT, || {
+        until(&format!("{wanted:?}"), LIMIT, || {
             let view = telemetry.load();
-            if !view.positions.is_empty() {
-                first.get_or_insert(view.clone());
-            }
             view.caught_up && shown(&view) == *wanted
         });
-        stop.store(true, Ordering::Relaxed);
-        thread.join().unwrap();
-        first.unwrap()
-    })
+    });
+}
+
+/// What is shown at once after a start, before a broker is asked, and the positions with it.
+fn stored(config: &Config) -> (Shown, BTreeMap<i32, i64>) {
+    let codec = Codec::new(config.output.format, RegisteredSchemas::default()).unwrap();
+    let telemetry = Telemetry::new(1);
+    view::run(config, &codec, &telemetry, &AtomicBool::new(true));
+    let view = telemetry.load();
+    assert!(!view.caught_up, "nothing was read");
+    (shown(&view), view.positions)
+}
+
+fn nothing() -> (Shown, BTreeMap<i32, i64>) {
+    (Vec::new(), BTreeMap::new())
 }
 
 fn store(config: &Config) -> PathBuf {
@@ -103,20 +116,21 @@ fn a_restart_goes_on_where_it_was_and_whatever_is_lost_is_read_again() {
     publish(&world, 1, "one", 3);
     publish(&world, 0, "one", 4);
     let all = expected(&[(0, "one", 4), (0, "two", 2), (1, "one", 3)]);
+    assert_eq!(stored(&config), nothing());
     run_until(&config, &all);
+    assert_eq!(stored(&config), (all.clone(), BTreeMap::from([(0, 3), (1, 1)])));
 
     std::fs::remove_dir_all(store(&config)).unwrap();
-    let first = run_until(&config, &all);
-    assert!(!first.caught_up, "a deleted directory leaves nothing to begin with");
+    assert_eq!(stored(&config), nothing());
+    run_until(&config, &all);
 
     // From now on only the store has it.
     delete_all(&world, 2);
-    let first = run_until(&config, &all);
-    assert_eq!((shown(&first), first.caught_up), (all.clone(), false));
+    run_until(&config, &all);
     publish(&world, 1, "one", 5);
     let changed = expected(&[(0, "one", 4), (0, "two", 2), (1, "one", 5)]);
-    let first = run_until(&config, &changed);
-    assert_eq!(shown(&first), all);
+    run_until(&config, &changed);
+    assert_eq!(stored(&config), (changed, BTreeMap::from([(0, 3), (1, 2)])));
 
     // Another instance knows what is there.
     let other = world.config("b", &[]);
