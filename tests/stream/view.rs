@@ -153,7 +153,7 @@ fn database(config: &Config) -> PathBuf {
     path
 }
 
-/// What is damaged so that sled cannot be relied on to return is tried beside the store, in processes of their own.
+/// Damage on which sled may hang is not here: the store's own tests try it, each in a process of its own.
 #[test]
 fn a_damaged_store_is_deleted_and_the_topic_read_again() {
     let world = World::new(1);
@@ -162,7 +162,8 @@ fn a_damaged_store_is_deleted_and_the_topic_read_again() {
     let all = expected(&[(0, "one", 1)]);
     let whole = (all.clone(), BTreeMap::from([(0, 1)]));
     run_until(&config, &all);
-    let damages: [(&str, &dyn Fn(&Path)); 2] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
+    let damages: [Damage<'_>; 2] = [
         ("a write that was cut off", &|path| {
             // Its threads may hold it for a moment after it was closed.
             let database = eventually("the store is free", LIMIT, || sled::open(path).ok());
