@@ -55,7 +55,8 @@ fn a_failure_is_decided_again_on_the_fallback_until_attempts_are_spent() {
     assert_eq!(bench.step(), ["released b t1 #2 0/1/0 over 0 -"]);
     bench.reread();
     let third = bench.step_at(1_000_200);
-    assert_eq!(third[0], r#"t1 #3 -> a [b] {"prompt":"t1"}"#);
+    // The one that failed is believed to be worse now.
+    assert_eq!(third[0], r#"t1 #3 -> b [a] {"prompt":"t1"}"#);
     bench.result("t1", 3, "failed", json!({}));
     bench.step();
     bench.reread();
@@ -76,7 +77,7 @@ fn a_failure_is_decided_again_on_the_fallback_until_attempts_are_spent() {
     assert_eq!(
         headers.last().unwrap(),
         "__connect.errors.exception.message=attempt 1 on a: failed; attempt 2 on b: rate_limited; \
-         attempt 3 on a: failed"
+         attempt 3 on b: failed"
     );
 }
 
