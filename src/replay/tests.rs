@@ -242,7 +242,7 @@ fn what_was_published_is_compared_too() {
     };
     check(
         &|records| records[1].value.as_mut().unwrap().push(b' '),
-        ("route-decisions 0-1-2-2", "599 bytes", "other 598 bytes"),
+        ("route-decisions 0-1-2-2", "629 bytes", "other 628 bytes"),
     );
     check(
         &|records| drop(records.remove(1)),
