@@ -108,13 +108,13 @@ type States = (&'static str, &'static [u64], &'static [&'static str]);
 
 /// Folding must give the same for ever.
 const STATES: &[States] = &[(
-    "level-1-engine-1.pmrec",
-    &[15, 30],
+    "level-2-engine-2.pmrec",
+    &[15, 25],
     &[
-        "lane 0 seq 15 e4d51a4b14b849785878d5a7519c1dbd: 31 tasks, 21 leases, 10 waiting, 21 slots and 323648 in windows used, health 0",
-        "lane 0 seq 30 2e2dbb8aa84e04cbac1182cb651c3412: 0 tasks, 0 leases, 0 waiting, 0 slots and 517461 in windows used, health 2",
-        "lane 1 seq 15 530777ab5686a64d229b5d428278c4e5: 37 tasks, 37 leases, 0 waiting, 37 slots and 287034 in windows used, health 0",
-        "lane 1 seq 30 3c4222b5c399cc5f3790f92df90a631e: 0 tasks, 0 leases, 0 waiting, 0 slots and 460149 in windows used, health 2",
+        "lane 0 seq 15 78b49c87cb07ef1e40397f323997c0a8: 6 tasks, 6 leases, 0 waiting, 6 slots and 325055 in windows used, health 0",
+        "lane 0 seq 25 94703f214958e760db945ec3e1c19ed4: 13 tasks, 0 leases, 13 waiting, 0 slots and 466550 in windows used, health 1",
+        "lane 1 seq 15 4836bac50b9808df1fc16f907d8d43dd: 15 tasks, 15 leases, 0 waiting, 15 slots and 258578 in windows used, health 0",
+        "lane 1 seq 25 cd2675e407e0ad33155f2c9db704897e: 18 tasks, 18 leases, 0 waiting, 18 slots and 438890 in windows used, health 1",
     ],
 )];
 

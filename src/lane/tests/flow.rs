@@ -96,9 +96,9 @@ fn what_finds_no_room_waits_in_order_of_priority() {
     assert_eq!(
         bench.step_at(1_000_100),
         [
-            "released a t1 #1 0/1/200 over 0 -",
-            r#"t4 #1 -> a [b] {"prompt":"t4"}"#,
-            "reserved a t4 #1 1/1/200 over 0 -",
+            "released b t1 #1 0/1/200 over 0 -",
+            r#"t2 #1 -> b [a] {"prompt":"t2"}"#,
+            "reserved b t2 #1 1/1/200 over 0 -",
         ]
     );
     // The last one waits as long as the policy lets it.

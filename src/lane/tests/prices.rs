@@ -171,7 +171,8 @@ fn what_has_no_payload_at_hand_is_not_refused_while_it_could_be_served() {
 #[test]
 fn rationing_is_said_with_its_price() {
     let mut bench = Bench::new(policy());
-    bench.resource("good", model(100, json!({"easy": 0.9, "hard": 0.9})));
+    let slots = json!({"slots": 1_000});
+    bench.resource("good", with(model(100, json!({"easy": 0.9, "hard": 0.9})), slots));
     bench.resource("plain", model(1, json!({"easy": 0.1, "hard": 0.1})));
     for number in 0..90 {
         bench.task(&format!("t{number}"), patient(0.0));
@@ -225,17 +226,17 @@ fn a_tenants_budget_is_priced_too() {
     let dear = json!({"usd_per_million_tokens": {"input": 10.0, "output": 10.0}});
     bench.resource("good", with(model(10_000, json!({"default": 0.9})), dear));
     bench.resource("plain", model(10_000, json!({"default": 0.8})));
-    let mut chosen = Vec::new();
-    for number in 0..8 {
+    let mut paid = Vec::new();
+    for number in 0..5 {
         bench.task(&format!("t{number}"), with(json!({"tenant": "acme"}), patient(0.001)));
         bench.step();
-        chosen.extend(
-            served(&bench).into_iter().map(|one| one.split(' ').nth(1).unwrap().to_owned()),
-        );
+        let price = |one: &Value| one["metrics"]["price"].as_f64().unwrap();
+        paid.extend(decisions(&bench).iter().map(price));
     }
-    // Two thousandths of a dollar each, of ten: soon the budget is dearer than a tenth of quality.
-    assert_eq!(chosen.first().map(String::as_str), Some("good"));
-    assert_eq!(chosen.last().map(String::as_str), Some("plain"), "{chosen:?}");
+    // Two thousandths of a dollar each, of ten; the other resource's limit is far away.
+    assert_eq!((paid.len(), paid[0]), (5, 0.0));
+    assert!(paid.windows(2).all(|pair| pair[0] < pair[1]), "{paid:?}");
+    assert!(paid[4] > 0.04, "{paid:?}");
 }
 
 #[derive(Debug, Clone)]
