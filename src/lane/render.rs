@@ -197,6 +197,7 @@ impl Renderer<'_> {
             start_by_at_ms: Some(state.batch_time.plus_ms(state.policy.start_within_ms)),
             lease_until_at_ms: Some(*lease_until),
             reserved: Some(reserved),
+            max_output_tokens: output_of(reservation.tokens, about.input_tokens),
             payload: source.task.and_then(|task| task.payload.as_deref()).map(Cow::Borrowed),
             ..decision(state, &decision_id, about)
         };
@@ -413,6 +414,11 @@ struct Routed<'a> {
     fallbacks: &'a [ResourceIndex],
     lease_until: Timestamp,
     metrics: Option<RouteMetrics>,
+}
+
+/// What is left of a reservation for the answer.
+fn output_of(tokens: u64, input_tokens: u32) -> u32 {
+    u32::try_from(tokens.saturating_sub(u64::from(input_tokens))).unwrap_or(u32::MAX)
 }
 
 /// A refusal without a reason yet: what every decision says.

@@ -298,7 +298,7 @@ fn ask_of_new<'a>(
     Ask {
         candidates,
         input_tokens: task.input_tokens,
-        max_output_tokens: task.max_output_tokens,
+        max_output_tokens: state.output_reserved(candidates.class, task.max_output_tokens),
         output_expected: state.learned.output_expected(candidates.class, task.max_output_tokens),
         left_ms: left_ms(state, deadline_at),
         wait_ms: Some(wait_until(state, deadline_at).ms_since(state.batch_time) as f64),
@@ -313,12 +313,17 @@ fn ask_of<'a>(
     live: &'a LiveTask,
     until: Timestamp,
 ) -> Ask<'a> {
+    // What is expected of its class was not enough, or may not have been.
+    let max_output_tokens = match live.attempt {
+        0 => state.output_reserved(candidates.class, live.task.max_output_tokens),
+        _ => live.task.max_output_tokens,
+    };
     // Who had an attempt has lost time already.
     let wait_ms = (live.attempt == 0).then(|| until.ms_since(state.batch_time) as f64);
     Ask {
         candidates,
         input_tokens: live.task.input_tokens,
-        max_output_tokens: live.task.max_output_tokens,
+        max_output_tokens,
         output_expected: state
             .learned
             .output_expected(candidates.class, live.task.max_output_tokens),

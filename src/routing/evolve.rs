@@ -244,11 +244,12 @@ impl State {
 
     fn learn(&mut self, key: TaskKey, end: AttemptEnd, shown: &Shown) {
         let Some(live) = self.tasks.get(&key) else { return };
-        let Phase::InFlight { resource, .. } = live.phase else { return };
+        let Phase::InFlight { resource, tokens, .. } = live.phase else { return };
         let attempted = Attempted {
             class: &live.task.shape.class,
             resource,
             max_output_tokens: live.task.max_output_tokens,
+            output_reserved: tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32,
         };
         self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
         if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {

@@ -80,15 +80,16 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
         max_output_tokens: asked.max_output_tokens,
         deadline_at: asked.deadline_at,
     };
-    let (input, output) = (asked.input_tokens, asked.max_output_tokens);
-    let paid = engine::Prices::new(state, &candidates, input, output);
+    let expected = state.learned.output_expected(candidates.class, asked.max_output_tokens);
+    let reserved = state.output_reserved(candidates.class, asked.max_output_tokens);
+    let paid = engine::Prices::new(state, &candidates, asked.input_tokens, reserved, expected);
     let tried = asked.live.map(LiveTask::tried).unwrap_or_default();
     let mut found = Vec::new();
     for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {
         let candidate = candidates.list.iter().find(|candidate| candidate.resource == index);
         let terms = candidate.map(|candidate| {
             let prices = state.fleet.terms(index);
-            let output = state.learned.output_expected(candidates.class, asked.max_output_tokens);
+            let output = expected;
             let cost_usd = prices.cost_usd(asked.input_tokens, output);
             let latency_ms = state.latency(index, asked.input_tokens, output).expected_ms;
             let (cost, latency) = (weights.usd * cost_usd, weights.second * latency_ms / 1_000.0);

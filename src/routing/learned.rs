@@ -13,8 +13,9 @@ use super::speed::{Latency, Predicted, Speed, Took};
 pub struct Attempted<'a> {
     pub class: &'a str,
     pub resource: ResourceIndex,
-    /// What the decision let it have.
+    /// What the task asked for, and what the decision let it have.
     pub max_output_tokens: u32,
+    pub output_reserved: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -53,6 +54,14 @@ impl Learned {
         known.copied().unwrap_or_default().expected(max_output_tokens)
     }
 
+    /// Output that one task of a class in a hundred exceeds, tokens; all that it may have, until there
+    /// are results.
+    pub fn output_upper(&self, class: Option<ClassIndex>, max_output_tokens: u32) -> u32 {
+        let known = class.and_then(|class| self.output_tokens.get(usize::from(class)));
+        let upper = known.copied().unwrap_or_default().upper(max_output_tokens);
+        (libm::ceil(upper) as u32).min(max_output_tokens)
+    }
+
     /// Of an attempt with these sizes, without queueing.
     pub fn latency(
         &self,
@@ -78,7 +87,7 @@ impl Learned {
         end: AttemptEnd,
         shown: &Shown,
     ) {
-        let Attempted { class, resource, max_output_tokens } = attempted;
+        let Attempted { class, resource, max_output_tokens, output_reserved } = attempted;
         let succeeded = match end {
             AttemptEnd::Succeeded => true,
             AttemptEnd::Failed => false,
@@ -101,7 +110,7 @@ impl Learned {
                 self.output_tokens.resize(at + 1, OutputTokens::default());
             }
             if let Some(output_tokens) = self.output_tokens.get_mut(at) {
-                output_tokens.observe_v1(max_output_tokens, output);
+                output_tokens.observe_v1(max_output_tokens, output_reserved, output);
             }
         }
         if let (Some(input), Some(output), Some(duration_ms)) =

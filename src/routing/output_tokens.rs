@@ -38,15 +38,17 @@ impl OutputTokens {
         f64::from(max_output_tokens) * self.upper
     }
 
-    /// One more answer. More than the bound counts as the bound.
-    pub fn observe_v1(&mut self, max_output_tokens: u32, output_tokens: u32) {
+    /// One more answer. More than the bound counts as the bound. One that used all of a smaller
+    /// reservation was cut off there: nobody knows how long it would have been, only that it is longer.
+    pub fn observe_v1(&mut self, max_output_tokens: u32, reserved: u32, output_tokens: u32) {
         if max_output_tokens == 0 {
             return;
         }
         let share = f64::min(f64::from(output_tokens) / f64::from(max_output_tokens), 1.0);
         self.weight = self.weight * KEEP + 1.0;
         self.sum = self.sum * KEEP + share;
-        let side = if share > self.upper { UPPER } else { UPPER - 1.0 };
+        let was_cut = reserved < max_output_tokens && output_tokens >= reserved;
+        let side = if was_cut || share > self.upper { UPPER } else { UPPER - 1.0 };
         self.upper = (self.upper + UPPER_STEP * side).clamp(0.0, 1.0);
     }
 }
@@ -60,7 +62,7 @@ mod tests {
         let mut output = OutputTokens::default();
         assert_eq!((output.expected(1_000), output.upper(1_000)), (250.0, 1_000.0));
         for time in 0..20_000_u32 {
-            output.observe_v1(1_000, time * 7_919 % 400);
+            output.observe_v1(1_000, 1_000, time * 7_919 % 400);
         }
         let (expected, upper) = (output.expected(1_000), output.upper(1_000));
         assert!((expected - 200.0).abs() < 10.0, "{expected}");
@@ -71,10 +73,23 @@ mod tests {
     fn what_exceeds_its_bound_counts_as_the_bound() {
         let mut output = OutputTokens::default();
         for _ in 0..10_000 {
-            output.observe_v1(100, 1_000_000);
-            output.observe_v1(0, 5);
+            output.observe_v1(100, 100, 1_000_000);
+            output.observe_v1(0, 0, 5);
         }
         assert_eq!(output.upper(100), 100.0);
         assert!((output.expected(100) - 100.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn answers_that_are_cut_off_are_let_grow_again() {
+        let mut output = OutputTokens::default();
+        for time in 0..20_000_u32 {
+            // From the middle on, answers are three times as long.
+            let wanted = (time * 7_919 % 200) * if time < 10_000 { 1 } else { 3 };
+            let reserved = output.upper(1_000) as u32;
+            output.observe_v1(1_000, reserved, wanted.min(reserved));
+        }
+        let upper = output.upper(1_000);
+        assert!((560.0..=660.0).contains(&upper), "{upper}");
     }
 }

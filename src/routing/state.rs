@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::TaskKey;
 use super::admission::Tenants;
 use super::backlog::Backlog;
+use super::capability::ClassIndex;
 use super::fact::{AttemptEnd, Loss, NewTask, ResourceIndex};
 use super::fleet::Fleet;
 use super::health::Health;
@@ -17,7 +18,7 @@ use super::learned::Learned;
 use super::price::Stake;
 use super::recent::Recent;
 use super::speed::Latency;
-use crate::model::policy::Policy;
+use crate::model::policy::{Policy, ReserveOutput};
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
 
@@ -119,6 +120,14 @@ pub struct State {
 }
 
 impl State {
+    /// Output that is reserved for a task's first attempt, tokens.
+    pub fn output_reserved(&self, class: Option<ClassIndex>, max_output_tokens: u32) -> u32 {
+        match self.policy.reserve_output {
+            ReserveOutput::All => max_output_tokens,
+            ReserveOutput::Predicted => self.learned.output_upper(class, max_output_tokens),
+        }
+    }
+
     /// Of an attempt with these sizes there, without queueing.
     pub fn latency(
         &self,

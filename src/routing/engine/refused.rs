@@ -4,7 +4,7 @@ use super::super::eligibility::{Candidates, miss};
 use super::super::fact::{RefusedCandidate, ResourceIndex};
 use super::super::state::{Fallbacks, State};
 use super::left_ms;
-use super::survey::{Ask, Prices, size_miss};
+use super::survey::{Ask, size_miss};
 use crate::model::decision::REFUSALS_MAX;
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
@@ -24,13 +24,12 @@ pub fn size_or_room_miss(
     sizes: &Sizes<'_>,
     index: ResourceIndex,
 ) -> Option<(RefusalReason, String, String)> {
+    let class = sizes.candidates.class;
     let ask = Ask {
         candidates: sizes.candidates,
         input_tokens: sizes.input_tokens,
-        max_output_tokens: sizes.max_output_tokens,
-        output_expected: state
-            .learned
-            .output_expected(sizes.candidates.class, sizes.max_output_tokens),
+        max_output_tokens: state.output_reserved(class, sizes.max_output_tokens),
+        output_expected: state.learned.output_expected(class, sizes.max_output_tokens),
         left_ms: left_ms(state, sizes.deadline_at),
         wait_ms: None,
         tried: &[],
@@ -57,7 +56,7 @@ fn explain_miss(
     }
     let candidate = ask.candidates.list.iter().find(|candidate| candidate.resource == index)?;
     let utility = candidate.utility(ask.input_tokens, ask.output_expected);
-    let prices = Prices::new(state, ask.candidates, ask.input_tokens, ask.max_output_tokens);
+    let prices = ask.prices(state);
     let price = prices.of(state, index);
     ask.is_priced_out(state, utility, price).then(|| {
         let stake = state.stake.get();

@@ -14,6 +14,7 @@ use crate::model::task::Objective;
 pub(super) struct Ask<'a> {
     pub candidates: &'a Candidates,
     pub input_tokens: u32,
+    /// Output that is reserved, tokens.
     pub max_output_tokens: u32,
     /// Output that tasks of its class usually have, tokens.
     pub output_expected: f64,
@@ -29,6 +30,11 @@ pub(super) struct Ask<'a> {
 impl Ask<'_> {
     pub fn tokens(&self) -> u64 {
         u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
+    }
+
+    pub fn prices(&self, state: &State) -> Prices {
+        let (input, output) = (self.input_tokens, self.max_output_tokens);
+        Prices::new(state, self.candidates, input, output, self.output_expected)
     }
 
     /// Of an attempt there, without queueing.
@@ -92,10 +98,10 @@ impl Prices {
         candidates: &Candidates,
         input_tokens: u32,
         max_output_tokens: u32,
+        output_expected: f64,
     ) -> Self {
         let budget = |tenant| state.tenants.usd_micro_price(tenant, state.batch_time);
         let usd_micro = candidates.tenant.map_or(0.0, budget);
-        let output_expected = state.learned.output_expected(candidates.class, max_output_tokens);
         Prices { input_tokens, max_output_tokens, output_expected, usd_micro }
     }
 
@@ -152,7 +158,7 @@ impl<'a> Survey<'a> {
     pub fn of(state: &State, memo: &mut Memo, ask: &Ask<'a>) -> Self {
         let output = ask.output_expected;
         let tokens = ask.tokens();
-        let prices = Prices::new(state, ask.candidates, ask.input_tokens, ask.max_output_tokens);
+        let prices = ask.prices(state);
         let mut found = Survey {
             now: None,
             later: [None; LATER_MAX],
