@@ -6,6 +6,7 @@
 //! what they do not ask (ACLs, quotas, replication, tiered storage, the new group protocol) is not there.
 
 pub mod batch;
+mod delete_records;
 mod fetch;
 pub mod front;
 mod groups;
@@ -121,6 +122,9 @@ impl Broker {
                     groups.forget_topic(name);
                 }
                 Some(response.into())
+            }
+            Request::DeleteRecords(request) => {
+                Some(delete_records::delete_records(topics, &request).into())
             }
             Request::CreatePartitions(request) => Some(topics.create_partitions(&request).into()),
             Request::DescribeConfigs(request) => Some(topics.describe_configs(&request).into()),

@@ -110,6 +110,7 @@ pub struct Lane {
     ready: Ready,
     /// What `wants` named last, by offset.
     wanted: BTreeMap<i64, TaskKey>,
+    /// As many as the worker condemns before it stops a lane; or those of one journaled batch.
     condemned: BTreeSet<(Topic, i64)>,
     results_caught_up_at: Timestamp,
     /// While a journaled batch is run again: the results that it put into the dead letters.

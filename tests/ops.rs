@@ -212,6 +212,39 @@ fn scripts_can_be_run() {
     assert!(!Path::new(&root()).join("Makefile").exists(), "ops/test is the one entry point");
 }
 
+/// With a Maven that fails after half of its work, and what a killed one left behind.
+#[test]
+fn a_fetch_that_ends_early_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let (bin, kafka) = (directory.path().join("bin"), directory.path().join("kafka"));
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::create_dir_all(kafka.join("jars-old.part.1")).unwrap();
+    let version = read("ops/kafka/pom.xml");
+    let (_, version) = version.split_once("<kafka.version>").unwrap();
+    let (version, _) = version.split_once('<').unwrap();
+    std::fs::create_dir_all(kafka.join(format!("jars-{version}.part.1"))).unwrap();
+    let mvn = bin.join("mvn");
+    let script = "#!/bin/sh\nfor one; do case $one in -DoutputDirectory=*) mkdir -p \"${one#*=}\";; esac; done\nexit 1\n";
+    std::fs::write(&mvn, script).unwrap();
+    std::fs::set_permissions(&mvn, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let fetched = Command::new(root().join("ops/kafka/kafka"))
+        .arg("jars")
+        .env("PATH", path)
+        .env("CARGO_TARGET_DIR", directory.path())
+        .env_remove("POINTSMAN_KAFKA_JARS")
+        .output()
+        .unwrap();
+    assert_eq!(fetched.status.code(), Some(1), "{fetched:?}");
+    let mut left: Vec<_> = std::fs::read_dir(&kafka)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    // Of another version nothing is known: somebody may be at it.
+    assert_eq!(left, [format!("jars-{version}.lock"), "jars-old.part.1".to_owned()]);
+}
+
 #[test]
 fn rules_and_dashboards_ask_for_metrics_that_exist() {
     let mut sources = read("src/telemetry.rs");

@@ -307,8 +307,8 @@ impl Batch {
         compression::decompress(self.header.attributes & COMPRESSION, records)
     }
 
-    /// The first record that is not older than this time: its offset and timestamp.
-    pub fn first_since(&self, timestamp_ms: i64) -> Option<(i64, i64)> {
+    /// The first record, from this offset on, that is not older than this time: its offset and timestamp.
+    pub fn first_since(&self, timestamp_ms: i64, from: i64) -> Option<(i64, i64)> {
         let header = &self.header;
         if header.max_timestamp_ms < timestamp_ms || header.record_count == 0 {
             return None;
@@ -317,7 +317,7 @@ impl Batch {
         records::read(&payload).flatten().find_map(|record| {
             let at_ms = record.timestamp_ms(header);
             let offset = header.base_offset + i64::from(record.offset_delta);
-            (at_ms >= timestamp_ms).then_some((offset, at_ms))
+            (at_ms >= timestamp_ms && offset >= from).then_some((offset, at_ms))
         })
     }
 }

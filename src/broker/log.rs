@@ -93,7 +93,9 @@ impl Log {
 
     /// Up to where transactions have ended.
     pub fn last_stable_offset(&self) -> i64 {
-        self.producers.first_open_offset().unwrap_or(self.end_offset)
+        let open = self.producers.first_open_offset();
+        // Where a transaction began may be deleted.
+        open.map_or(self.end_offset, |first| first.max(self.start_offset))
     }
 
     /// Up to where readers may read.
@@ -246,7 +248,8 @@ impl Log {
 
     /// The first record that is not older than this time: its offset and timestamp.
     pub fn first_since(&self, timestamp_ms: i64) -> Option<(i64, i64)> {
-        self.batches.iter().find_map(|kept| kept.batch.first_since(timestamp_ms))
+        let from = self.start_offset;
+        self.batches.iter().find_map(|kept| kept.batch.first_since(timestamp_ms, from))
     }
 
     /// The first record with the greatest timestamp.
@@ -261,6 +264,23 @@ impl Log {
         let batch = &self.batches.front()?.batch;
         (batch.last_offset() < self.last_stable_offset())
             .then(|| (batch.header().max_timestamp_ms, Log::cost(batch.size())))
+    }
+
+    /// Lets the records before this offset go, -1 for all. Batches go as a whole: of one that begins earlier
+    /// readers leave out what is gone. Returns where the log begins now.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange`: the log does not reach there.
+    pub fn delete_before(&mut self, offset: i64) -> Result<i64, ResponseError> {
+        let offset = if offset == -1 { self.end_offset } else { offset };
+        if !(0..=self.end_offset).contains(&offset) {
+            return Err(ResponseError::OffsetOutOfRange);
+        }
+        while self.batches.front().is_some_and(|first| first.batch.last_offset() < offset) {
+            self.evict_oldest();
+        }
+        self.start_offset = self.start_offset.max(offset);
+        Ok(self.start_offset)
     }
 
     /// Lets the oldest batch go.

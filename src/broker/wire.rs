@@ -106,6 +106,7 @@ apis! {
     Metadata(MetadataRequest, MetadataResponse) 0 to 12;
     CreateTopics(CreateTopicsRequest, CreateTopicsResponse) 2 to 4;
     DeleteTopics(DeleteTopicsRequest, DeleteTopicsResponse) 1 to 3;
+    DeleteRecords(DeleteRecordsRequest, DeleteRecordsResponse) 0 to 2;
     CreatePartitions(CreatePartitionsRequest, CreatePartitionsResponse) 0 to 1;
     DescribeConfigs(DescribeConfigsRequest, DescribeConfigsResponse) 1 to 2;
     Produce(ProduceRequest, ProduceResponse) 0 to 9;

@@ -3,7 +3,7 @@
 
 mod resource;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::fact::{Reservation, ResourceIndex};
 use super::price::{Price, Toll};
 use super::rights::{first_deal, units};
 use crate::model::health::HealthStatus;
-use crate::model::resource::{Dimension, ResourceSpec};
+use crate::model::resource::{Dimension, RESOURCES_MAX, ResourceSpec};
 use crate::model::time::Timestamp;
 
 pub use resource::{Claim, Rate, Release, Resource, Room};
@@ -68,6 +68,10 @@ impl Terms {
     }
 }
 
+/// One more than resources can have at once, so that one of so many is free. Numbers are used again only
+/// then: journals of before have each new name's in its turn.
+const DOMAINS_MAX: usize = RESOURCES_MAX + 1;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fleet {
     lane: u32,
@@ -77,6 +81,7 @@ pub struct Fleet {
     terms: Vec<Terms>,
     tolls: Vec<Toll>,
     by_id: BTreeMap<Arc<str>, ResourceIndex>,
+    /// At most [`DOMAINS_MAX`]: by their numbers in [`Terms`].
     domains: Vec<String>,
     /// Changes with everything that candidate lists depend on.
     version: u64,
@@ -159,10 +164,18 @@ impl Fleet {
 
     fn domain(&mut self, name: String) -> u16 {
         let known = self.domains.iter().position(|domain| *domain == name);
-        known.unwrap_or_else(|| {
-            self.domains.push(name);
-            self.domains.len() - 1
-        }) as u16
+        let number = known.unwrap_or_else(|| {
+            if self.domains.len() < DOMAINS_MAX {
+                self.domains.push(name);
+                return self.domains.len() - 1;
+            }
+            let used: BTreeSet<u16> = self.terms.iter().map(|terms| terms.domain).collect();
+            let free = (0..DOMAINS_MAX).find(|number| !used.contains(&(*number as u16)));
+            let number = free.unwrap_or_default();
+            self.domains[number] = name;
+            number
+        });
+        number as u16
     }
 
     /// Adds or changes a resource. What is in use stays in use; the windows of limits that remain
@@ -347,5 +360,50 @@ impl Fleet {
             }
             self.used |= resource.used();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(id: &str, domain: &str) -> ResourceSpec {
+        let spec = json!({
+            "id": id, "model": "m", "provider": "p", "region": "eu", "failure_domain": domain,
+            "context_window": 1_000, "max_output_tokens": 1_000, "slots": 1,
+            "usd_per_million_tokens": {"input": 1.0, "output": 2.0}, "quality": {"default": 0.5},
+        });
+        serde_json::from_value(spec).unwrap()
+    }
+
+    #[test]
+    fn numbers_of_failure_domains_that_nobody_has_are_used_again() {
+        let mut fleet = Fleet::new(0, 1);
+        let number_after = |fleet: &mut Fleet, id: &str, domain: &str| {
+            fleet.set(1, &spec(id, domain), 1_000);
+            fleet.terms(fleet.index_of(id).unwrap()).domain
+        };
+        assert_eq!(number_after(&mut fleet, "a", "first"), 0);
+        // Its domain was renamed again and again.
+        while fleet.domains.len() < DOMAINS_MAX - 1 {
+            fleet.domains.push(format!("before {}", fleet.domains.len()));
+        }
+        let last = (DOMAINS_MAX - 1) as u16;
+        let rows = [
+            ("a name that is known", "b", "first", 0),
+            ("the last number", "b", "last", last),
+            ("0 is taken", "c", "one", 1),
+            ("1 is taken", "d", "two", 2),
+            ("a known one keeps its number", "e", "last", last),
+            ("one that has gone is new", "f", "before 1", 3),
+            ("given up with this one", "a", "four", 4),
+            ("free again", "g", "five", 0),
+        ];
+        for (what, id, domain, expected) in rows {
+            assert_eq!(number_after(&mut fleet, id, domain), expected, "{what}");
+        }
+        assert_eq!(fleet.domains.len(), DOMAINS_MAX);
     }
 }

@@ -44,9 +44,10 @@ fn understood(error: &sled::Error) -> DatabaseError {
     DatabaseError::Unusable(text)
 }
 
-/// sled's own threads may hold a database's lock for a moment after it was closed.
+/// sled's own threads may hold a database's lock for a moment after it was closed: 3 s on a machine that is
+/// busy, and well below what callers give an opening ([`limited`]).
 const UNLOCK_WAIT: Duration = Duration::from_millis(50);
-const UNLOCK_TRIES: u32 = 10;
+const UNLOCK_TRIES: u32 = 60;
 
 /// Opens a database; waits a little where it was just closed.
 pub fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, DatabaseError> {

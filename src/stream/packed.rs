@@ -81,12 +81,13 @@ pub fn chunks<'a>(
     numbered.map(move |(number, chunk)| (SnapshotKey::chunk(lane, seq, number), Some(chunk)))
 }
 
-/// The keys of the records that hold these snapshots.
+/// The keys of the records that hold these snapshots, in the order in which they are removed: a
+/// removal that is cut off leaves chunks without a manifest, not a manifest without its chunks.
 pub fn keys_of(lane: u32, drops: &[Dropped]) -> impl Iterator<Item = SnapshotKey> {
     drops.iter().flat_map(move |dropped| {
         let chunks =
             (0..dropped.chunks).map(move |chunk| SnapshotKey::chunk(lane, dropped.seq, chunk));
-        chunks.chain([SnapshotKey::manifest(lane, dropped.seq)])
+        std::iter::once(SnapshotKey::manifest(lane, dropped.seq)).chain(chunks)
     })
 }
 
@@ -233,8 +234,8 @@ impl Published {
     ) {
         let newest = self.0.get(&manifest.lane).and_then(Option::as_ref);
         succeed(manifest, newest, settings);
-        // A seq that is published again, after a manifest that was never committed.
-        orphans.retain(|orphan| orphan.seq != manifest.seq);
+        // A later seq may be published again, by whoever owns the lane when these are removed at last.
+        orphans.retain(|orphan| orphan.seq < manifest.seq);
         manifest.drops.extend(orphans);
     }
 }
@@ -312,6 +313,15 @@ mod tests {
         check(at(90, hour + 4, 1_000_402), &[10, 50, 80, 90]);
         check(at(100, hour + 5, 1_000_403), &[10, 50, 80, 90, 100]);
         check(at(110, hour + 6, 1_000_404), &[10, 50, 80, 100, 110]);
+    }
+
+    #[test]
+    fn what_may_be_published_again_is_not_removed() {
+        let settings = crate::config::Config::load(None, std::iter::empty()).unwrap().snapshot;
+        let mut manifest = at(20, 0, 0);
+        let orphans = [10, 20, 30].map(|seq| Dropped { seq, chunks: 1 });
+        Published::default().succeed(&mut manifest, orphans.to_vec(), &settings);
+        assert_eq!(manifest.drops, [Dropped { seq: 10, chunks: 1 }]);
     }
 
     fn taken(bytes: Vec<u8>) -> Taken {

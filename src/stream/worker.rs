@@ -12,6 +12,7 @@
 mod careful;
 mod epoch;
 pub mod event;
+mod folding;
 mod held;
 mod recovery;
 mod snapshots;

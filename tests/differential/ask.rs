@@ -4,6 +4,9 @@ use bytes::Bytes;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
@@ -270,4 +273,13 @@ pub fn describe_topic(topic: &str, keys: Option<&[&str]>) -> DescribeConfigsRequ
         .with_resource_name(text(topic))
         .with_configuration_keys(keys.map(|keys| keys.iter().map(|key| text(key)).collect()));
     DescribeConfigsRequest::default().with_resources(vec![of])
+}
+
+/// The records before `offset`, -1 for all.
+pub fn delete_records(topic: &str, partition: i32, offset: i64) -> DeleteRecordsRequest {
+    let asked =
+        DeleteRecordsPartition::default().with_partition_index(partition).with_offset(offset);
+    let asked =
+        DeleteRecordsTopic::default().with_name(topic_name(topic)).with_partitions(vec![asked]);
+    DeleteRecordsRequest::default().with_timeout_ms(30_000).with_topics(vec![asked])
 }

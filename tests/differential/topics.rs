@@ -117,6 +117,47 @@ fn topics_are_deleted_and_made_anew() {
 }
 
 #[test]
+fn records_are_deleted_up_to_an_offset() {
+    Script::run("delete_records", |script| {
+        let topic = script.topic("tasks", 2, &[]);
+        let kept = script.topic("kept", 1, &[("cleanup.policy", "compact")]);
+        let both = script.topic("both", 1, &[("cleanup.policy", "compact,delete")]);
+        let missing = script.name("missing");
+        for _ in 0..3 {
+            let records = Batch::of(&["a=1", "b=2"]).bytes();
+            script.produce("produce", &ask::produce(&topic, 0, records));
+        }
+        for (what, topic, partition, offset) in [
+            ("nothing", &topic, 0, 0),
+            ("within a batch", &topic, 0, 3),
+            ("what is gone", &topic, 0, 1),
+            ("behind the end", &topic, 0, 7),
+            ("no offset", &topic, 0, -2),
+            ("of an empty one", &topic, 1, -1),
+            ("of none", &topic, 2, 0),
+            ("of no topic", &missing, 0, 0),
+            ("of a compacted one", &kept, 0, 0),
+            ("of one that is both", &both, 0, -1),
+        ] {
+            for version in [0, 2] {
+                let request = ask::delete_records(topic, partition, offset);
+                script.ask(&format!("{what}, version {version}"), version, &request);
+            }
+        }
+        script.ask("its start", 7, &ask::list_offsets(&topic, 0, -2, READ_UNCOMMITTED));
+        script.ask("by time", 7, &ask::list_offsets(&topic, 0, 0, READ_UNCOMMITTED));
+        for offset in [2, 3] {
+            script.fetch("fetch", &ask::fetch(&topic, 0, offset, READ_UNCOMMITTED));
+        }
+        script.ask("everything", 2, &ask::delete_records(&topic, 0, -1));
+        script.ask("its start", 7, &ask::list_offsets(&topic, 0, -2, READ_UNCOMMITTED));
+        script.fetch("fetch", &ask::fetch(&topic, 0, 6, READ_UNCOMMITTED));
+        script.produce("produce", &ask::produce(&topic, 0, Batch::of(&["c=3"]).bytes()));
+        script.fetch("fetch", &ask::fetch(&topic, 0, 6, READ_UNCOMMITTED));
+    });
+}
+
+#[test]
 fn partitions_are_added_never_taken_away() {
     Script::run("create_partitions", |script| {
         let topic = script.topic("tasks", 2, &[]);

@@ -143,8 +143,8 @@ fn an_append_time_is_that_of_all_records() {
     let mut bytes = placed.bytes().clone();
     let info = RecordBatchDecoder::decode_batch_info(&mut bytes).unwrap();
     assert_eq!(info[0].timestamp_type, TimestampType::LogAppend);
-    assert_eq!(placed.first_since(5_000), Some((0, 5_000)));
-    assert_eq!(placed.first_since(5_001), None);
+    assert_eq!(placed.first_since(5_000, 0), Some((0, 5_000)));
+    assert_eq!(placed.first_since(5_001, 0), None);
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn keys_are_asked_for_in_every_codec() {
         let sent = Sent { compression, ..plain() };
         assert_eq!(sent.batch(keyed).check_keys(), Ok(()), "{compression:?}");
         assert_eq!(sent.batch(TWO).check_keys(), Err(BatchError::KeyMissing), "{compression:?}");
-        assert_eq!(sent.batch(keyed).first_since(1_001), Some((1, 1_001)), "{compression:?}");
+        assert_eq!(sent.batch(keyed).first_since(1_001, 0), Some((1, 1_001)), "{compression:?}");
     }
     let more = Batch::produced(&changed(57, &3_i32.to_be_bytes())).unwrap();
     assert_eq!(more.check_keys(), Err(BatchError::KeyMissing));
@@ -290,7 +290,7 @@ mod properties {
             let check = |bytes: Vec<u8>| {
                 if let Ok(batch) = Batch::produced(&bytes.into()) {
                     let checks = (batch.check(1_000).is_ok(), batch.check_keys().is_ok());
-                    std::hint::black_box((checks, batch.first_since(0), batch.commits()));
+                    std::hint::black_box((checks, batch.first_since(0, 0), batch.commits()));
                 }
             };
             let mut sent = plain().bytes(&[TWO, TWO].concat()).to_vec();

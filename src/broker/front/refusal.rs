@@ -10,6 +10,7 @@ use kafka_protocol::messages::add_partitions_to_txn_response::*;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
+use kafka_protocol::messages::delete_records_response::*;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
@@ -49,6 +50,20 @@ pub fn refusal(request: &Request, version: i16, error: ResponseError) -> Reply {
                 DeletableTopicResult::default().with_name(Some(name.clone())).with_error_code(code)
             });
             DeleteTopicsResponse::default().with_responses(topics).into()
+        }
+        Request::DeleteRecords(request) => {
+            let topics = each(&request.topics, |topic| {
+                let partitions = each(&topic.partitions, |partition| {
+                    DeleteRecordsPartitionResult::default()
+                        .with_partition_index(partition.partition_index)
+                        .with_low_watermark(NONE)
+                        .with_error_code(code)
+                });
+                DeleteRecordsTopicResult::default()
+                    .with_name(topic.name.clone())
+                    .with_partitions(partitions)
+            });
+            DeleteRecordsResponse::default().with_topics(topics).into()
         }
         Request::CreatePartitions(request) => {
             let topics = each(&request.topics, |topic| {
@@ -213,6 +228,7 @@ pub fn names_topic(request: &Request, topic: &str) -> bool {
         }
         Request::CreateTopics(request) => request.topics.iter().any(|one| is_it(&one.name)),
         Request::DeleteTopics(request) => request.topic_names.iter().any(is_it),
+        Request::DeleteRecords(request) => request.topics.iter().any(|one| is_it(&one.name)),
         Request::CreatePartitions(request) => request.topics.iter().any(|one| is_it(&one.name)),
         Request::DescribeConfigs(request) => {
             request.resources.iter().any(|one| one.resource_name.as_str() == topic)

@@ -67,6 +67,28 @@ impl Topics {
         if self.bytes > allowed { Err(ResponseError::KafkaStorageError) } else { Ok(()) }
     }
 
+    /// Lets the records before this offset go, -1 for all that are there. Returns where the log begins.
+    ///
+    /// # Errors
+    /// No such partition, an offset behind its end, or a topic whose records only compaction may delete.
+    pub fn delete_before(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) -> Result<i64, ResponseError> {
+        let id = self.id(topic, partition).ok_or(ResponseError::UnknownTopicOrPartition)?;
+        // Who waits for an offset that is gone must hear of it.
+        self.touched.push(id);
+        let deleted = self.update(id, |partition| {
+            if !partition.config.deletes {
+                return Err(ResponseError::PolicyViolation);
+            }
+            partition.log.delete_before(offset)
+        });
+        deleted.unwrap_or(Err(ResponseError::UnknownTopicOrPartition))
+    }
+
     /// Lets the oldest of the largest logs go until there is room, and some more.
     fn evict(&mut self, allowed: usize) {
         let wanted = allowed - allowed / ROOM_SHARE;

@@ -1,6 +1,9 @@
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -25,6 +28,8 @@ fn requests() -> Vec<Request> {
         TopicProduceData::default().with_name(name()).with_partition_data(vec![partition]);
     let partition = FetchPartition::default().with_partition(7);
     let fetched = FetchTopic::default().with_topic(name()).with_partitions(vec![partition]);
+    let partition = DeleteRecordsPartition::default().with_partition_index(7);
+    let deleted = DeleteRecordsTopic::default().with_name(name()).with_partitions(vec![partition]);
     let partition = ListOffsetsPartition::default().with_partition_index(7);
     let listed = ListOffsetsTopic::default().with_name(name()).with_partitions(vec![partition]);
     let partition = OffsetCommitRequestPartition::default().with_partition_index(7);
@@ -44,6 +49,7 @@ fn requests() -> Vec<Request> {
                 .with_topics(vec![CreatableTopic::default().with_name(name())]),
         ),
         Request::DeleteTopics(DeleteTopicsRequest::default().with_topic_names(vec![name()])),
+        Request::DeleteRecords(DeleteRecordsRequest::default().with_topics(vec![deleted])),
         Request::CreatePartitions(
             CreatePartitionsRequest::default()
                 .with_topics(vec![CreatePartitionsTopic::default().with_name(name())]),
@@ -113,6 +119,7 @@ fn requests_say_which_topics_they_are_about() {
         Metadata,
         CreateTopics,
         DeleteTopics,
+        DeleteRecords,
         CreatePartitions,
         DescribeConfigs,
         Produce,
