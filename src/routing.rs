@@ -28,7 +28,6 @@ pub mod rights;
 pub mod shape;
 pub mod speed;
 pub mod state;
-pub mod surge;
 pub mod timers;
 pub mod window;
 

@@ -269,7 +269,7 @@ impl State {
         }
         for index in self.health.breakers.unsettled() {
             let units = self.fleet.at(index).slots_units;
-            let slots = self.health.breakers.slots(index, units, self.batch_time);
+            let slots = self.health.slots(index, units, self.batch_time);
             self.fleet.admit(index, slots);
         }
     }

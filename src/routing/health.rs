@@ -27,6 +27,8 @@ pub struct Health {
     events: BTreeMap<Scope, BTreeMap<String, (HealthStatus, f64)>>,
     kept: usize,
     pub breakers: Breakers,
+    /// The breakers of most slots were open when last looked at.
+    panicking: bool,
 }
 
 /// How much a status keeps away: the worst of all scopes holds.
@@ -110,24 +112,30 @@ impl Health {
         fleet.iter().filter(|(_, resource)| !resource.removed).count() > 1 && 2 * open > all
     }
 
+    /// Slots of `units` that new work may hold at `now`.
+    pub fn slots(&self, index: ResourceIndex, units: u32, now: Timestamp) -> u32 {
+        match self.breakers.position(index) {
+            Position::Open { .. } if self.panicking => units,
+            Position::Closed
+            | Position::Open { .. }
+            | Position::HalfOpen { .. }
+            | Position::Recovering { .. } => self.breakers.slots(index, units, now),
+        }
+    }
+
     /// Brings the fleet up to date.
-    pub fn apply(&self, fleet: &mut Fleet, now: Timestamp) {
-        let panics = self.panics(fleet);
+    pub fn apply(&mut self, fleet: &mut Fleet, now: Timestamp) {
+        self.panicking = self.panics(fleet);
         let of = |index: ResourceIndex, resource: &Resource| {
             let own = match self.breakers.position(index) {
-                Position::Open { .. } if panics => (HealthStatus::Degraded, PANIC_SEVERITY),
+                Position::Open { .. } if self.panicking => (HealthStatus::Degraded, PANIC_SEVERITY),
                 Position::Open { .. } => (HealthStatus::Unhealthy, 1.0),
                 // What goes there is bounded by its slots.
                 Position::Closed | Position::HalfOpen { .. } | Position::Recovering { .. } => {
                     (HealthStatus::Healthy, 0.0)
                 }
             };
-            let slots = if panics && own.0 == HealthStatus::Degraded {
-                resource.slots_units
-            } else {
-                self.breakers.slots(index, resource.slots_units, now)
-            };
-            (worse(self.told(resource), own), slots)
+            (worse(self.told(resource), own), self.slots(index, resource.slots_units, now))
         };
         let found: Vec<_> =
             fleet.iter().map(|(index, resource)| (index, of(index, resource))).collect();

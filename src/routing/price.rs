@@ -68,6 +68,10 @@ impl Price {
         if self.paid <= 0.0 {
             return 0.0;
         }
+        // What most of a batch asks: it is the batch that moved the price.
+        if now <= self.at {
+            return self.paid;
+        }
         let windows = now.ms_since(self.at) as f64 / self.window_ms;
         let paid = (self.paid + self.stake) * libm::exp(-STEP * windows) - self.stake;
         // Rounding must not carry it above what it was.
