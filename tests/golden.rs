@@ -109,12 +109,12 @@ type States = (&'static str, &'static [u64], &'static [&'static str]);
 /// Folding must give the same for ever.
 const STATES: &[States] = &[(
     "level-2-engine-2.pmrec",
-    &[15, 25],
+    &[15, 30],
     &[
-        "lane 0 seq 15 78b49c87cb07ef1e40397f323997c0a8: 6 tasks, 6 leases, 0 waiting, 6 slots and 325055 in windows used, health 0",
-        "lane 0 seq 25 94703f214958e760db945ec3e1c19ed4: 13 tasks, 0 leases, 13 waiting, 0 slots and 466550 in windows used, health 1",
-        "lane 1 seq 15 4836bac50b9808df1fc16f907d8d43dd: 15 tasks, 15 leases, 0 waiting, 15 slots and 258578 in windows used, health 0",
-        "lane 1 seq 25 cd2675e407e0ad33155f2c9db704897e: 18 tasks, 18 leases, 0 waiting, 18 slots and 438890 in windows used, health 1",
+        "lane 0 seq 15 5ec116d1cd6ca2561318ad62b57eebca: 13 tasks, 13 leases, 0 waiting, 13 slots and 148795 in windows used, health 0",
+        "lane 0 seq 30 f4c176895f9e7e9d13b4d3b20fea435b: 0 tasks, 0 leases, 0 waiting, 0 slots and 466309 in windows used, health 3",
+        "lane 1 seq 15 cdd7fb26d7976b0f807d367ba94b3c76: 0 tasks, 0 leases, 0 waiting, 0 slots and 54715 in windows used, health 0",
+        "lane 1 seq 30 b0b4364af25625400945aee9b61b0d1c: 7 tasks, 3 leases, 4 waiting, 3 slots and 412065 in windows used, health 1",
     ],
 )];
 
