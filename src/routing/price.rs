@@ -15,7 +15,7 @@
 //! fleet of near equals has low prices and one with a single good model high ones; and it counts a
 //! limit in tasks of the size that is usual there. Steps are proportional to `price + stake`
 //! (the mirror map is the entropy, shifted so that a price can begin at zero): a whole limit's worth
-//! of reservations at once takes a free limit to [`STEP`] stakes or a little more, and where it goes
+//! of reservations at once takes a free limit to `STEP` stakes or a little more, and where it goes
 //! on and on, prices reach what is at stake in not being served at all within a few windows.
 //!
 //! What is not used of a window stays there for a burst; what is not used of a slot is gone. So
