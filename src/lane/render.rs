@@ -150,7 +150,7 @@ impl Renderer<'_> {
 
     /// Every lane reads the health events, so all of them agree in the end.
     fn breaker(&mut self, state: &State, resource: ResourceIndex, status: HealthStatus) {
-        let position = state.health.breakers.position(resource).name();
+        let position = state.health.breakers.position_at(resource, state.batch_time).name();
         let event = HealthEvent {
             scope: HealthScope::Resource,
             id: state.fleet.at(resource).id.to_string(),

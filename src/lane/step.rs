@@ -20,6 +20,7 @@ use super::{Control, Lane};
 
 impl Lane {
     pub(super) fn step(&mut self, batch: &mut Batch<'_>) {
+        self.step_breakers(batch);
         self.step_controls(batch);
         let mut left = self.settings.batch_records_max;
         while left > 0 && !batch.is_full() {
@@ -155,6 +156,13 @@ impl Lane {
         }
     }
 
+    /// Before everything else those that time moves, after the results those that they have moved.
+    fn step_breakers(&mut self, batch: &mut Batch<'_>) {
+        for fact in decide_breakers(&self.state) {
+            batch.apply(&mut self.state, fact, Source::default());
+        }
+    }
+
     fn step_timers(&mut self, batch: &mut Batch<'_>) {
         let mut serve = |lane: &mut Lane, key, decide: Decide| {
             if !batch.is_full()
@@ -172,9 +180,7 @@ impl Lane {
         for fact in timers::failovers_ended(&self.state) {
             batch.apply(&mut self.state, fact, Source::default());
         }
-        for fact in decide_breakers(&self.state) {
-            batch.apply(&mut self.state, fact, Source::default());
-        }
+        self.step_breakers(batch);
         let policy = &self.state.policy;
         let due = self.state.load_published_at.plus_ms(policy.load_snapshot_ms);
         if self.state.fleet.used() && due <= self.state.batch_time {

@@ -125,23 +125,29 @@ impl Breaker {
         }
     }
 
-    /// Lets time pass; whether it moved.
-    pub fn advance_v1(&mut self, now: Timestamp) -> bool {
+    /// Where time alone moves it.
+    pub fn position_at(&self, now: Timestamp) -> Position {
         match self.position {
-            Position::Open { until } if until <= now => {
-                self.position = Position::HalfOpen { good: 0 };
-                true
-            }
-            Position::Recovering { since } if since.plus_ms(RECOVERY_MS) <= now => {
-                self.position = Position::Closed;
-                self.openings = 0;
-                true
-            }
+            Position::Open { until } if until <= now => Position::HalfOpen { good: 0 },
+            Position::Recovering { since } if since.plus_ms(RECOVERY_MS) <= now => Position::Closed,
             Position::Closed
             | Position::Open { .. }
             | Position::HalfOpen { .. }
-            | Position::Recovering { .. } => false,
+            | Position::Recovering { .. } => self.position,
         }
+    }
+
+    /// Lets time pass; whether it moved.
+    pub fn advance_v1(&mut self, now: Timestamp) -> bool {
+        let after = self.position_at(now);
+        if after == self.position {
+            return false;
+        }
+        self.position = after;
+        if after == Position::Closed {
+            self.openings = 0;
+        }
+        true
     }
 
     /// One more outcome; whether it moved.

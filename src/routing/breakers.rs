@@ -45,6 +45,11 @@ impl Breakers {
         self.all.get(&resource).map_or(Position::Closed, |kept| kept.breaker.position())
     }
 
+    /// Where time alone moves it.
+    pub fn position_at(&self, resource: ResourceIndex, now: Timestamp) -> Position {
+        self.all.get(&resource).map_or(Position::Closed, |kept| kept.breaker.position_at(now))
+    }
+
     /// Slots of `units` that new work may hold at `now`.
     pub fn slots(&self, resource: ResourceIndex, units: u32, now: Timestamp) -> u32 {
         let Some(Kept { breaker, .. }) = self.all.get(&resource) else { return units };
@@ -61,25 +66,26 @@ impl Breakers {
         self.unsettled.iter().copied()
     }
 
-    /// Those that single tasks are to try, and none has yet.
-    pub fn untried(&self) -> impl Iterator<Item = ResourceIndex> {
-        let half_open = Position::HalfOpen { good: 0 };
-        self.unsettled().filter(move |resource| self.position(*resource) == half_open)
-    }
-
-    /// What the other lanes do not know yet.
-    pub fn untold(&self) -> impl Iterator<Item = (ResourceIndex, HealthStatus)> {
-        self.unsettled.iter().filter_map(|resource| {
-            let kept = self.all.get(resource)?;
-            let now = status(kept.breaker.position());
-            (now != kept.told).then_some((*resource, now))
+    /// Those that time moves, and those of which the other lanes do not know it yet.
+    pub fn untold(&self, now: Timestamp) -> impl Iterator<Item = (ResourceIndex, HealthStatus)> {
+        self.unsettled.iter().filter_map(move |resource| {
+            let Kept { breaker, told } = self.all.get(resource)?;
+            let position = breaker.position_at(now);
+            let status = status(position);
+            (position != breaker.position() || status != *told).then_some((*resource, status))
         })
     }
 
-    pub fn told(&mut self, resource: ResourceIndex, status: HealthStatus) {
-        if let Some(kept) = self.all.get_mut(&resource) {
-            kept.told = status;
-        }
+    /// Moves it as far as time does, which is what the others are told; whether it moved.
+    pub fn told_v1(
+        &mut self,
+        resource: ResourceIndex,
+        now: Timestamp,
+        status: HealthStatus,
+    ) -> bool {
+        let Some(kept) = self.all.get_mut(&resource) else { return false };
+        kept.told = status;
+        kept.breaker.advance_v1(now)
     }
 
     /// When time alone will let something through again.
@@ -92,26 +98,16 @@ impl Breakers {
         due.min()
     }
 
-    /// Lets time pass; whether what a breaker lets through has changed.
-    pub fn advance_v1(&mut self, now: Timestamp) -> bool {
-        let mut moved = false;
-        let mut settled = Vec::new();
-        for resource in &self.unsettled {
-            let Some(kept) = self.all.get_mut(resource) else { continue };
-            moved |= kept.breaker.advance_v1(now);
-            let position = kept.breaker.position();
-            if position == Position::Closed
-                && kept.told == HealthStatus::Healthy
-                && kept.breaker.limited_until() <= now
-            {
-                settled.push(*resource);
-            }
-        }
-        for resource in settled {
-            moved = true;
-            self.unsettled.remove(&resource);
-        }
-        moved
+    /// Forgets to look at those that let everything through again.
+    pub fn settle(&mut self, now: Timestamp) {
+        let all = &self.all;
+        self.unsettled.retain(|resource| {
+            all.get(resource).is_some_and(|Kept { breaker, told }| {
+                breaker.position() != Position::Closed
+                    || *told != HealthStatus::Healthy
+                    || breaker.limited_until() > now
+            })
+        });
     }
 
     /// Learns from an attempt that ended; whether what the breaker lets through has changed.
@@ -162,7 +158,7 @@ mod tests {
 
     fn look(breakers: &Breakers, now: Timestamp) -> String {
         let untold: Vec<String> = breakers
-            .untold()
+            .untold(now)
             .map(|(resource, status)| format!("{resource}:{}", status.name()))
             .collect();
         format!(
@@ -183,19 +179,27 @@ mod tests {
             breakers.observe_v1(3, at(0), end, &shown);
         }
         assert_eq!(look(&breakers, at(0)), "open 0 slots, untold [3:unhealthy], due Some(2000)");
-        breakers.told(3, HealthStatus::Unhealthy);
-        breakers.advance_v1(at(2_000));
+        assert!(!breakers.told_v1(3, at(0), HealthStatus::Unhealthy));
+        assert_eq!(look(&breakers, at(1_999)), "open 0 slots, untold [], due Some(2000)");
+        assert_eq!(
+            look(&breakers, at(2_000)),
+            "open 0 slots, untold [3:unhealthy], due Some(2000)"
+        );
+        assert!(breakers.told_v1(3, at(2_000), HealthStatus::Unhealthy));
         assert_eq!(look(&breakers, at(2_000)), "half-open 1 slots, untold [], due None");
         for _ in 0..3 {
             breakers.observe_v1(3, at(2_100), AttemptEnd::Succeeded, &shown);
         }
         let expected = "recovering 2 slots, untold [3:degraded], due Some(32100)";
         assert_eq!(look(&breakers, at(2_100)), expected);
-        breakers.told(3, HealthStatus::Degraded);
-        breakers.advance_v1(at(32_100));
-        assert_eq!(look(&breakers, at(32_100)), "closed 20 slots, untold [3:healthy], due None");
-        breakers.told(3, HealthStatus::Healthy);
-        breakers.advance_v1(at(32_200));
+        breakers.told_v1(3, at(2_100), HealthStatus::Degraded);
+        let expected = "recovering 20 slots, untold [3:healthy], due Some(32100)";
+        assert_eq!(look(&breakers, at(32_100)), expected);
+        breakers.settle(at(32_100));
+        assert_eq!(breakers.unsettled().count(), 1);
+        breakers.told_v1(3, at(32_100), HealthStatus::Healthy);
+        assert_eq!(look(&breakers, at(32_100)), "closed 20 slots, untold [], due None");
+        breakers.settle(at(32_100));
         assert_eq!(breakers.unsettled().count(), 0);
     }
 
@@ -205,7 +209,7 @@ mod tests {
         let shown = Shown { retry_after_ms: Some(7_000), ..Shown::default() };
         breakers.observe_v1(3, at(0), AttemptEnd::RateLimited, &shown);
         assert_eq!(look(&breakers, at(0)), "closed 0 slots, untold [], due Some(7000)");
-        breakers.advance_v1(at(7_000));
+        breakers.settle(at(7_000));
         assert_eq!(look(&breakers, at(7_000)), "closed 20 slots, untold [], due None");
     }
 

@@ -40,9 +40,9 @@ pub fn decide_health(state: &State, offset: i64, event: HealthEvent) -> Result<F
     Ok(Fact::HealthSet { offset, event: Box::new(event) })
 }
 
-/// What the lane's breakers have to say.
+/// What the lane's breakers have to say: those that time moves, and those that results have moved.
 pub fn decide_breakers(state: &State) -> Vec<Fact> {
-    let untold = state.health.breakers.untold();
+    let untold = state.health.breakers.untold(state.batch_time);
     untold.map(|(resource, status)| Fact::BreakerTold { resource, status }).collect()
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::TaskKey;
 use super::backlog::Place;
+use super::breaker::Position;
 use super::fact::{
     AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Reservation, ResourceIndex, Shown, Then,
 };
@@ -29,7 +30,7 @@ impl State {
                 self.tenants.advance(*at);
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
-                self.advance_breakers();
+                self.open_slots();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
@@ -104,7 +105,7 @@ impl State {
                 }
             }
             Fact::LeaseExtended { key, lease_until } => self.extend_lease(*key, *lease_until),
-            Fact::BreakerTold { resource, status } => self.health.breakers.told(*resource, *status),
+            Fact::BreakerTold { resource, status } => self.tell_breaker(*resource, *status),
             Fact::FailoverEnded { resource, .. } => {
                 self.failovers.remove(resource);
             }
@@ -257,21 +258,24 @@ impl State {
         }
     }
 
-    /// Time moves breakers too, and what they let through of those that come back.
-    fn advance_breakers(&mut self) {
-        let moved = self.health.breakers.advance_v1(self.batch_time);
-        for index in self.health.breakers.untried() {
-            self.learned.forgive(index);
-        }
-        if moved {
-            self.apply_health();
+    fn tell_breaker(&mut self, resource: ResourceIndex, status: HealthStatus) {
+        if !self.health.breakers.told_v1(resource, self.batch_time, status) {
             return;
         }
+        if matches!(self.health.breakers.position(resource), Position::HalfOpen { .. }) {
+            self.learned.forgive(resource);
+        }
+        self.apply_health();
+    }
+
+    /// Lets new work hold what breakers let through at the time of the batch.
+    fn open_slots(&mut self) {
         for index in self.health.breakers.unsettled() {
             let units = self.fleet.at(index).slots_units;
             let slots = self.health.slots(index, units, self.batch_time);
             self.fleet.admit(index, slots);
         }
+        self.health.breakers.settle(self.batch_time);
     }
 
     fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp, loss: Loss) {

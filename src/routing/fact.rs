@@ -245,7 +245,8 @@ pub enum Fact {
         key: TaskKey,
         lease_until: Timestamp,
     },
-    /// A breaker of this lane changed what the lane says about a resource's health.
+    /// A breaker of this lane has moved, or moves by this: what the lane says about a resource's health.
+    /// Time alone moves nothing, because batches that came to nothing are in no journal.
     BreakerTold {
         resource: ResourceIndex,
         status: HealthStatus,
