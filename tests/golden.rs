@@ -109,12 +109,12 @@ type States = (&'static str, &'static [u64], &'static [&'static str]);
 /// Folding must give the same for ever.
 const STATES: &[States] = &[(
     "level-2-engine-2.pmrec",
-    &[15, 30],
+    &[15, 20],
     &[
-        "lane 0 seq 15 5ec116d1cd6ca2561318ad62b57eebca: 13 tasks, 13 leases, 0 waiting, 13 slots and 148795 in windows used, health 0",
-        "lane 0 seq 30 f4c176895f9e7e9d13b4d3b20fea435b: 0 tasks, 0 leases, 0 waiting, 0 slots and 466309 in windows used, health 3",
-        "lane 1 seq 15 cdd7fb26d7976b0f807d367ba94b3c76: 0 tasks, 0 leases, 0 waiting, 0 slots and 54715 in windows used, health 0",
-        "lane 1 seq 30 b0b4364af25625400945aee9b61b0d1c: 7 tasks, 3 leases, 4 waiting, 3 slots and 412065 in windows used, health 1",
+        "lane 0 seq 15 049036bc3e64fc083c16269fe7a49cf6: 10 tasks, 10 leases, 0 waiting, 10 slots and 338069 in windows used, health 1",
+        "lane 0 seq 20 426a8153b123df250e36d4d109e2a78f: 12 tasks, 12 leases, 0 waiting, 12 slots and 411080 in windows used, health 1",
+        "lane 1 seq 15 46b1dfe75d8299e97ffc2fce8b81588c: 0 tasks, 0 leases, 0 waiting, 0 slots and 244783 in windows used, health 1",
+        "lane 1 seq 20 622d1a947ba7249a55890cd5c5527496: 16 tasks, 16 leases, 0 waiting, 16 slots and 416623 in windows used, health 1",
     ],
 )];
 
