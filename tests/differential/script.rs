@@ -17,13 +17,15 @@ use crate::shown::Shown;
 
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// What passes by itself, and every client asks again for.
-const PASSING: [&str; 5] = [
+/// What passes by itself, and every client asks again for. NotEnoughReplicas is how Kafka tells producers of
+/// the rest, where it has to ask the transaction's coordinator about a batch.
+const PASSING: [&str; 6] = [
     "CoordinatorLoadInProgress",
     "CoordinatorNotAvailable",
     "NotCoordinator",
     "ConcurrentTransactions",
     "NotLeaderOrFollower",
+    "NotEnoughReplicas",
 ];
 
 /// A script at work: a connection, and the transcript so far.
