@@ -175,12 +175,6 @@ fn configuration(
         .iter()
         .map(|(name, value)| (name.clone(), toml::Value::from(value.as_str())))
         .collect();
-    let names: toml::Table = topics
-        .names()
-        .map(|(topic, name)| {
-            (topic.default_name().replace(['-', '.'], "_"), toml::Value::from(name))
-        })
-        .collect();
     let data_directory = directory.join("data").display().to_string();
     let kafka = table(vec![
         ("brokers", brokers.into()),
@@ -195,7 +189,7 @@ fn configuration(
     ]);
     table(vec![
         ("kafka", kafka.into()),
-        ("topics", names.into()),
+        ("topics", topics.section().into()),
         ("worker", table(vec![("workers", topics.lanes.into())]).into()),
         ("routing", routing.into()),
         ("http", table(vec![("address", http.to_string().into())]).into()),

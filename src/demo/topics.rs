@@ -42,6 +42,14 @@ impl DemoTopics {
         self.names.iter().map(|(topic, name)| (*topic, name.as_str()))
     }
 
+    /// The section `[topics]` of a router's configuration.
+    pub fn section(&self) -> toml::Table {
+        let settings = self.names().map(|(topic, name)| {
+            (topic.default_name().replace(['-', '.'], "_"), toml::Value::from(name))
+        });
+        settings.collect()
+    }
+
     pub fn partitions(&self, topic: Topic) -> i32 {
         match topic {
             Topic::Fleet | Topic::HealthEvents | Topic::OperatorActions => 1,

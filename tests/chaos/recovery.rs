@@ -341,13 +341,7 @@ fn configuration(
     topics: &DemoTopics,
     snapshots: Snapshots,
 ) -> anyhow::Result<String> {
-    let names: toml::Table = topics
-        .names()
-        .map(|(topic, name)| {
-            (topic.default_name().replace(['-', '.'], "_"), toml::Value::from(name))
-        })
-        .collect();
-    let names = toml::to_string(&names)?;
+    let names = toml::to_string(&topics.section())?;
     let every = u8::from(snapshots == Snapshots::Often);
     Ok(format!(
         r#"[kafka]

@@ -336,13 +336,7 @@ fn configuration(
     prefix: &str,
     topics: &DemoTopics,
 ) -> anyhow::Result<String> {
-    let names: toml::Table = topics
-        .names()
-        .map(|(topic, name)| {
-            (topic.default_name().replace(['-', '.'], "_"), toml::Value::from(name))
-        })
-        .collect();
-    let names = toml::to_string(&names)?;
+    let names = toml::to_string(&topics.section())?;
     let workers = plan.workers;
     Ok(format!(
         r#"[kafka]
