@@ -69,6 +69,7 @@ fn decision() -> RouteDecision<'static> {
             latency_ms: 13_191.0,
             utility: 0.63,
             price: 0.0,
+            propensity: 1.0,
         }),
         decided_at_ms: Timestamp::from_ms(1_700_158_624_000),
         start_by_at_ms: Some(Timestamp::from_ms(1_700_158_626_000)),

@@ -2,7 +2,7 @@
 //! returns immutable bytes.
 //!
 //! `offer` decodes and queues; `prepare` decides a batch in the fixed order control records,
-//! inbox, results, timers, tasks that were read again, tasks. So no interleaving needs recording.
+//! inbox, results, timers, tasks, those that wait and the new ones together. So no interleaving needs recording.
 
 pub mod batch;
 pub mod intake;
@@ -42,7 +42,7 @@ use journal::ChainHash;
 pub use journal::FoldError;
 use outputs::{Origin, Room};
 use prepared::Prepared;
-use ready::{LastRecord, READY_TASKS_MAX, Ready, ReadyTask};
+use ready::{LastRecord, Ready, ReadyTask};
 use render::Source;
 
 /// What every lane of a process shares.
@@ -90,9 +90,6 @@ enum Control {
 
 /// Timers are served at most this often.
 const TIMER_MS: u64 = 100;
-
-/// Tasks of the backlog that one batch tries.
-const WAITING_TRIED_MAX: usize = READY_TASKS_MAX;
 
 #[derive(Debug)]
 pub struct Lane {
@@ -458,8 +455,7 @@ impl Lane {
     /// Offsets in `tasks` of waiting tasks that should be read again now, best first, at most
     /// `max`. What an earlier call named and has not come is no longer expected.
     pub fn wants(&mut self, max: usize) -> Vec<i64> {
-        let front: Vec<TaskKey> =
-            self.state.backlog.iter().take(READY_TASKS_MAX).map(|place| place.key).collect();
+        let front = self.state.backlog.tried();
         if self.ready.is_full() {
             self.ready.keep_only(&front.iter().copied().collect());
         }

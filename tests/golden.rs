@@ -108,13 +108,13 @@ type States = (&'static str, &'static [u64], &'static [&'static str]);
 
 /// Folding must give the same for ever.
 const STATES: &[States] = &[(
-    "level-1-engine-1.pmrec",
-    &[15, 30],
+    "level-2-engine-2.pmrec",
+    &[15, 20],
     &[
-        "lane 0 seq 15 e4d51a4b14b849785878d5a7519c1dbd: 31 tasks, 21 leases, 10 waiting, 21 slots and 323648 in windows used, health 0",
-        "lane 0 seq 30 2e2dbb8aa84e04cbac1182cb651c3412: 0 tasks, 0 leases, 0 waiting, 0 slots and 517461 in windows used, health 2",
-        "lane 1 seq 15 530777ab5686a64d229b5d428278c4e5: 37 tasks, 37 leases, 0 waiting, 37 slots and 287034 in windows used, health 0",
-        "lane 1 seq 30 3c4222b5c399cc5f3790f92df90a631e: 0 tasks, 0 leases, 0 waiting, 0 slots and 460149 in windows used, health 2",
+        "lane 0 seq 15 049036bc3e64fc083c16269fe7a49cf6: 10 tasks, 10 leases, 0 waiting, 10 slots and 338069 in windows used, health 1",
+        "lane 0 seq 20 426a8153b123df250e36d4d109e2a78f: 12 tasks, 12 leases, 0 waiting, 12 slots and 411080 in windows used, health 1",
+        "lane 1 seq 15 46b1dfe75d8299e97ffc2fce8b81588c: 0 tasks, 0 leases, 0 waiting, 0 slots and 244783 in windows used, health 1",
+        "lane 1 seq 20 622d1a947ba7249a55890cd5c5527496: 16 tasks, 16 leases, 0 waiting, 16 slots and 416623 in windows used, health 1",
     ],
 )];
 

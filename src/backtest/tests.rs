@@ -135,14 +135,14 @@ fn the_core_routes_waits_and_refuses_in_simulated_time() {
         route_it(&given),
         [
             "0 t0 #1 -> good",
-            "20 t1 #1 -> plain",
             "200 t4 refused deadline",
-            "1000 t2 #1 -> good",
-            "2000 t3 #1 -> good",
+            "1000 t1 #1 -> good",
+            "2000 t2 #1 -> good",
+            "3000 t3 #1 -> good",
             "t0 answered 0.8 at 1000",
-            "t1 answered 0.7 at 90020",
-            "t2 answered 0.8 at 2000",
-            "t3 answered 0.8 at 3000",
+            "t1 answered 0.8 at 2000",
+            "t2 answered 0.8 at 3000",
+            "t3 answered 0.8 at 4000",
             "t4 refused deadline",
         ]
     );

@@ -100,6 +100,7 @@ fn publish(global: &Global, options: &Options, status: HealthStatus) -> anyhow::
         severity: 0.0,
         reason: options.reason.clone(),
         at_ms: Some(clock::wall_now()),
+        source: String::new(),
     };
     event.validate().map_err(|error| coded(Exit::Usage, error.to_string()))?;
     check_target(&config, &cluster, scope, id)?;

@@ -211,7 +211,8 @@ fn print(out: &mut impl Write, total: &Total, elapsed_s: f64) -> std::io::Result
         total.seeds_per_core_minute(),
     )?;
     let counts = total.beginnings.counts().map(|(name, count)| format!("{count} {name}"));
-    writeln!(out, "{}\n\n{}", counts.join(", "), total.coverage)
+    let ahead = format!("{} ahead of the offsets", total.beginnings.behind);
+    writeln!(out, "{}, {ahead}\n\n{}", counts.join(", "), total.coverage)
 }
 
 #[cfg(test)]

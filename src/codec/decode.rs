@@ -4,7 +4,7 @@ use crate::model::Topic;
 use crate::model::allocation::AllocationEvent;
 use crate::model::decision::RouteDecision;
 use crate::model::event::{BalanceEvent, InboxMessage, LoadSnapshot, OperatorAction};
-use crate::model::health::{HealthEvent, HealthStatus};
+use crate::model::health::{BREAKER_SOURCE, HealthEvent, HealthStatus};
 use crate::model::journal::JournalRecord;
 use crate::model::resource::{FleetEntry, ResourceSpec, TENANT_KEY_PREFIX, TenantSpec};
 use crate::model::result::TaskResult;
@@ -311,14 +311,18 @@ fn healthy_again(record: &RawRecord<'_>) -> Result<HealthEvent, DecodeError> {
     let mut scopes = inputs::HEALTH_SCOPES.iter();
     let named = scopes.find_map(|scope| {
         let id = key.strip_prefix(scope.name())?.strip_prefix(':')?;
-        Some((*scope, id.to_owned()))
+        // An id may have the sign in it, so only a breaker's name parts.
+        let said = id.rsplit_once('#').filter(|(_, source)| source.starts_with(BREAKER_SOURCE));
+        let (id, source) = said.unwrap_or((id, ""));
+        Some((*scope, id.to_owned(), source.to_owned()))
     });
-    let Some((scope, id)) = named else {
+    let Some((scope, id, source)) = named else {
         return Err(DecodeError::Key(format!("`{key}` is not allowed; allowed: scope:id")));
     };
     let event = HealthEvent {
         scope,
         id,
+        source,
         status: HealthStatus::Healthy,
         severity: 0.0,
         reason: String::new(),

@@ -117,5 +117,7 @@ pub fn fleet_key(entry: &FleetEntry) -> String {
 
 /// The key of a health event's record.
 pub fn health_key(event: &HealthEvent) -> String {
-    format!("{}:{}", event.scope.name(), event.id)
+    let HealthEvent { scope, id, source, .. } = event;
+    let scope = scope.name();
+    if source.is_empty() { format!("{scope}:{id}") } else { format!("{scope}:{id}#{source}") }
 }

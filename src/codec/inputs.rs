@@ -200,6 +200,7 @@ pub(super) fn put_health_event(out: &mut Vec<u8>, event: &HealthEvent) {
     put_double(out, event.severity);
     put_str(out, &event.reason);
     put_option(out, event.at_ms, put_time);
+    put_str(out, &event.source);
 }
 
 pub(super) fn read_health_event(reader: &mut Reader<'_>) -> Result<HealthEvent, DecodeError> {
@@ -210,6 +211,7 @@ pub(super) fn read_health_event(reader: &mut Reader<'_>) -> Result<HealthEvent, 
         severity: reader.double("severity")?,
         reason: reader.string("reason")?,
         at_ms: reader.option("at_ms", read_time)?,
+        source: reader.string("source")?,
     })
 }
 

@@ -267,6 +267,7 @@ pub(super) fn read_load_snapshot(bytes: &[u8]) -> Result<LoadSnapshot<'static>, 
         units: load.units,
         used: load.used,
         used_max: load.used_max,
+        price: load.price,
     };
     Ok(LoadSnapshot {
         lane: snapshot.lane,

@@ -100,6 +100,7 @@ pub(super) fn put_route_decision(out: &mut Vec<u8>, decision: &RouteDecision<'_>
         put_double(out, metrics.latency_ms);
         put_double(out, metrics.utility);
         put_double(out, metrics.price);
+        put_double(out, metrics.propensity);
     });
     put_time(out, decision.decided_at_ms);
     put_option(out, decision.start_by_at_ms, put_time);
@@ -140,6 +141,7 @@ pub(super) fn read_route_decision(
                 latency_ms: reader.double(field)?,
                 utility: reader.double(field)?,
                 price: reader.double(field)?,
+                propensity: reader.double(field)?,
             })
         })?,
         decided_at_ms: read_time(reader, "decided_at_ms")?,
@@ -229,6 +231,7 @@ pub(super) fn put_load_snapshot(out: &mut Vec<u8>, snapshot: &LoadSnapshot<'_>) 
         put_unsigned(out, load.units);
         put_unsigned(out, load.used);
         put_unsigned(out, load.used_max);
+        put_double(out, load.price);
     });
     put_unsigned(out, snapshot.in_flight);
     put_unsigned(out, snapshot.backlog);
@@ -250,6 +253,7 @@ pub(super) fn read_load_snapshot(
                 units: reader.u64("load.units")?,
                 used: reader.u64("load.used")?,
                 used_max: reader.u64("load.used_max")?,
+                price: reader.double("load.price")?,
             })
         })?,
         in_flight: reader.u64("in_flight")?,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::codec::OutputFormat;
 use crate::model::Topic;
-use crate::model::policy::Policy;
+use crate::model::policy::{Policy, ReserveOutput};
 
 /// What the host says where the configuration says nothing.
 pub struct Surroundings {
@@ -173,6 +173,11 @@ fn routing(reader: &mut Reader) -> Policy {
         wait_ms_max: reader.integer("routing.wait_ms_max"),
         recognise_ms: reader.integer("routing.recognise_ms"),
         recognise_tasks_max: reader.integer("routing.recognise_tasks_max"),
+        explore_share: reader.number("routing.explore_share"),
+        reserve_output: match reader.text("routing.reserve_output").as_str() {
+            "predicted" => ReserveOutput::Predicted,
+            _ => ReserveOutput::All,
+        },
         load_snapshot_ms: reader.integer("routing.load_snapshot_ms"),
         pools_missing: Vec::new(),
     };

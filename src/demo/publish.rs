@@ -94,6 +94,7 @@ pub fn publish_health(
         severity: if status == HealthStatus::Healthy { 0.0 } else { 1.0 },
         reason: "scripted outage of the demo".to_owned(),
         at_ms: Some(at),
+        source: String::new(),
     };
     let producer = producer(client)?;
     let key = format!("{}:{}", event.scope.name(), event.id);

@@ -183,6 +183,7 @@ impl<'a> Batch<'a> {
             | Fact::HealthSet { .. }
             | Fact::ControlSkipped { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
             | Fact::DeadLettered { .. } => {}

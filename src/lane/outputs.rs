@@ -56,13 +56,14 @@ pub struct Outputs {
 }
 
 /// Topics whose records are CloudEvents of a lane.
-const EVENT_TOPICS: [Topic; 6] = [
+const EVENT_TOPICS: [Topic; 7] = [
     Topic::RouteDecisions,
     Topic::AllocationEvents,
     Topic::BalanceEvents,
     Topic::LoadSnapshots,
     Topic::LaneInbox,
     Topic::Journal,
+    Topic::HealthEvents,
 ];
 
 impl Outputs {

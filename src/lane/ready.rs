@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::intake::OwnedRecord;
 use crate::model::task::Task;
 use crate::routing::TaskKey;
+use crate::routing::backlog::TRIED_MAX;
 
-/// Tasks from the front of the backlog that are kept at hand.
-pub const READY_TASKS_MAX: usize = 512;
+/// Waiting tasks that are kept at hand: those that a batch tries.
+const READY_TASKS_MAX: usize = TRIED_MAX;
 /// Their bytes together.
 const READY_BYTES_MAX: usize = 8 << 20;
 
@@ -71,10 +72,6 @@ impl Ready {
     /// task waited is no help: its bytes are needed.
     pub fn has_record(&self, key: TaskKey) -> bool {
         self.given_up.contains_key(&key)
-    }
-
-    pub fn get(&self, key: TaskKey) -> Option<&ReadyTask> {
-        self.tasks.get(&key)
     }
 
     pub fn remove(&mut self, key: TaskKey) -> Option<ReadyTask> {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use super::outputs::Outputs;
 use super::prepared::OutputTopic;
 use crate::codec::Codec;
+use crate::codec::encode::health_key;
 use crate::model::Topic;
 use crate::model::allocation::{AllocationEvent, AllocationKind};
 use crate::model::decision::{
     ChainLink, ModelChain, Outcome, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
 use crate::model::event::{BalanceEvent, BalanceKind, DimensionLoad, LoadSnapshot};
+use crate::model::health::{HealthEvent, HealthScope, HealthStatus};
 use crate::model::reason::RefusalReason;
 use crate::model::task::{Priority, Task};
 use crate::model::time::Timestamp;
@@ -21,6 +23,7 @@ use crate::routing::fact::{
     AttemptEnd, Fact, NewTask, RefusedCandidate, Reservation, ResourceIndex,
 };
 use crate::routing::fleet::Resource;
+use crate::routing::health::breaker_source;
 use crate::routing::state::{Phase, State};
 
 /// The input that a fact came from, where the outputs need more of it than the state keeps.
@@ -132,6 +135,7 @@ impl Renderer<'_> {
                     codec.encode_balance_event(&event, out);
                 });
             }
+            Fact::BreakerTold { resource, status } => self.breaker(state, *resource, *status),
             Fact::LoadPublished => self.load(state),
             Fact::Queued { .. }
             | Fact::BatchOpened { .. }
@@ -142,6 +146,30 @@ impl Renderer<'_> {
             | Fact::LeaseExtended { .. }
             | Fact::DeadLettered { .. } => {}
         }
+    }
+
+    /// Every lane reads the health events, so all of them agree in the end.
+    fn breaker(&mut self, state: &State, resource: ResourceIndex, status: HealthStatus) {
+        let position = state.health.breakers.position_at(resource, state.batch_time).name();
+        let event = HealthEvent {
+            scope: HealthScope::Resource,
+            id: state.fleet.at(resource).id.to_string(),
+            status,
+            severity: match status {
+                HealthStatus::Healthy | HealthStatus::Drain => 0.0,
+                // Work grows back slowly in the other lanes too.
+                HealthStatus::Degraded => 0.5,
+                HealthStatus::Unhealthy => 1.0,
+            },
+            reason: format!("breaker of lane {}: {position}", state.lane),
+            at_ms: Some(state.batch_time),
+            source: breaker_source(state.lane),
+        };
+        let codec = self.codec;
+        let topic = Topic::HealthEvents;
+        self.outputs.event(topic, OutputTopic::Known(topic), 0, &health_key(&event), None, |out| {
+            codec.encode_health_event(&event, out);
+        });
     }
 
     fn event(
@@ -169,6 +197,7 @@ impl Renderer<'_> {
             start_by_at_ms: Some(state.batch_time.plus_ms(state.policy.start_within_ms)),
             lease_until_at_ms: Some(*lease_until),
             reserved: Some(reserved),
+            max_output_tokens: output_of(reservation.tokens, about.input_tokens),
             payload: source.task.and_then(|task| task.payload.as_deref()).map(Cow::Borrowed),
             ..decision(state, &decision_id, about)
         };
@@ -343,7 +372,7 @@ impl Renderer<'_> {
                 resource: Cow::Borrowed(&resource.id),
                 at_ms: state.batch_time,
                 health: resource.health,
-                load: loads(resource),
+                load: loads(resource, state.batch_time),
                 in_flight: u64::from(resource.slots_in_use),
                 backlog: state.backlog.len() as u64,
             };
@@ -356,7 +385,7 @@ impl Renderer<'_> {
     }
 }
 
-fn loads(resource: &Resource) -> Vec<DimensionLoad<'_>> {
+fn loads(resource: &Resource, now: Timestamp) -> Vec<DimensionLoad<'_>> {
     let slots = DimensionLoad {
         dimension: Cow::Borrowed("slots"),
         window_s: 0,
@@ -364,6 +393,7 @@ fn loads(resource: &Resource) -> Vec<DimensionLoad<'_>> {
         units: u64::from(resource.slots_units),
         used: u64::from(resource.slots_in_use),
         used_max: u64::from(resource.slots_used_max),
+        price: resource.slot_price.usual_task(now),
     };
     let rates = resource.rates.iter().map(|rate| DimensionLoad {
         dimension: Cow::Borrowed(rate.limit.dimension.name()),
@@ -372,6 +402,7 @@ fn loads(resource: &Resource) -> Vec<DimensionLoad<'_>> {
         units: rate.units,
         used: rate.window.used(),
         used_max: rate.used_max,
+        price: rate.price.usual_task(now),
     });
     std::iter::once(slots).chain(rates).collect()
 }
@@ -383,6 +414,11 @@ struct Routed<'a> {
     fallbacks: &'a [ResourceIndex],
     lease_until: Timestamp,
     metrics: Option<RouteMetrics>,
+}
+
+/// What is left of a reservation for the answer.
+fn output_of(tokens: u64, input_tokens: u32) -> u32 {
+    u32::try_from(tokens.saturating_sub(u64::from(input_tokens))).unwrap_or(u32::MAX)
 }
 
 /// A refusal without a reason yet: what every decision says.

@@ -34,6 +34,7 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => None,
@@ -117,6 +118,7 @@ impl Lane {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished => {}
         }
@@ -158,6 +160,7 @@ impl Lane {
                 | Fact::Duplicate { .. }
                 | Fact::AttemptEnded { .. }
                 | Fact::LeaseExtended { .. }
+                | Fact::BreakerTold { .. }
                 | Fact::FailoverEnded { .. }
                 | Fact::LoadPublished
                 | Fact::DeadLettered { .. } => continue,
@@ -222,6 +225,7 @@ impl Lane {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
             | Fact::DeadLettered { .. } => {}
@@ -278,6 +282,8 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         fleet,
         health,
         tenants,
+        stake,
+        learned,
         fleet_position,
         health_position,
         tasks,
@@ -316,11 +322,13 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| differ("health_position", health_position, &other.health_position))
         .or_else(|| differ("in_flight", in_flight, &other.in_flight))
         .or_else(|| differ("load_published_at", load_published_at, &other.load_published_at))
+        .or_else(|| differ("stake", stake, &other.stake))
         .or_else(|| differ("tasks", &tasks.len(), &other.tasks.len()))
         .or_else(held)
         .or_else(|| differ("resources", &fleet.len(), &other.fleet.len()))
         .or_else(resources)
         .or_else(|| differ("health", health, &other.health))
+        .or_else(|| differ("learned", learned, &other.learned))
         .or_else(|| differ("failovers", failovers, &other.failovers))
         .or_else(|| differ("given_up", given_up, &other.given_up))
         .or_else(|| differ("recent ids", &recent.len(), &other.recent.len()))

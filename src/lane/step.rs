@@ -1,11 +1,14 @@
-//! The order of a batch: control records, inbox, results, timers, waiting tasks, tasks.
+//! The order of a batch: control records, inbox, results, timers, tasks.
 
 use crate::model::event::InboxMessage;
 use crate::model::reason::RefusalReason;
 use crate::model::result::TaskResult;
+use crate::model::task::Task;
+use crate::model::time::Timestamp;
 use crate::routing::allocator::{ResultVerdict, decide_result};
-use crate::routing::control::{decide_fleet, decide_health, decide_policy};
-use crate::routing::engine::{decide_task, decide_waiting};
+use crate::routing::balancer::{NewArrival, Turn, distribute_load};
+use crate::routing::control::{decide_breakers, decide_fleet, decide_health, decide_policy};
+use crate::routing::engine::{decide_ended_wait, decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
 use crate::routing::{TaskKey, timers};
 
@@ -13,10 +16,11 @@ use super::batch::Batch;
 use super::intake::{Body, Death, Entry, OwnedRecord};
 use super::ready::{LastRecord, ReadyTask};
 use super::render::Source;
-use super::{Control, Lane, WAITING_TRIED_MAX};
+use super::{Control, Lane};
 
 impl Lane {
     pub(super) fn step(&mut self, batch: &mut Batch<'_>) {
+        self.step_breakers(batch);
         self.step_controls(batch);
         let mut left = self.settings.batch_records_max;
         while left > 0 && !batch.is_full() {
@@ -31,13 +35,8 @@ impl Lane {
         }
         self.step_timers(batch);
         self.step_given_up(batch);
-        self.step_waiting(batch);
-        // No task is decided before a fleet exists.
-        while left > 0 && !batch.is_full() && self.state.has_fleet() {
-            let Some(entry) = self.tasks.pop() else { break };
-            left -= 1;
-            self.step_task(batch, entry);
-        }
+        self.step_tasks(batch, left);
+        self.step_ended_waits(batch);
     }
 
     fn step_controls(&mut self, batch: &mut Batch<'_>) {
@@ -52,19 +51,20 @@ impl Lane {
         }
         while !batch.is_full() {
             let Some((record, control)) = self.controls.pop_front() else { break };
+            let death = |error: crate::model::task::Invalid| Death {
+                stage: "validate",
+                reason: "invalid",
+                message: error.to_string(),
+            };
             let (topic, fact) = match control {
                 Control::Fleet(Ok(entry)) => {
                     let fact = decide_fleet(&self.state, record.offset, *entry);
-                    let death = |error: crate::model::task::Invalid| Death {
-                        stage: "validate",
-                        reason: "invalid",
-                        message: error.to_string(),
-                    };
                     (ControlTopic::Fleet, fact.map_err(death))
                 }
                 Control::Fleet(Err(death)) => (ControlTopic::Fleet, Err(death)),
                 Control::Health(Ok(event)) => {
-                    (ControlTopic::HealthEvents, Ok(decide_health(record.offset, event)))
+                    let fact = decide_health(&self.state, record.offset, event);
+                    (ControlTopic::HealthEvents, fact.map_err(death))
                 }
                 Control::Health(Err(death)) => (ControlTopic::HealthEvents, Err(death)),
             };
@@ -156,6 +156,13 @@ impl Lane {
         }
     }
 
+    /// Before everything else those that time moves, after the results those that they have moved.
+    fn step_breakers(&mut self, batch: &mut Batch<'_>) {
+        for fact in decide_breakers(&self.state) {
+            batch.apply(&mut self.state, fact, Source::default());
+        }
+    }
+
     fn step_timers(&mut self, batch: &mut Batch<'_>) {
         let mut serve = |lane: &mut Lane, key, decide: Decide| {
             if !batch.is_full()
@@ -173,15 +180,7 @@ impl Lane {
         for fact in timers::failovers_ended(&self.state) {
             batch.apply(&mut self.state, fact, Source::default());
         }
-        for key in timers::ended_waits(&self.state) {
-            if batch.is_full() {
-                break;
-            }
-            if let Some(fact) = timers::decide_ended_wait(&self.state, key) {
-                batch.apply(&mut self.state, fact, Source::default());
-                self.ready.remove(key);
-            }
-        }
+        self.step_breakers(batch);
         let policy = &self.state.policy;
         let due = self.state.load_published_at.plus_ms(policy.load_snapshot_ms);
         if self.state.fleet.used() && due <= self.state.batch_time {
@@ -250,38 +249,99 @@ impl Lane {
         }
     }
 
-    fn step_waiting(&mut self, batch: &mut Batch<'_>) {
-        let places = self.state.backlog.iter().take(WAITING_TRIED_MAX);
-        let keys: Vec<TaskKey> = places.map(|place| place.key).collect();
-        for key in keys {
-            if batch.is_full() {
-                break;
+    /// The tasks that wait and the new ones, together in the order of what they stand to lose.
+    fn step_tasks(&mut self, batch: &mut Batch<'_>, mut left: usize) {
+        let mut waiting = self.state.backlog.tried();
+        loop {
+            let arrivals = self.take_tasks(batch, &mut left);
+            let turns = self.turns(&waiting, &arrivals);
+            waiting.clear();
+            let more = !arrivals.is_empty();
+            let mut arrivals: Vec<Option<Arrival>> = arrivals.into_iter().map(Some).collect();
+            for turn in turns {
+                match turn {
+                    Turn::Waiting(key) => self.step_waiting(batch, key),
+                    Turn::New(place) => {
+                        if let Some(arrival) = arrivals.get_mut(place).and_then(Option::take) {
+                            self.step_task(batch, arrival);
+                        }
+                    }
+                }
             }
-            if self.ready.get(key).is_none() {
-                continue;
+            if !more || left == 0 || batch.is_full() {
+                return;
             }
-            let Some(fact) = decide_waiting(&self.state, &mut self.memo, key) else { continue };
-            let Some(ReadyTask { task, traceparent }) = self.ready.remove(key) else { continue };
-            if let Some(live) = self.state.tasks.get(&key) {
-                batch.reread(live.task.offset);
-            }
-            let source = Source { task: Some(&task), traceparent: traceparent.as_deref() };
-            batch.apply(&mut self.state, fact, source);
         }
     }
 
-    fn step_task(&mut self, batch: &mut Batch<'_>, entry: Entry<crate::model::task::Task>) {
-        batch.input(entry.digest);
-        batch.task_seen(entry.timestamp);
-        let task = match entry.body {
-            Body::Good(task) => task,
-            Body::Dead(dead) => {
-                batch.bury(&mut self.state, InputTopic::Tasks, &dead.0, &dead.1);
-                return;
+    /// New tasks that are assigned together: what is taken here is decided, full batch or not, so
+    /// it is bounded in facts and outputs. Those that cannot be used are buried at once.
+    fn take_tasks(&mut self, batch: &mut Batch<'_>, left: &mut usize) -> Vec<Arrival> {
+        let mut taken = Vec::new();
+        let (mut fact_bytes, mut payload_bytes) = (0, 0);
+        // No task is decided before a fleet exists.
+        while *left > 0
+            && !batch.is_full()
+            && fact_bytes < TOGETHER_FACT_BYTES
+            && payload_bytes < TOGETHER_PAYLOAD_BYTES
+            && self.state.has_fleet()
+        {
+            let Some(entry) = self.tasks.pop() else { break };
+            *left -= 1;
+            batch.input(entry.digest);
+            batch.task_seen(entry.timestamp);
+            match entry.body {
+                Body::Good(task) => {
+                    let payload = task.payload.as_ref().map_or(0, Vec::len);
+                    // A fact has less of a task than its record, and some numbers beside.
+                    fact_bytes += FACT_NUMBERS_BYTES + entry.bytes.saturating_sub(payload);
+                    payload_bytes += payload;
+                    let created_at = task.created_at_ms.unwrap_or(entry.timestamp);
+                    let (offset, traceparent) = (entry.offset, entry.traceparent);
+                    taken.push(Arrival { task, offset, created_at, traceparent });
+                }
+                Body::Dead(dead) => {
+                    batch.bury(&mut self.state, InputTopic::Tasks, &dead.0, &dead.1);
+                }
             }
-        };
-        let created_at = task.created_at_ms.unwrap_or(entry.timestamp);
-        let facts = decide_task(&self.state, &mut self.memo, &task, entry.offset, created_at);
+        }
+        taken
+    }
+
+    fn turns(&mut self, waiting: &[TaskKey], arrivals: &[Arrival]) -> Vec<Turn> {
+        let arrivals: Vec<NewArrival<'_>> = arrivals
+            .iter()
+            .map(|one| NewArrival { task: &one.task, created_at: one.created_at })
+            .collect();
+        distribute_load(&self.state, &mut self.memo, waiting, &arrivals)
+    }
+
+    fn step_waiting(&mut self, batch: &mut Batch<'_>, key: TaskKey) {
+        // Asked even where its record is not at hand: what it waits for is not there for others.
+        let fact = decide_waiting(&self.state, &mut self.memo, key);
+        let Some(fact) = fact.filter(|_| !batch.is_full()) else { return };
+        let Some(ReadyTask { task, traceparent }) = self.ready.remove(key) else { return };
+        if let Some(live) = self.state.tasks.get(&key) {
+            batch.reread(live.task.offset);
+        }
+        let source = Source { task: Some(&task), traceparent: traceparent.as_deref() };
+        batch.apply(&mut self.state, fact, source);
+    }
+
+    /// After the tasks were tried once more, and in a full batch too: a lane under load would
+    /// otherwise never get to it. Bounded by itself.
+    fn step_ended_waits(&mut self, batch: &mut Batch<'_>) {
+        for key in timers::ended_waits(&self.state) {
+            if let Some(fact) = decide_ended_wait(&self.state, &mut self.memo, key) {
+                batch.apply(&mut self.state, fact, Source::default());
+                self.ready.remove(key);
+            }
+        }
+    }
+
+    fn step_task(&mut self, batch: &mut Batch<'_>, arrival: Arrival) {
+        let Arrival { task, offset, created_at, traceparent } = arrival;
+        let facts = decide_task(&self.state, &mut self.memo, &task, offset, created_at);
         let mut waits = None;
         for fact in facts {
             if let Fact::Queued { key, .. } = &fact {
@@ -291,14 +351,29 @@ impl Lane {
             let own = !matches!(fact, Fact::Refused { known: true, .. });
             let source = Source {
                 task: own.then_some(&task),
-                traceparent: entry.traceparent.as_deref().filter(|_| own),
+                traceparent: traceparent.as_deref().filter(|_| own),
             };
             batch.apply(&mut self.state, fact, source);
         }
         if let Some(key) = waits {
-            self.ready.keep(key, ReadyTask { task, traceparent: entry.traceparent });
+            self.ready.keep(key, ReadyTask { task, traceparent });
         }
     }
 }
+
+/// A new task that can be used.
+struct Arrival {
+    task: Task,
+    offset: i64,
+    created_at: Timestamp,
+    traceparent: Option<Box<[u8]>>,
+}
+
+/// Bounds of what is assigned together: with a batch that is full but for one byte the journal's
+/// record is still smaller than 1 MiB, and the outputs smaller than 12 MiB.
+const TOGETHER_FACT_BYTES: usize = 256 << 10;
+const TOGETHER_PAYLOAD_BYTES: usize = 2 << 20;
+/// Keys, offsets, times and the reservation in a task's facts.
+const FACT_NUMBERS_BYTES: usize = 160;
 
 type Decide = fn(&crate::routing::state::State, TaskKey) -> Option<Fact>;

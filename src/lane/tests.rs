@@ -1,8 +1,10 @@
 //! A lane from the outside: records in, bytes out; and that folding the journal gives the lane
 //! again.
 
+mod breakers;
 mod flow;
 pub(crate) mod laws;
+mod prices;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,6 +114,14 @@ impl Bench {
     pub fn health(&mut self, resource: &str, status: &str) {
         let event = json!({"scope": "resource", "id": resource, "status": status});
         let key = format!("resource:{resource}");
+        self.put(Topic::HealthEvents, Some(&key), Some(event.to_string().as_bytes()), false);
+    }
+
+    /// What one source says.
+    pub fn said(&mut self, resource: &str, status: &str, source: &str) {
+        let event =
+            json!({"scope": "resource", "id": resource, "status": status, "source": source});
+        let key = format!("resource:{resource}#{source}");
         self.put(Topic::HealthEvents, Some(&key), Some(event.to_string().as_bytes()), false);
     }
 
@@ -252,10 +262,12 @@ fn show(topic: Topic, value: Option<&[u8]>) -> String {
             format!("{} {} tasks {}", text("/kind"), text("/resource"), number("/tasks"))
         }
         Topic::LoadSnapshots => format!("load {}", text("/resource")),
+        Topic::HealthEvents => {
+            format!("{} is {}: {}", text("/id"), text("/status"), text("/reason"))
+        }
         Topic::Tasks
         | Topic::TaskResults
         | Topic::LaneInbox
-        | Topic::HealthEvents
         | Topic::Fleet
         | Topic::Journal
         | Topic::Snapshots

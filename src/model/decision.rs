@@ -43,6 +43,9 @@ pub struct RouteMetrics {
     pub utility: f64,
     /// Shadow price paid, in utility.
     pub price: f64,
+    /// The probability with which this resource was chosen: below 1 where exploration might have
+    /// chosen another one, or did.
+    pub propensity: f64,
 }
 
 /// What was reserved before the decision was published.

@@ -47,6 +47,8 @@ pub struct DimensionLoad<'a> {
     pub used: u64,
     /// The highest use since the lane's last snapshot of this resource.
     pub used_max: u64,
+    /// What a task of the usual size pays for it now, in utility.
+    pub price: f64,
 }
 
 /// One record of `load-snapshots`, keyed `lane/resource`. See `schemas/load_snapshot.avsc`.

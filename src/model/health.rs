@@ -46,7 +46,11 @@ impl HealthStatus {
     }
 }
 
-/// One record of `health-events`, keyed `scope:id`; the last one of a key holds.
+/// How the source of a lane's breakers begins; the lane's number follows.
+pub const BREAKER_SOURCE: &str = "breaker-";
+
+/// One record of `health-events`, keyed `scope:id`, with `#source` where there is one; the last one
+/// of a key holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthEvent {
     pub scope: HealthScope,
@@ -59,6 +63,10 @@ pub struct HealthEvent {
     pub reason: String,
     #[serde(default)]
     pub at_ms: Option<Timestamp>,
+    /// Who says so, where it is not an operator; `breaker-LANE` is a lane of the router. What one
+    /// source says, another does not take back.
+    #[serde(default)]
+    pub source: String,
 }
 
 impl HealthEvent {
@@ -68,6 +76,10 @@ impl HealthEvent {
         if self.reason.len() > 1_024 {
             let given = format!("{} bytes", self.reason.len());
             return Err(Invalid::new("reason", given, "at most 1,024 bytes"));
+        }
+        if self.source.len() > NAME_BYTES_MAX {
+            let given = format!("{} bytes", self.source.len());
+            return Err(Invalid::new("source", given, "at most 128 bytes"));
         }
         Ok(())
     }

@@ -3,6 +3,15 @@
 
 use serde::{Deserialize, Serialize};
 
+/// How much output a task's first attempt may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReserveOutput {
+    /// All that the task asks for.
+    All,
+    /// What 99 in 100 tasks of its class need: more fit into the limits, and the longest are cut off.
+    Predicted,
+}
+
 /// Every field is part of the decisions: a change is a control record of the next batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
@@ -26,6 +35,10 @@ pub struct Policy {
     pub recognise_ms: u64,
     /// … and among this many newest ids of the lane.
     pub recognise_tasks_max: u32,
+    /// At most this share of the tasks is served by a resource that may be better than is believed.
+    pub explore_share: f64,
+    /// How much output is reserved, and with the decision allowed.
+    pub reserve_output: ReserveOutput,
     /// `load-snapshots` of a lane are this far apart.
     pub load_snapshot_ms: u64,
     /// Pools of the fleet whose decision topic does not exist; found by the shell.
@@ -46,6 +59,8 @@ impl Default for Policy {
             wait_ms_max: 60_000,
             recognise_ms: 3_600_000,
             recognise_tasks_max: 1_000_000,
+            explore_share: 0.01,
+            reserve_output: ReserveOutput::All,
             load_snapshot_ms: 5_000,
             pools_missing: Vec::new(),
         }

@@ -259,6 +259,7 @@ fn admits(fact: &Fact) -> bool {
         | Fact::FleetSet { .. }
         | Fact::HealthSet { .. }
         | Fact::ControlSkipped { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => false,
@@ -279,6 +280,7 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::FleetSet { .. }
         | Fact::HealthSet { .. }
         | Fact::ControlSkipped { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => None,

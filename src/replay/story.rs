@@ -149,6 +149,7 @@ fn refused_task(
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => false,
@@ -228,6 +229,7 @@ impl Telling<'_> {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
             | Fact::DeadLettered { .. } => None,
@@ -275,6 +277,7 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::FleetSet { .. }
         | Fact::HealthSet { .. }
         | Fact::ControlSkipped { .. }
+        | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
         | Fact::DeadLettered { .. } => ("other", json!({})),

@@ -176,8 +176,13 @@ proptest! {
         let at = byte.index(changed.facts.len());
         changed.facts[at] ^= 1 << bit;
         plant(&mut topics, index, &changed);
-        let found = audit(&topics, Range::ALL).first_divergence.unwrap();
-        prop_assert_eq!(found.seq, index as u64 + 1, "{:?}", found);
+        let found = audit(&topics, Range::ALL);
+        // One that names a control record that is not there is not run again, and reported so:
+        // compaction may have taken the record.
+        if found.folded_batches.is_empty() {
+            let seq = found.first_divergence.as_ref().map(|found| found.seq);
+            prop_assert_eq!(seq, Some(index as u64 + 1), "{:?}", found);
+        }
     }
 }
 
@@ -188,7 +193,9 @@ fn lived() -> Topics {
     bench.resource("two", serde_json::json!({"slots": 1, "quality": {"default": 0.4}}));
     bench.step();
     for id in 0..6 {
-        bench.task(&format!("t{id}"), serde_json::json!({}));
+        // A second costs so much that nobody waits for what is better.
+        let objective = serde_json::json!({"quality": 1.0, "usd": 0.0, "second": 0.3});
+        bench.task(&format!("t{id}"), serde_json::json!({"objective": objective}));
     }
     bench.step_at(1_000_200);
     bench.result("t1", 1, "succeeded", serde_json::json!({"output_tokens": 7}));
@@ -240,7 +247,7 @@ fn what_was_published_is_compared_too() {
     };
     check(
         &|records| records[1].value.as_mut().unwrap().push(b' '),
-        ("route-decisions 0-1-2-2", "599 bytes", "other 598 bytes"),
+        ("route-decisions 0-1-2-2", "647 bytes", "other 646 bytes"),
     );
     check(
         &|records| drop(records.remove(1)),
@@ -369,7 +376,7 @@ fn an_unknown_fact_level_is_refused() {
             error.to_string(),
             format!(
                 "journal of lane 0 at seq 1 has fact level {level}, and this release reads levels \
-                 1 to 1"
+                 2 to 2"
             )
         );
     }

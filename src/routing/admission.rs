@@ -91,7 +91,8 @@ impl Tenants {
             };
             let mut rate = Rate::new(limit, lane, lanes, start_within_ms);
             if let Some(at) = before.iter().position(same) {
-                rate.window = before.swap_remove(at).window;
+                let before = before.swap_remove(at);
+                (rate.window, rate.price) = (before.window, before.price);
             }
             rate
         };
@@ -101,7 +102,7 @@ impl Tenants {
             let limit = Limit { dimension: Dimension::Tokens, amount, window_s: HOUR_S };
             let mut rate = Rate::new(limit, lane, lanes, start_within_ms);
             if let Some(before) = budget_before {
-                rate.window = before.window;
+                (rate.window, rate.price) = (before.window, before.price);
             }
             rate
         });
@@ -131,6 +132,12 @@ impl Tenants {
         }
     }
 
+    /// What a millionth of a US dollar of the tenant's budget costs now, in utility.
+    pub fn usd_micro_price(&self, index: TenantIndex, now: Timestamp) -> f64 {
+        let budget = self.tenants[usize::from(index)].budget.as_ref();
+        budget.map_or(0.0, |budget| budget.price.per_unit(now))
+    }
+
     /// Whether the tenant may have this now: the new arrival time of its burst, or what it lacks.
     pub fn admit(
         &self,
@@ -155,7 +162,13 @@ impl Tenants {
         burst(tenant, now)
     }
 
-    pub fn debit(&mut self, index: TenantIndex, now: Timestamp, reservation: &Reservation) {
+    pub fn debit(
+        &mut self,
+        index: TenantIndex,
+        now: Timestamp,
+        reservation: &Reservation,
+        stake: f64,
+    ) {
         let tenant = &mut self.tenants[usize::from(index)];
         for rate in &mut tenant.rates {
             match rate.limit.dimension {
@@ -165,6 +178,7 @@ impl Tenants {
         }
         if let Some(budget) = &mut tenant.budget {
             budget.debit(now, reservation.usd_micros);
+            budget.charge(now, reservation.usd_micros as f64, stake);
         }
         if reservation.burst_arrival_ns.is_some() {
             tenant.burst_arrival_ns = reservation.burst_arrival_ns;

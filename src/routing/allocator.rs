@@ -2,7 +2,7 @@
 
 use super::TaskKey;
 use super::engine::wait_until;
-use super::fact::{AttemptEnd, Fact, Then};
+use super::fact::{AttemptEnd, Fact, Shown, Then};
 use super::state::{LiveTask, Phase, State};
 use crate::model::reason::RefusalReason;
 use crate::model::result::{ResultStatus, TaskResult};
@@ -154,5 +154,13 @@ pub fn attempt_ended(
         usd_micros,
         then,
         until: wait_until(state, live.task.deadline_at),
+        shown: result.map(|result| Shown {
+            quality: result.quality,
+            input_tokens: result.input_tokens,
+            output_tokens: result.output_tokens,
+            time_to_first_token_ms: result.time_to_first_token_ms,
+            duration_ms: result.duration_ms,
+            retry_after_ms: result.retry_after_ms,
+        }),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::admission::TENANTS_MAX;
 use super::fact::Fact;
+use super::health::EVENTS_MAX;
 use super::state::State;
 use crate::model::health::HealthEvent;
 use crate::model::policy::Policy;
@@ -30,8 +31,19 @@ pub fn decide_fleet(state: &State, offset: i64, entry: FleetEntry) -> Result<Fac
     Ok(Fact::FleetSet { offset, entry: Box::new(entry) })
 }
 
-pub fn decide_health(offset: i64, event: HealthEvent) -> Fact {
-    Fact::HealthSet { offset, event: Box::new(event) }
+/// A health record. An error where no more events are kept.
+pub fn decide_health(state: &State, offset: i64, event: HealthEvent) -> Result<Fact, Invalid> {
+    if state.health.is_full_for(&event) {
+        let allowed = format!("at most {EVENTS_MAX} scopes that are not healthy");
+        return Err(Invalid::new("id", event.id, &allowed));
+    }
+    Ok(Fact::HealthSet { offset, event: Box::new(event) })
+}
+
+/// What the lane's breakers have to say: those that time moves, and those that results have moved.
+pub fn decide_breakers(state: &State) -> Vec<Fact> {
+    let untold = state.health.breakers.untold(state.batch_time);
+    untold.map(|(resource, status)| Fact::BreakerTold { resource, status }).collect()
 }
 
 /// The policy, where it differs from the one in force.

@@ -3,41 +3,100 @@
 //! The rules that depend on the shape alone are evaluated once per shape; the list is kept until
 //! the fleet or its health changes. The rules that depend on a task's sizes are the engine's.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::capability::{Capable, ClassIndex};
 use super::fact::{ResourceIndex, TenantIndex};
-use super::fleet::Resource;
+use super::fleet::{Claim, Resource};
+use super::posterior::Belief;
 use super::shape::{Shape, SharedShape};
+use super::speed;
 use super::state::State;
 use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
 use crate::model::task::{Objective, Task};
 
 /// A resource that the shape's rules let through, with its utility as a linear function of the
-/// task's sizes: `base − per_input · input − per_output · output`.
+/// task's sizes, for each range of prompt sizes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
     pub resource: ResourceIndex,
+    /// What an attempt is expected to bring, in [0, 1]; one that fails brings nothing.
     pub quality: f64,
-    pub base: f64,
-    pub per_input_token: f64,
-    pub per_output_token: f64,
+    /// The standard deviation of what is believed of its quality.
+    pub deviation: f64,
+    prompts: [Prompt; speed::RANGES],
+    per_output_token: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Prompt {
+    base: f64,
+    per_token: f64,
 }
 
 impl Candidate {
+    fn of(
+        state: &State,
+        class: Option<ClassIndex>,
+        shape: &Shape,
+        (index, resource): (ResourceIndex, &Resource),
+    ) -> Self {
+        let weights = Objective::from(shape.objective).weights();
+        let Belief { mean: quality, deviation, .. } =
+            predicted_quality(state, class, shape, (index, resource));
+        // What is degraded counts for less, in proportion to how bad it is.
+        let kept = match resource.health {
+            HealthStatus::Degraded => 1.0 - resource.severity,
+            HealthStatus::Healthy | HealthStatus::Unhealthy | HealthStatus::Drain => 1.0,
+        };
+        let worth = weights.quality * quality * kept;
+        let per_ms = weights.second / 1_000.0;
+        let terms = state.fleet.terms(index);
+        let (first_token, decode) = state.learned.speed(index).factors();
+        Candidate {
+            resource: index,
+            quality,
+            deviation,
+            prompts: first_token.map(|factor| Prompt {
+                base: worth - per_ms * factor * terms.time_to_first_token_ms,
+                per_token: weights.usd * terms.usd_per_input_token
+                    + per_ms * factor * terms.ms_per_input_token,
+            }),
+            per_output_token: weights.usd * terms.usd_per_output_token
+                + per_ms * decode * terms.ms_per_output_token,
+        }
+    }
+
     pub fn utility(&self, input_tokens: u32, output_tokens: f64) -> f64 {
-        self.base
-            - self.per_input_token * f64::from(input_tokens)
+        let prompt = &self.prompts[speed::range(input_tokens)];
+        prompt.base
+            - prompt.per_token * f64::from(input_tokens)
             - self.per_output_token * output_tokens
     }
+}
+
+/// What an attempt of the shape's class is expected to bring there, in [0, 1].
+fn predicted_quality(
+    state: &State,
+    class: Option<ClassIndex>,
+    shape: &Shape,
+    (index, resource): (ResourceIndex, &Resource),
+) -> Belief {
+    let prior = resource.spec.quality_prior(&shape.class).unwrap_or_default();
+    let Capable { quality, success } = state.learned.capable(class, index, prior);
+    Belief { mean: quality.mean * success, ..quality }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidates {
     pub shape: SharedShape,
     pub tenant: Option<TenantIndex>,
+    /// Where the results of its class are; `None` where there are none yet.
+    pub class: Option<ClassIndex>,
     pub list: Vec<Candidate>,
     /// The rule that stopped the resource that got furthest, where the shape's rules let none
     /// through.
@@ -81,15 +140,19 @@ pub struct Miss {
 }
 
 /// The first of the shape's rules that a resource misses.
-pub fn miss(state: &State, shape: &Shape, resource: &Resource) -> Option<Miss> {
+pub fn miss(
+    state: &State,
+    shape: &Shape,
+    (index, resource): (ResourceIndex, &Resource),
+) -> Option<Miss> {
     let spec = &resource.spec;
     let needs = &shape.requirements;
     let found = |rule, needed: String, had: String| Some(Miss { rule, needed, had });
-    let Some(quality) = spec.quality_prior(&shape.class) else {
+    if spec.quality_prior(&shape.class).is_none() {
         let classes: Vec<&str> = spec.quality.keys().map(String::as_str).collect();
         let had = classes.join(", ");
         return found(RefusalReason::NoCapableResource, shape.class.clone(), had);
-    };
+    }
     if !needs.models.is_empty() && !needs.models.contains(&spec.model) {
         return found(RefusalReason::Model, needs.models.join(" or "), spec.model.clone());
     }
@@ -102,10 +165,12 @@ pub fn miss(state: &State, shape: &Shape, resource: &Resource) -> Option<Miss> {
     if !spec.tenants.is_empty() && !spec.tenants.contains(&shape.tenant) {
         return found(RefusalReason::Tenant, shape.tenant.clone(), spec.tenants.join(", "));
     }
-    if let Some(least) = needs.min_quality
-        && quality < least
-    {
-        return found(RefusalReason::Quality, least.to_string(), quality.to_string());
+    if let Some(least) = needs.min_quality {
+        let class = state.learned.class(&shape.class);
+        let quality = predicted_quality(state, class, shape, (index, resource)).mean;
+        if quality < least {
+            return found(RefusalReason::Quality, least.to_string(), quality.to_string());
+        }
     }
     if !resource.serves() {
         let had = if resource.removed { "removed" } else { resource.health.name() };
@@ -119,7 +184,7 @@ pub fn miss(state: &State, shape: &Shape, resource: &Resource) -> Option<Miss> {
 }
 
 fn candidates(state: &State, shape: SharedShape) -> Candidates {
-    let weights = Objective::from(shape.objective).weights();
+    let class = state.learned.class(&shape.class);
     let mut list = Vec::new();
     let mut furthest = RefusalReason::NoCapableResource;
     for (index, resource) in state.fleet.iter() {
@@ -127,50 +192,87 @@ fn candidates(state: &State, shape: SharedShape) -> Candidates {
         if resource.removed {
             continue;
         }
-        if let Some(miss) = miss(state, &shape, resource) {
+        if let Some(miss) = miss(state, &shape, (index, resource)) {
             if rank(miss.rule) > rank(furthest) {
                 furthest = miss.rule;
             }
             continue;
         }
-        let quality = resource.spec.quality_prior(&shape.class).unwrap_or_default();
-        let terms = state.fleet.terms(index);
-        // What is degraded counts for less, in proportion to how bad it is.
-        let kept = match resource.health {
-            HealthStatus::Degraded => 1.0 - resource.severity,
-            HealthStatus::Healthy | HealthStatus::Unhealthy | HealthStatus::Drain => 1.0,
-        };
-        let per_ms = weights.second / 1_000.0;
-        list.push(Candidate {
-            resource: index,
-            quality,
-            base: weights.quality * quality * kept - per_ms * terms.time_to_first_token_ms,
-            per_input_token: weights.usd * terms.usd_per_input_token
-                + per_ms * terms.ms_per_input_token,
-            per_output_token: weights.usd * terms.usd_per_output_token
-                + per_ms * terms.ms_per_output_token,
-        });
+        list.push(Candidate::of(state, class, &shape, (index, resource)));
     }
-    Candidates { tenant: state.tenants.index_of(&shape.tenant), shape, list, furthest }
+    Candidates { tenant: state.tenants.index_of(&shape.tenant), class, shape, list, furthest }
 }
 
-/// What could be derived again at any time: the candidate lists, and room to work in.
+/// The same candidates with what has been learned since. The only rule of a shape that results can
+/// change is the quality that it asks for.
+fn renewed(state: &State, known: &Candidates) -> Candidates {
+    if known.shape.requirements.min_quality.is_some() {
+        return candidates(state, Arc::clone(&known.shape));
+    }
+    let class = state.learned.class(&known.shape.class);
+    let again = |candidate: &Candidate| {
+        let index = candidate.resource;
+        Candidate::of(state, class, &known.shape, (index, state.fleet.at(index)))
+    };
+    let list = known.list.iter().map(again).collect();
+    Candidates { shape: Arc::clone(&known.shape), class, list, ..*known }
+}
+
+/// The candidates of a shape, as of what was learned at a time.
+#[derive(Debug)]
+struct Known {
+    hash: u64,
+    learned: u64,
+    candidates: Arc<Candidates>,
+}
+
+impl Known {
+    /// With what has been learned since.
+    fn renewed(&mut self, state: &State) -> Arc<Candidates> {
+        if self.learned != state.learned.version() {
+            self.learned = state.learned.version();
+            self.candidates = Arc::new(renewed(state, &self.candidates));
+        }
+        Arc::clone(&self.candidates)
+    }
+}
+
+/// What could be derived again at any time: the candidate lists, and room to work in. Decisions
+/// depend on its claims, which begin anew with every batch.
 #[derive(Debug, Default)]
 pub struct Memo {
     version: u64,
-    lists: HashTable<(u64, Arc<Candidates>)>,
+    lists: HashTable<Known>,
     /// Candidates in all lists together.
     kept: usize,
     pub(super) scored: Vec<(f64, ResourceIndex)>,
+    /// Of those that exploration may choose: chance and score.
+    pub(super) chances: Vec<(f64, f64, ResourceIndex)>,
+    /// What tasks that were asked before wait for, in the batch that is being assigned.
+    claims: BTreeMap<ResourceIndex, Claim>,
 }
 
-/// Candidates that all lists may hold together: 40 bytes each, so 10 MB.
+/// Candidates that all lists may hold together: 80 bytes each, so 21 MB.
 const CANDIDATES_MAX: usize = 1 << 18;
 
 /// Shapes that are kept. Producers choose shapes, so their number must not grow without end.
 const SHAPES_MAX: usize = 1 << 14;
 
 impl Memo {
+    pub(super) fn forget_claims(&mut self) {
+        self.claims.clear();
+    }
+
+    pub(super) fn claim(&self, resource: ResourceIndex) -> Claim {
+        self.claims.get(&resource).copied().unwrap_or_default()
+    }
+
+    pub(super) fn add_claim(&mut self, resource: ResourceIndex, tokens: u64) {
+        let claim = self.claims.entry(resource).or_default();
+        claim.tasks = claim.tasks.saturating_add(1);
+        claim.tokens = claim.tokens.saturating_add(tokens);
+    }
+
     fn renew(&mut self, state: &State) {
         let full = self.kept > CANDIDATES_MAX || self.lists.len() >= SHAPES_MAX;
         if self.version != state.fleet.version() || full {
@@ -183,7 +285,8 @@ impl Memo {
     fn add(&mut self, state: &State, hash: u64, shape: SharedShape) -> Arc<Candidates> {
         let made = Arc::new(candidates(state, shape));
         self.kept += made.list.len();
-        self.lists.insert_unique(hash, (hash, made.clone()), |(hash, _)| *hash);
+        let known = Known { hash, learned: state.learned.version(), candidates: made.clone() };
+        self.lists.insert_unique(hash, known, |known| known.hash);
         made
     }
 
@@ -191,8 +294,8 @@ impl Memo {
     pub fn candidates_of_task(&mut self, state: &State, task: &Task) -> Arc<Candidates> {
         self.renew(state);
         let hash = Shape::hash_of(task);
-        match self.lists.find(hash, |(_, known)| known.shape.fits(task)) {
-            Some((_, known)) => known.clone(),
+        match self.lists.find_mut(hash, |known| known.candidates.shape.fits(task)) {
+            Some(known) => known.renewed(state),
             None => self.add(state, hash, Arc::new(Shape::of(task))),
         }
     }
@@ -201,8 +304,8 @@ impl Memo {
     pub fn candidates_of(&mut self, state: &State, shape: &SharedShape) -> Arc<Candidates> {
         self.renew(state);
         let hash = shape.hash();
-        match self.lists.find(hash, |(_, known)| known.shape == *shape) {
-            Some((_, known)) => known.clone(),
+        match self.lists.find_mut(hash, |known| known.candidates.shape == *shape) {
+            Some(known) => known.renewed(state),
             None => self.add(state, hash, shape.clone()),
         }
     }

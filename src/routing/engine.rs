@@ -1,43 +1,27 @@
 //! The routing engine: which resource serves a task now, with which fallbacks, or why none does.
 
+mod explore;
+mod refused;
+mod survey;
+
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::TaskKey;
-use super::eligibility::{Candidate, Candidates, Memo, miss, rank};
-use super::fact::{Fact, NewTask, RefusedCandidate, Reservation, ResourceIndex};
-use super::fleet::Terms;
-use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
-use crate::model::decision::{REFUSALS_MAX, RouteMetrics};
+use super::eligibility::{Candidates, Memo};
+use super::fact::{Bid, Fact, Loss, NewTask, Reservation, ResourceIndex};
+use super::state::{Fallbacks, LiveTask, Phase, State};
+use crate::model::decision::RouteMetrics;
 use crate::model::reason::RefusalReason;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::planted::{Bug, clock_ms, planted};
 
-/// The share of `max_output_tokens` that a task is expected to use, until results teach better.
-/// Reservations and cost ceilings never rest on it.
-const OUTPUT_SHARE_EXPECTED: f64 = 0.25;
-
-/// What the engine needs to know of a task.
-struct Ask<'a> {
-    candidates: &'a Candidates,
-    input_tokens: u32,
-    max_output_tokens: u32,
-    /// Until the deadline; `None` without one.
-    left_ms: Option<f64>,
-    tried: &'a [Tried],
-    /// Taken in this order where they can serve, before anything else.
-    preferred: Fallbacks,
-}
-
-impl Ask<'_> {
-    fn tokens(&self) -> u64 {
-        u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
-    }
-
-    fn output_expected(&self) -> f64 {
-        output_expected(self.max_output_tokens)
-    }
-}
+use explore::explore;
+use refused::refused;
+pub(super) use refused::{Sizes, size_or_room_miss};
+pub(super) use survey::Prices;
+use survey::{Ask, Offer, Survey};
 
 /// A resource with everything that was reserved and predicted.
 struct Choice {
@@ -48,83 +32,81 @@ struct Choice {
 
 enum Verdict {
     Serve(Choice),
-    /// Nothing is free now.
+    /// Nothing is free now, or nothing that is worth more than what is free soon.
     Wait(RefusalReason),
     /// Nothing will ever serve it.
     Refuse(RefusalReason),
 }
 
-/// The first rule that depends on the task's sizes and that a candidate misses.
-fn size_miss(ask: &Ask<'_>, terms: &Terms) -> Option<RefusalReason> {
-    if ask.tokens() > u64::from(terms.context_window)
-        || ask.max_output_tokens > terms.max_output_tokens
-    {
-        return Some(RefusalReason::ContextWindow);
-    }
-    if let Some(ceiling) = ask.candidates.shape.requirements.max_cost_usd
-        && terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens)) > ceiling
-    {
-        return Some(RefusalReason::Cost);
-    }
-    if let Some(left_ms) = ask.left_ms
-        && terms.latency_ms(ask.input_tokens, ask.output_expected()) > left_ms
-    {
-        return Some(RefusalReason::Deadline);
-    }
-    None
+/// A verdict, and what the task brought to it.
+struct Judged {
+    verdict: Verdict,
+    bid: Option<Bid>,
+    loss: Loss,
 }
 
-fn choose(state: &State, memo: &mut Memo, ask: &Ask<'_>) -> Verdict {
-    let output = ask.output_expected();
-    let tokens = ask.tokens();
-    let mut furthest = ask.candidates.furthest;
-    let mut best: Option<(f64, u32, &Candidate)> = None;
-    let mut waits = false;
-    memo.scored.clear();
-    let was_tried =
-        |candidate: &Candidate| ask.tried.iter().any(|tried| tried.resource == candidate.resource);
-    // A resource that failed this task comes again only where there is no other.
-    let skips_tried =
-        !ask.tried.is_empty() && ask.candidates.list.iter().any(|candidate| !was_tried(candidate));
-    for candidate in &ask.candidates.list {
-        if skips_tried && was_tried(candidate) {
-            continue;
+fn choose(state: &State, memo: &mut Memo, key: TaskKey, ask: &Ask<'_>) -> Judged {
+    let found = Survey::of(state, memo, ask);
+    Judged {
+        bid: found.bid(state, ask),
+        loss: found.loss(state),
+        verdict: verdict(state, memo, key, ask, &found),
+    }
+}
+
+fn verdict(
+    state: &State,
+    memo: &mut Memo,
+    key: TaskKey,
+    ask: &Ask<'_>,
+    found: &Survey<'_>,
+) -> Verdict {
+    if let Some(offer) = preferred(state, memo, ask) {
+        return serve(state, memo, ask, (offer, 1.0));
+    }
+    let rationed =
+        found.now.is_some_and(|now| ask.is_priced_out(state, now.score + now.price, now.price));
+    let better = found.worth_waiting(state, memo, ask);
+    match (found.now, better) {
+        (Some(now), None) if !rationed => {
+            let taken = explore(state, memo, ask, key, now);
+            serve(state, memo, ask, taken)
         }
-        let terms = state.fleet.terms(candidate.resource);
-        if let Some(reason) = size_miss(ask, terms) {
-            if rank(reason) > rank(furthest) {
-                furthest = reason;
+        (_, better) => {
+            if let Some(offer) = better.or(found.first()) {
+                memo.add_claim(offer.candidate.resource, ask.tokens());
             }
-            continue;
-        }
-        let utility = candidate.utility(ask.input_tokens, output);
-        memo.scored.push((utility, candidate.resource));
-        waits |= tokens <= terms.tokens_max;
-        if best.is_some_and(|(best, ..)| utility < best) {
-            continue;
-        }
-        let room = state.fleet.room(candidate.resource);
-        // Of equals, the one with more free slots.
-        let better = room.fits(tokens)
-            && best.is_none_or(|(best, slots, _)| utility > best || room.slots > slots);
-        if better {
-            best = Some((utility, room.slots, candidate));
+            match (found.has_any(), found.waits) {
+                (false, _) => Verdict::Refuse(found.furthest),
+                (true, _) if rationed => Verdict::Wait(RefusalReason::PricedOut),
+                (true, true) => Verdict::Wait(RefusalReason::NoCapacity),
+                // No window of any candidate could ever take so many tokens.
+                (true, false) => Verdict::Refuse(RefusalReason::NoCapacity),
+            }
         }
     }
-    let preferred = ask.preferred.iter().find_map(|resource| {
-        let (utility, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
+}
+
+/// The first of the task's fallbacks that can serve it now.
+fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>> {
+    ask.preferred.iter().find_map(|resource| {
+        let (score, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
         let candidate = ask.candidates.list.iter().find(|one| one.resource == resource)?;
         let room = state.fleet.room(resource);
-        room.fits(tokens).then_some((*utility, room.slots, candidate))
-    });
-    let Some((utility, _, candidate)) = preferred.or(best) else {
-        return match (memo.scored.is_empty(), waits) {
-            (true, _) => Verdict::Refuse(furthest),
-            (false, true) => Verdict::Wait(RefusalReason::NoCapacity),
-            // No window of any candidate could ever take so many tokens.
-            (false, false) => Verdict::Refuse(RefusalReason::NoCapacity),
-        };
-    };
+        let utility = candidate.utility(ask.input_tokens, ask.output_expected);
+        let (score, price) = (*score, utility - *score);
+        room.fits(ask.tokens()).then_some(Offer { candidate, score, price, slots: room.slots })
+    })
+}
+
+fn serve(
+    state: &State,
+    memo: &Memo,
+    ask: &Ask<'_>,
+    (offer, propensity): (Offer<'_>, f64),
+) -> Verdict {
+    let candidate = offer.candidate;
+    let (tokens, output) = (ask.tokens(), ask.output_expected);
     let terms = state.fleet.terms(candidate.resource);
     let cost_reserved = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
     let usd_micros = libm::ceil(cost_reserved * 1e6) as u64;
@@ -140,6 +122,7 @@ fn choose(state: &State, memo: &mut Memo, ask: &Ask<'_>) -> Verdict {
         reservation: Reservation {
             resource: candidate.resource,
             tokens,
+            tokens_expected: u64::from(ask.input_tokens) + output as u64,
             usd_micros,
             burst_arrival_ns,
         },
@@ -147,9 +130,10 @@ fn choose(state: &State, memo: &mut Memo, ask: &Ask<'_>) -> Verdict {
         metrics: RouteMetrics {
             quality: candidate.quality,
             cost_usd: terms.cost_usd(ask.input_tokens, output),
-            latency_ms: terms.latency_ms(ask.input_tokens, output),
-            utility,
-            price: 0.0,
+            latency_ms: ask.latency(state, candidate.resource).expected_ms,
+            utility: candidate.utility(ask.input_tokens, output),
+            price: offer.price,
+            propensity,
         },
     })
 }
@@ -179,92 +163,6 @@ fn fallbacks(
     chosen
 }
 
-/// A task's sizes, for an explanation.
-pub(super) struct Sizes<'a> {
-    pub candidates: &'a Candidates,
-    pub input_tokens: u32,
-    pub max_output_tokens: u32,
-    pub deadline_at: Timestamp,
-}
-
-/// The output that a task is expected to have, in tokens.
-pub(super) fn output_expected(max_output_tokens: u32) -> f64 {
-    f64::from(max_output_tokens) * OUTPUT_SHARE_EXPECTED
-}
-
-/// Why a resource that the shape's rules let through cannot serve a task of these sizes now: the
-/// rule, what it needed and what there was.
-pub(super) fn size_or_room_miss(
-    state: &State,
-    sizes: &Sizes<'_>,
-    index: ResourceIndex,
-) -> Option<(RefusalReason, String, String)> {
-    let ask = Ask {
-        candidates: sizes.candidates,
-        input_tokens: sizes.input_tokens,
-        max_output_tokens: sizes.max_output_tokens,
-        left_ms: left_ms(state, sizes.deadline_at),
-        tried: &[],
-        preferred: Fallbacks::NONE,
-    };
-    explain_miss(state, &ask, index)
-}
-
-fn explain_miss(
-    state: &State,
-    ask: &Ask<'_>,
-    index: ResourceIndex,
-) -> Option<(RefusalReason, String, String)> {
-    let terms = state.fleet.terms(index);
-    if let Some(rule) = size_miss(ask, terms) {
-        let (needed, had) = explain_size(ask, terms, rule);
-        return Some((rule, needed, had));
-    }
-    let room = state.fleet.room(index);
-    if room.fits(ask.tokens()) {
-        return None;
-    }
-    let needed = format!("1 slot, 1 request, {} tokens", ask.tokens());
-    let had = format!("{} slots, {} requests, {} tokens", room.slots, room.requests, room.tokens);
-    Some((RefusalReason::NoCapacity, needed, had))
-}
-
-/// Every resource that was refused, with the rule; at most [`REFUSALS_MAX`].
-fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
-    let shape = &ask.candidates.shape;
-    let mut found = Vec::new();
-    for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {
-        if found.len() == REFUSALS_MAX {
-            break;
-        }
-        let (rule, needed, had) = match miss(state, shape, resource) {
-            Some(miss) => (miss.rule, miss.needed, miss.had),
-            None => match explain_miss(state, ask, index) {
-                Some(missed) => missed,
-                None => continue,
-            },
-        };
-        found.push(RefusedCandidate { resource: index, rule, needed, had });
-    }
-    found
-}
-
-fn explain_size(ask: &Ask<'_>, terms: &Terms, rule: RefusalReason) -> (String, String) {
-    if rule == RefusalReason::ContextWindow {
-        let needed = format!("{} tokens with {} of output", ask.tokens(), ask.max_output_tokens);
-        let had = format!("{} with {}", terms.context_window, terms.max_output_tokens);
-        return (needed, had);
-    }
-    if rule == RefusalReason::Cost {
-        let ceiling = ask.candidates.shape.requirements.max_cost_usd.unwrap_or_default();
-        let cost = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
-        return (format!("at most {ceiling} USD"), format!("{cost} USD"));
-    }
-    let left_ms = ask.left_ms.unwrap_or_default();
-    let latency_ms = libm::ceil(terms.latency_ms(ask.input_tokens, ask.output_expected()));
-    (format!("within {left_ms} ms"), format!("{latency_ms} ms"))
-}
-
 fn lease_until(state: &State, metrics: &RouteMetrics) -> Timestamp {
     let policy = &state.policy;
     let expected_ms = (metrics.latency_ms * policy.lease_factor) as u64;
@@ -290,16 +188,8 @@ pub fn decide_task(
         return vec![refuse(RefusalReason::NotSupported, Vec::new())];
     }
     let candidates = memo.candidates_of_task(state, task);
-    let deadline_at = task.deadline_ms.map_or(Timestamp::MAX, |ms| created_at.plus_ms(ms));
-    let ask = Ask {
-        candidates: &candidates,
-        input_tokens: task.input_tokens,
-        max_output_tokens: task.max_output_tokens,
-        left_ms: left_ms(state, deadline_at),
-        tried: &[],
-        preferred: Fallbacks::NONE,
-    };
-    let verdict = choose(state, memo, &ask);
+    let ask = ask_of_new(state, &candidates, task, created_at);
+    let deadline_at = deadline_at(task, created_at);
     let new_task = || {
         Arc::new(NewTask {
             task_id: task.task_id.as_str().into(),
@@ -310,16 +200,24 @@ pub fn decide_task(
             max_output_tokens: task.max_output_tokens,
         })
     };
+    let mut judged = choose(state, memo, key, &ask);
+    let is_full = state.backlog.len() >= state.policy.backlog_tasks_max as usize;
+    if is_full && matches!(judged.verdict, Verdict::Wait(_)) {
+        // There is no place to wait for something better.
+        judged = choose(state, memo, key, &Ask { wait_ms: None, ..ask });
+    }
+    let Judged { verdict, bid, loss } = judged;
     match verdict {
-        Verdict::Serve(choice) => vec![routed(state, key, Some(new_task()), 1, choice)],
+        Verdict::Serve(choice) => vec![routed(state, key, Some((new_task(), bid)), 1, choice)],
         Verdict::Refuse(reason) => vec![refuse(reason, refused(state, &ask))],
         Verdict::Wait(blocked_by) => {
             let until = wait_until(state, deadline_at);
             let mut facts = Vec::with_capacity(2);
-            if state.backlog.len() >= state.policy.backlog_tasks_max as usize {
+            if is_full {
                 // The task that would be served last gives way.
+                let place = (task.priority, Reverse(loss), until);
                 match state.backlog.last() {
-                    Some(last) if (task.priority, until) < (last.priority, last.until) => {
+                    Some(last) if place < (last.priority, last.loss, last.until) => {
                         facts.push(Fact::Refused {
                             key: last.key,
                             known: true,
@@ -332,10 +230,17 @@ pub fn decide_task(
                     }
                 }
             }
-            facts.push(Fact::Queued { key, task: new_task(), blocked_by, until });
+            facts.push(Fact::Queued { key, task: new_task(), blocked_by, until, loss, bid });
             facts
         }
     }
+}
+
+/// What a new task stands to lose by going without its best candidate.
+pub fn loss_of_new(state: &State, memo: &mut Memo, task: &Task, created_at: Timestamp) -> Loss {
+    let candidates = memo.candidates_of_task(state, task);
+    let ask = ask_of_new(state, &candidates, task, created_at);
+    Survey::of(state, memo, &ask).loss(state)
 }
 
 /// Until when a task may wait for capacity.
@@ -346,16 +251,10 @@ pub fn wait_until(state: &State, deadline_at: Timestamp) -> Timestamp {
 /// Decides a task of the backlog. No fact where it has to wait on.
 pub fn decide_waiting(state: &State, memo: &mut Memo, key: TaskKey) -> Option<Fact> {
     let live = state.tasks.get(&key)?;
-    let waits = match live.phase {
-        Phase::Waiting { .. } => true,
-        Phase::GivenUp | Phase::InFlight { .. } => false,
-    };
-    if !waits {
-        return None;
-    }
+    let Phase::Waiting { until, .. } = live.phase else { return None };
     let candidates = memo.candidates_of(state, &live.task.shape);
-    let ask = ask_of(state, &candidates, live);
-    match choose(state, memo, &ask) {
+    let ask = ask_of(state, &candidates, live, until);
+    match choose(state, memo, key, &ask).verdict {
         Verdict::Serve(choice) => Some(routed(state, key, None, live.attempt + 1, choice)),
         Verdict::Wait(_) => None,
         Verdict::Refuse(reason) => {
@@ -364,21 +263,72 @@ pub fn decide_waiting(state: &State, memo: &mut Memo, key: TaskKey) -> Option<Fa
     }
 }
 
-/// Whether a waiting task could be served now, so that reading its payload is worth while.
-pub fn could_serve(state: &State, memo: &mut Memo, key: TaskKey) -> bool {
-    decide_waiting(state, memo, key).is_some()
+/// Refuses a task whose time to wait has ended, for what it goes without now. No fact where it
+/// could be served, so that its record is worth the time that reading it takes.
+pub fn decide_ended_wait(state: &State, memo: &mut Memo, key: TaskKey) -> Option<Fact> {
+    let live = state.tasks.get(&key)?;
+    let Phase::Waiting { until, .. } = live.phase else { return None };
+    let candidates = memo.candidates_of(state, &live.task.shape);
+    let ask = ask_of(state, &candidates, live, until);
+    let reason = match choose(state, memo, key, &ask).verdict {
+        Verdict::Serve(_) => return None,
+        Verdict::Wait(_) | Verdict::Refuse(_) if live.task.deadline_at <= state.batch_time => {
+            RefusalReason::Deadline
+        }
+        Verdict::Wait(reason) | Verdict::Refuse(reason) => reason,
+    };
+    Some(Fact::Refused { key, known: true, reason, candidates: refused(state, &ask) })
 }
 
 fn left_ms(state: &State, deadline_at: Timestamp) -> Option<f64> {
     (deadline_at != Timestamp::MAX).then(|| deadline_at.ms_since(state.batch_time) as f64)
 }
 
-fn ask_of<'a>(state: &State, candidates: &'a Candidates, live: &'a LiveTask) -> Ask<'a> {
+fn deadline_at(task: &Task, created_at: Timestamp) -> Timestamp {
+    task.deadline_ms.map_or(Timestamp::MAX, |ms| created_at.plus_ms(ms))
+}
+
+fn ask_of_new<'a>(
+    state: &State,
+    candidates: &'a Candidates,
+    task: &Task,
+    created_at: Timestamp,
+) -> Ask<'a> {
+    let deadline_at = deadline_at(task, created_at);
+    Ask {
+        candidates,
+        input_tokens: task.input_tokens,
+        max_output_tokens: state.output_reserved(candidates.class, task.max_output_tokens),
+        output_expected: state.learned.output_expected(candidates.class, task.max_output_tokens),
+        left_ms: left_ms(state, deadline_at),
+        wait_ms: Some(wait_until(state, deadline_at).ms_since(state.batch_time) as f64),
+        tried: &[],
+        preferred: Fallbacks::NONE,
+    }
+}
+
+fn ask_of<'a>(
+    state: &State,
+    candidates: &'a Candidates,
+    live: &'a LiveTask,
+    until: Timestamp,
+) -> Ask<'a> {
+    // What is expected of its class was not enough, or may not have been.
+    let max_output_tokens = match live.attempt {
+        0 => state.output_reserved(candidates.class, live.task.max_output_tokens),
+        _ => live.task.max_output_tokens,
+    };
+    // Who had an attempt has lost time already.
+    let wait_ms = (live.attempt == 0).then(|| until.ms_since(state.batch_time) as f64);
     Ask {
         candidates,
         input_tokens: live.task.input_tokens,
-        max_output_tokens: live.task.max_output_tokens,
+        max_output_tokens,
+        output_expected: state
+            .learned
+            .output_expected(candidates.class, live.task.max_output_tokens),
         left_ms: left_ms(state, live.task.deadline_at),
+        wait_ms,
         tried: live.tried(),
         preferred: live.fallbacks,
     }
@@ -387,10 +337,14 @@ fn ask_of<'a>(state: &State, candidates: &'a Candidates, live: &'a LiveTask) -> 
 fn routed(
     state: &State,
     key: TaskKey,
-    task: Option<Arc<NewTask>>,
+    new: Option<(Arc<NewTask>, Option<Bid>)>,
     attempt: u32,
     choice: Choice,
 ) -> Fact {
+    let (task, bid) = match new {
+        Some((task, bid)) => (Some(task), bid),
+        None => (None, None),
+    };
     Fact::Routed {
         key,
         task,
@@ -398,6 +352,7 @@ fn routed(
         lease_until: lease_until(state, &choice.metrics),
         reservation: choice.reservation,
         fallbacks: choice.fallbacks,
+        bid,
         metrics: Some(choice.metrics),
     }
 }

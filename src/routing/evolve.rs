@@ -3,11 +3,17 @@
 //! Facts carry results, so this assigns, adds and removes. It must give the same state for the
 //! same facts for ever; golden journals check that.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::TaskKey;
-use super::fact::{AttemptEnd, ControlTopic, Fact, NewTask, Reservation, ResourceIndex, Then};
+use super::backlog::Place;
+use super::breaker::Position;
+use super::fact::{
+    AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Reservation, ResourceIndex, Shown, Then,
+};
 use super::fleet::Release;
+use super::learned::Attempted;
 use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
@@ -24,6 +30,7 @@ impl State {
                 self.tenants.advance(*at);
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
+                self.open_slots();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
@@ -36,22 +43,26 @@ impl State {
             Fact::FleetSet { offset, entry } => self.set_fleet(*offset, entry),
             Fact::HealthSet { offset, event } => {
                 self.health_position = offset + 1;
-                self.health.set(event);
+                self.health.set(self.lane, event);
                 self.apply_health();
             }
             Fact::ControlSkipped { topic, offset, .. } => match topic {
                 ControlTopic::Fleet => self.fleet_position = offset + 1,
                 ControlTopic::HealthEvents => self.health_position = offset + 1,
             },
-            Fact::Routed { key, task, attempt, reservation, fallbacks, lease_until, .. } => {
+            Fact::Routed {
+                key, task, attempt, reservation, fallbacks, lease_until, bid, ..
+            } => {
+                self.hear(*bid);
                 if let Some(task) = task {
                     self.admit(*key, Arc::clone(task));
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
             }
-            Fact::Queued { key, task, blocked_by, until } => {
+            Fact::Queued { key, task, blocked_by, until, loss, bid } => {
+                self.hear(*bid);
                 self.admit(*key, Arc::clone(task));
-                self.wait(*key, *blocked_by, *until);
+                self.wait(*key, *blocked_by, *until, *loss);
             }
             Fact::Refused { key, known, .. } => {
                 if *known {
@@ -70,7 +81,11 @@ impl State {
                 usd_micros,
                 then,
                 until,
+                shown,
             } => {
+                if let Some(shown) = shown {
+                    self.learn(*key, *end, shown);
+                }
                 let used = Used {
                     tokens: *tokens,
                     requests: *requests,
@@ -80,7 +95,7 @@ impl State {
                 self.end_attempt(*key, *end, &used);
                 match then {
                     Then::Done => self.drop_task(*key),
-                    Then::Again => self.wait(*key, RefusalReason::NoCapacity, *until),
+                    Then::Again => self.wait(*key, RefusalReason::NoCapacity, *until, Loss::MAX),
                     Then::GiveUp => {
                         if let Some(live) = self.tasks.get_mut(key) {
                             live.phase = Phase::GivenUp;
@@ -90,6 +105,7 @@ impl State {
                 }
             }
             Fact::LeaseExtended { key, lease_until } => self.extend_lease(*key, *lease_until),
+            Fact::BreakerTold { resource, status } => self.tell_breaker(*resource, *status),
             Fact::FailoverEnded { resource, .. } => {
                 self.failovers.remove(resource);
             }
@@ -104,7 +120,16 @@ impl State {
         self.fleet_position = offset + 1;
         match entry {
             FleetEntry::Resource(spec) => {
+                let is_same = self.fleet.index_of(&spec.id).is_some_and(|index| {
+                    let before = &self.fleet.at(index).spec;
+                    before.model == spec.model && before.quality == spec.quality
+                });
                 self.fleet.set(offset, spec, self.policy.start_within_ms);
+                // Whoever says something else of it means another one.
+                if !is_same && let Some(index) = self.fleet.index_of(&spec.id) {
+                    self.learned.forget(index);
+                    self.health.breakers.forget(index);
+                }
                 self.apply_health();
             }
             FleetEntry::ResourceRemoved(id) => self.fleet.remove(id),
@@ -121,7 +146,7 @@ impl State {
 
     /// Brings the resources' health up to date, and starts or ends failovers with it.
     fn apply_health(&mut self) {
-        self.health.apply(&mut self.fleet);
+        self.health.apply(&mut self.fleet, self.batch_time);
         for (index, resource) in self.fleet.iter() {
             match resource.health {
                 HealthStatus::Unhealthy => {
@@ -134,6 +159,15 @@ impl State {
                 }
             }
         }
+    }
+
+    /// What a new task wanted moves the stake, and the price of the slots that it wanted.
+    fn hear(&mut self, bid: Option<Bid>) {
+        let Some(Bid { wanted, busy_ms, gain }) = bid else { return };
+        if let Some(gain) = gain {
+            self.stake.add(f64::from(gain));
+        }
+        self.fleet.want_slot(wanted, busy_ms, self.stake.get(), self.batch_time);
     }
 
     fn admit(&mut self, key: TaskKey, task: Arc<NewTask>) {
@@ -170,9 +204,9 @@ impl State {
         };
         self.leases.insert((lease_until, key));
         self.in_flight += 1;
-        self.fleet.reserve(reservation.resource, self.batch_time, reservation.tokens);
+        self.fleet.reserve(reservation, self.batch_time, self.stake.get());
         if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
-            self.tenants.debit(tenant, self.batch_time, reservation);
+            self.tenants.debit(tenant, self.batch_time, reservation, self.stake.get());
         }
     }
 
@@ -209,19 +243,54 @@ impl State {
         }
     }
 
-    fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp) {
+    fn learn(&mut self, key: TaskKey, end: AttemptEnd, shown: &Shown) {
+        let Some(live) = self.tasks.get(&key) else { return };
+        let Phase::InFlight { resource, tokens, .. } = live.phase else { return };
+        let attempted = Attempted {
+            class: &live.task.shape.class,
+            resource,
+            max_output_tokens: live.task.max_output_tokens,
+            output_reserved: tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32,
+        };
+        self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
+        if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {
+            self.apply_health();
+        }
+    }
+
+    fn tell_breaker(&mut self, resource: ResourceIndex, status: HealthStatus) {
+        if !self.health.breakers.told_v1(resource, self.batch_time, status) {
+            return;
+        }
+        if matches!(self.health.breakers.position(resource), Position::HalfOpen { .. }) {
+            self.learned.forgive(resource);
+        }
+        self.apply_health();
+    }
+
+    /// Lets new work hold what breakers let through at the time of the batch.
+    fn open_slots(&mut self) {
+        for index in self.health.breakers.unsettled() {
+            let units = self.fleet.at(index).slots_units;
+            let slots = self.health.slots(index, units, self.batch_time);
+            self.fleet.admit(index, slots);
+        }
+        self.health.breakers.settle(self.batch_time);
+    }
+
+    fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp, loss: Loss) {
         if let Some(live) = self.tasks.get_mut(&key) {
-            let turn = self.backlog.insert(live.task.shape.priority, until, key);
-            live.phase = Phase::Waiting { until, turn, blocked_by };
+            let turn = self.backlog.insert(live.task.shape.priority, loss, until, key);
+            live.phase = Phase::Waiting { until, turn, blocked_by, loss };
         }
     }
 
     fn leave_backlog(&mut self, key: TaskKey) {
         if let Some(live) = self.tasks.get(&key)
-            && let Phase::Waiting { until, turn, .. } = live.phase
+            && let Phase::Waiting { until, turn, loss, .. } = live.phase
         {
-            let priority = live.task.shape.priority;
-            self.backlog.remove(&super::backlog::Place { priority, until, turn, key });
+            let (priority, loss) = (live.task.shape.priority, Reverse(loss));
+            self.backlog.remove(&Place { priority, loss, until, turn, key });
         }
     }
 

@@ -80,32 +80,36 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
         max_output_tokens: asked.max_output_tokens,
         deadline_at: asked.deadline_at,
     };
+    let expected = state.learned.output_expected(candidates.class, asked.max_output_tokens);
+    let reserved = state.output_reserved(candidates.class, asked.max_output_tokens);
+    let paid = engine::Prices::new(state, &candidates, asked.input_tokens, reserved, expected);
     let tried = asked.live.map(LiveTask::tried).unwrap_or_default();
     let mut found = Vec::new();
     for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {
         let candidate = candidates.list.iter().find(|candidate| candidate.resource == index);
         let terms = candidate.map(|candidate| {
             let prices = state.fleet.terms(index);
-            let output = engine::output_expected(asked.max_output_tokens);
+            let output = expected;
             let cost_usd = prices.cost_usd(asked.input_tokens, output);
-            let latency_ms = prices.latency_ms(asked.input_tokens, output);
+            let latency_ms = state.latency(index, asked.input_tokens, output).expected_ms;
             let (cost, latency) = (weights.usd * cost_usd, weights.second * latency_ms / 1_000.0);
-            let utility = candidate.utility(asked.input_tokens, output);
+            let before = candidate.utility(asked.input_tokens, output);
+            let price = paid.of(state, index);
             // What is left is the quality's part, degradation included.
-            let quality = utility + cost + latency;
+            let quality = before + cost + latency;
             let quality_predicted = candidate.quality;
             Utility {
-                utility,
+                utility: before - price,
                 quality,
                 cost,
                 latency,
-                price: 0.0,
+                price,
                 quality_predicted,
                 cost_usd,
                 latency_ms,
             }
         });
-        let missed = match miss(state, asked.shape, resource) {
+        let missed = match miss(state, asked.shape, (index, resource)) {
             Some(miss) => Some(Missed { rule: miss.rule, needed: miss.needed, had: miss.had }),
             None => engine::size_or_room_miss(state, &sizes, index)
                 .map(|(rule, needed, had)| Missed { rule, needed, had }),

@@ -13,25 +13,52 @@ use super::shape::SharedShape;
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
 use crate::model::decision::RouteMetrics;
-use crate::model::health::HealthEvent;
+use crate::model::health::{HealthEvent, HealthStatus};
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
 use crate::model::time::Timestamp;
 
 /// The level of the facts that this release writes.
-pub const FACT_LEVEL: u32 = 1;
+pub const FACT_LEVEL: u32 = 2;
 
-/// The oldest level that this release reads: the one before the newest, once there are two.
-pub const FACT_LEVEL_OLDEST: u32 = 1;
+/// The oldest level that this release reads: from 0.1.0 on the one before the newest.
+pub const FACT_LEVEL_OLDEST: u32 = 2;
 
 /// The version of the decisions: raised with every change that can alter an outcome.
-pub const ENGINE_VERSION: u32 = 1;
+pub const ENGINE_VERSION: u32 = 2;
 
 /// A resource's place in the fleet table.
 pub type ResourceIndex = u16;
 /// A tenant's place in the tenant table.
 pub type TenantIndex = u16;
+
+/// What a new task would have taken had there been room everywhere, which moves the prices.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bid {
+    /// Its best candidate at the prices of the time.
+    pub wanted: ResourceIndex,
+    /// It would have kept a slot there for so long, as predicted.
+    pub busy_ms: u32,
+    /// What it gains by its best candidate over the average one, in utility without prices; `None`
+    /// where it has only one.
+    pub gain: Option<f32>,
+}
+
+/// What a waiting task stands to lose by going without its best candidate, in millionths of
+/// utility: who loses most is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Loss(pub u32);
+
+impl Loss {
+    /// Of a task whose attempt has ended: it has waited once already.
+    pub const MAX: Loss = Loss(u32::MAX);
+
+    /// More than 4,294 in utility counts as that much, and less than nothing as nothing.
+    pub fn of(utility: f64) -> Self {
+        Loss((utility * 1e6) as u32)
+    }
+}
 
 /// What a lane keeps of a task; never its payload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +77,8 @@ pub struct NewTask {
 pub struct Reservation {
     pub resource: ResourceIndex,
     pub tokens: u64,
+    /// What the prices count: as many tokens are expected.
+    pub tokens_expected: u64,
     /// Millionths of a US dollar, against the tenant's budget.
     pub usd_micros: u64,
     /// The tenant's new theoretical arrival time, nanoseconds since the epoch.
@@ -106,6 +135,18 @@ impl AttemptEnd {
     }
 }
 
+/// What a result said of its attempt, as far as the lane learns from it.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Shown {
+    /// In [0, 1].
+    pub quality: Option<f64>,
+    pub input_tokens: Option<u32>,
+    pub output_tokens: Option<u32>,
+    pub time_to_first_token_ms: Option<f64>,
+    pub duration_ms: Option<f64>,
+    pub retry_after_ms: Option<u64>,
+}
+
 /// What becomes of the task when an attempt has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
@@ -158,15 +199,20 @@ pub enum Fact {
         reservation: Reservation,
         fallbacks: Vec<ResourceIndex>,
         lease_until: Timestamp,
+        /// Of a new task.
+        bid: Option<Bid>,
         #[serde(skip)]
         metrics: Option<RouteMetrics>,
     },
-    /// Nothing is free: the task waits in the backlog.
+    /// Nothing is free that is worth having: the task waits in the backlog.
     Queued {
         key: TaskKey,
         task: Arc<NewTask>,
         blocked_by: RefusalReason,
         until: Timestamp,
+        loss: Loss,
+        /// Of a new task.
+        bid: Option<Bid>,
     },
     /// The task gets no resource. `known` where the lane held it.
     Refused {
@@ -192,10 +238,18 @@ pub enum Fact {
         then: Then,
         /// Where the task waits again: until when.
         until: Timestamp,
+        /// `None` where no result said that it ended.
+        shown: Option<Shown>,
     },
     LeaseExtended {
         key: TaskKey,
         lease_until: Timestamp,
+    },
+    /// A breaker of this lane has moved, or moves by this: what the lane says about a resource's health.
+    /// Time alone moves nothing, because batches that came to nothing are in no journal.
+    BreakerTold {
+        resource: ResourceIndex,
+        status: HealthStatus,
     },
     /// No attempt is left on a resource that went down.
     FailoverEnded {

@@ -1,64 +1,21 @@
 //! The fleet as a lane sees it: each resource with the lane's part of its limits, and what is in
 //! use of them.
 
+mod resource;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::fact::ResourceIndex;
+use super::fact::{Reservation, ResourceIndex};
+use super::price::{Price, Toll};
 use super::rights::{first_deal, units};
-use super::window::Window;
 use crate::model::health::HealthStatus;
-use crate::model::resource::{Dimension, Limit, RESOURCES_MAX, ResourceSpec};
+use crate::model::resource::{Dimension, RESOURCES_MAX, ResourceSpec};
 use crate::model::time::Timestamp;
 
-/// One rate limit, and the lane's part of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Rate {
-    pub limit: Limit,
-    pub rights: u32,
-    pub units: u64,
-    pub window: Window,
-    /// The highest use since the last load snapshot.
-    pub used_max: u64,
-}
-
-impl Rate {
-    pub fn new(limit: Limit, lane: u32, lanes: u32, start_within_ms: u64) -> Self {
-        let rights = first_deal(limit.amount, lane, lanes);
-        Rate {
-            limit,
-            rights,
-            units: units(rights, limit.amount),
-            window: Window::new(limit.window_s, start_within_ms),
-            used_max: 0,
-        }
-    }
-
-    pub fn free(&self) -> u64 {
-        self.units.saturating_sub(self.window.used())
-    }
-
-    pub fn debit(&mut self, at: Timestamp, amount: u64) {
-        self.window.debit(at, amount);
-        self.used_max = self.used_max.max(self.window.used());
-    }
-}
-
-/// What is free of a resource in this lane: the least over its limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Room {
-    pub slots: u32,
-    pub requests: u64,
-    pub tokens: u64,
-}
-
-impl Room {
-    pub fn fits(self, tokens: u64) -> bool {
-        self.slots >= 1 && self.requests >= 1 && self.tokens >= tokens
-    }
-}
+pub use resource::{Claim, Rate, Release, Resource, Room};
 
 /// The numbers of a resource that every scoring reads, apart from the rest so that they are dense.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -111,53 +68,6 @@ impl Terms {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Resource {
-    pub id: Arc<str>,
-    pub spec: ResourceSpec,
-    /// The offset of the fleet record that first named this resource.
-    pub incarnation: i64,
-    /// Gone from the fleet; its attempts go on.
-    pub removed: bool,
-    pub slots_rights: u32,
-    pub slots_units: u32,
-    pub slots_in_use: u32,
-    /// The most slots in use since the last load snapshot.
-    pub slots_used_max: u32,
-    pub rates: Vec<Rate>,
-    pub health: HealthStatus,
-    /// In [0, 1].
-    pub severity: f64,
-}
-
-impl Resource {
-    /// Whether new work may go there.
-    pub fn serves(&self) -> bool {
-        !self.removed
-            && match self.health {
-                HealthStatus::Healthy | HealthStatus::Degraded => true,
-                HealthStatus::Unhealthy | HealthStatus::Drain => false,
-            }
-    }
-
-    /// Whether anything of it was in use since the last `reset_peaks`.
-    pub fn used(&self) -> bool {
-        self.slots_used_max > 0 || self.rates.iter().any(|rate| rate.used_max > 0)
-    }
-
-    fn room(&self) -> Room {
-        let free = |dimension: Dimension| {
-            let rates = self.rates.iter().filter(|rate| rate.limit.dimension == dimension);
-            rates.map(Rate::free).min().unwrap_or(u64::MAX)
-        };
-        Room {
-            slots: self.slots_units.saturating_sub(self.slots_in_use),
-            requests: free(Dimension::Requests),
-            tokens: free(Dimension::Tokens),
-        }
-    }
-}
-
 /// One more than resources can have at once, so that one of so many is free. Numbers are used again only
 /// then: journals of before have each new name's in its turn.
 const DOMAINS_MAX: usize = RESOURCES_MAX + 1;
@@ -169,6 +79,7 @@ pub struct Fleet {
     resources: Vec<Resource>,
     rooms: Vec<Room>,
     terms: Vec<Terms>,
+    tolls: Vec<Toll>,
     by_id: BTreeMap<Arc<str>, ResourceIndex>,
     /// At most [`DOMAINS_MAX`]: by their numbers in [`Terms`].
     domains: Vec<String>,
@@ -186,6 +97,7 @@ impl Fleet {
             resources: Vec::new(),
             rooms: Vec::new(),
             terms: Vec::new(),
+            tolls: Vec::new(),
             by_id: BTreeMap::new(),
             domains: Vec::new(),
             version: 1,
@@ -216,6 +128,24 @@ impl Fleet {
 
     pub fn terms(&self, index: ResourceIndex) -> &Terms {
         &self.terms[usize::from(index)]
+    }
+
+    /// What the resource's limits cost now.
+    pub fn toll(&self, index: ResourceIndex) -> &Toll {
+        &self.tolls[usize::from(index)]
+    }
+
+    /// Milliseconds until a task of `tokens` that takes `busy_ms` behind `ahead` has room; `None`
+    /// where it never will.
+    pub fn room_in_ms(
+        &self,
+        index: ResourceIndex,
+        now: Timestamp,
+        tokens: u64,
+        busy_ms: f64,
+        ahead: Claim,
+    ) -> Option<f64> {
+        self.at(index).room_in_ms(now, tokens, busy_ms, ahead)
     }
 
     /// Every resource, removed ones included, in the order of their indices.
@@ -298,7 +228,10 @@ impl Fleet {
             slots_rights: 0,
             slots_units: 0,
             slots_in_use: 0,
+            slots_admitted: u32::MAX,
             slots_used_max: 0,
+            slots_moved_at: Timestamp::EPOCH,
+            slot_price: Price::default(),
             rates: Vec::new(),
             health: HealthStatus::Healthy,
             severity: 0.0,
@@ -308,12 +241,14 @@ impl Fleet {
             Some(index) => {
                 self.by_id.remove(&self.resources[index].id);
                 self.resources[index] = resource;
+                self.tolls[index] = Toll::FREE;
                 index
             }
             None => {
                 self.resources.push(resource);
                 self.rooms.push(Room::default());
                 self.terms.push(Terms::of(spec, 0));
+                self.tolls.push(Toll::FREE);
                 self.resources.len() - 1
             }
         } as ResourceIndex;
@@ -335,6 +270,15 @@ impl Fleet {
         self.changed();
     }
 
+    /// New work may hold so many of the lane's slots.
+    pub fn admit(&mut self, index: ResourceIndex, slots: u32) {
+        let resource = &mut self.resources[usize::from(index)];
+        if resource.slots_admitted != slots {
+            resource.slots_admitted = slots;
+            self.rooms[usize::from(index)] = resource.room();
+        }
+    }
+
     /// Keeps the windows for a changed `start_within_ms`.
     pub fn resize_windows(&mut self, start_within_ms: u64) {
         for (resource, room) in self.resources.iter_mut().zip(&mut self.rooms) {
@@ -345,8 +289,14 @@ impl Fleet {
         }
     }
 
-    /// Moves every window on to the time of the batch.
+    /// Moves every window and price on to the time of the batch.
     pub fn advance(&mut self, now: Timestamp) {
+        for (resource, toll) in self.resources.iter().zip(&mut self.tolls) {
+            // What is free stays free until someone takes of it.
+            if *toll != Toll::FREE {
+                *toll = resource.toll(now);
+            }
+        }
         for (resource, room) in self.resources.iter_mut().zip(&mut self.rooms) {
             let mut freed = false;
             for rate in &mut resource.rates {
@@ -360,25 +310,45 @@ impl Fleet {
         }
     }
 
-    /// Takes a slot, a request and `tokens`. `decide` saw that they fit.
-    pub fn reserve(&mut self, index: ResourceIndex, at: Timestamp, tokens: u64) {
-        self.used = true;
+    /// A task wants a slot there, whether there is one or not.
+    pub fn want_slot(&mut self, index: ResourceIndex, busy_ms: u32, stake: f64, at: Timestamp) {
         let resource = &mut self.resources[usize::from(index)];
+        let slots = f64::from(resource.slots_units);
+        resource.slot_price.rise_slots(f64::from(busy_ms), slots, stake, at);
+        self.tolls[usize::from(index)] = resource.toll(at);
+    }
+
+    /// Takes a slot, a request and the tokens. `decide` saw that they fit.
+    pub fn reserve(&mut self, reservation: &Reservation, at: Timestamp, stake: f64) {
+        self.used = true;
+        let place = usize::from(reservation.resource);
+        let resource = &mut self.resources[place];
+        if resource.slots_in_use == 0 {
+            resource.slots_moved_at = at;
+        }
         resource.slots_in_use += 1;
         resource.slots_used_max = resource.slots_used_max.max(resource.slots_in_use);
         for rate in &mut resource.rates {
             match rate.limit.dimension {
-                Dimension::Requests => rate.debit(at, 1),
-                Dimension::Tokens => rate.debit(at, tokens),
+                Dimension::Requests => {
+                    rate.debit(at, 1);
+                    rate.charge(at, 1.0, stake);
+                }
+                Dimension::Tokens => {
+                    rate.debit(at, reservation.tokens);
+                    rate.charge(at, reservation.tokens_expected as f64, stake);
+                }
             }
         }
-        self.rooms[usize::from(index)] = resource.room();
+        self.tolls[place] = resource.toll(at);
+        self.rooms[place] = resource.room();
     }
 
     /// Frees the slot and corrects the debits of a reservation.
     pub fn release(&mut self, index: ResourceIndex, release: &Release) {
         let resource = &mut self.resources[usize::from(index)];
         resource.slots_in_use = resource.slots_in_use.saturating_sub(1);
+        resource.slots_moved_at = release.now;
         for rate in &mut resource.rates {
             release.apply(rate);
         }
@@ -399,30 +369,6 @@ impl Fleet {
                 rate.used_max = rate.window.used();
             }
             self.used |= resource.used();
-        }
-    }
-}
-
-/// The correction of a reservation: what is given back at its time, and an overrun debited now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Release {
-    pub reserved_at: Timestamp,
-    pub now: Timestamp,
-    pub requests_back: u64,
-    pub tokens_back: u64,
-    pub overrun_tokens: u64,
-}
-
-impl Release {
-    pub fn apply(&self, rate: &mut Rate) {
-        match rate.limit.dimension {
-            Dimension::Requests => rate.window.credit(self.reserved_at, self.requests_back),
-            Dimension::Tokens => {
-                rate.window.credit(self.reserved_at, self.tokens_back);
-                if self.overrun_tokens > 0 {
-                    rate.debit(self.now, self.overrun_tokens);
-                }
-            }
         }
     }
 }

@@ -10,11 +10,15 @@ use serde::{Deserialize, Serialize};
 use super::TaskKey;
 use super::admission::Tenants;
 use super::backlog::Backlog;
-use super::fact::{AttemptEnd, NewTask, ResourceIndex};
+use super::capability::ClassIndex;
+use super::fact::{AttemptEnd, Loss, NewTask, ResourceIndex};
 use super::fleet::Fleet;
 use super::health::Health;
+use super::learned::Learned;
+use super::price::Stake;
 use super::recent::Recent;
-use crate::model::policy::Policy;
+use super::speed::Latency;
+use crate::model::policy::{Policy, ReserveOutput};
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
 
@@ -32,7 +36,7 @@ pub struct Tried {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Phase {
     /// In the backlog, until this time; `turn` keeps the order of arrival.
-    Waiting { until: Timestamp, turn: u64, blocked_by: RefusalReason },
+    Waiting { until: Timestamp, turn: u64, blocked_by: RefusalReason, loss: Loss },
     /// Its attempts are spent; it waits to be read again for its dead letter.
     GivenUp,
     InFlight {
@@ -93,6 +97,8 @@ pub struct State {
     pub fleet: Fleet,
     pub health: Health,
     pub tenants: Tenants,
+    pub stake: Stake,
+    pub learned: Learned,
     /// The next offsets of the control topics.
     pub fleet_position: i64,
     pub health_position: i64,
@@ -114,6 +120,24 @@ pub struct State {
 }
 
 impl State {
+    /// Output that is reserved for a task's first attempt, tokens.
+    pub fn output_reserved(&self, class: Option<ClassIndex>, max_output_tokens: u32) -> u32 {
+        match self.policy.reserve_output {
+            ReserveOutput::All => max_output_tokens,
+            ReserveOutput::Predicted => self.learned.output_upper(class, max_output_tokens),
+        }
+    }
+
+    /// Of an attempt with these sizes there, without queueing.
+    pub fn latency(
+        &self,
+        resource: ResourceIndex,
+        input_tokens: u32,
+        output_tokens: f64,
+    ) -> Latency {
+        self.learned.latency(resource, self.fleet.terms(resource), input_tokens, output_tokens)
+    }
+
     /// A lane that has never run. It has no resources, so it can decide nothing yet.
     pub fn genesis(lane: u32, lanes: u32) -> Self {
         State {
@@ -125,6 +149,8 @@ impl State {
             fleet: Fleet::new(lane, lanes),
             health: Health::default(),
             tenants: Tenants::new(lane, lanes),
+            stake: Stake::default(),
+            learned: Learned::default(),
             fleet_position: 0,
             health_position: 0,
             tasks: IndexMap::default(),

@@ -5,7 +5,6 @@ use super::TaskKey;
 use super::allocator::attempt_ended;
 use super::fact::{AttemptEnd, Fact, ResourceIndex};
 use super::state::{Phase, State};
-use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
 use crate::planted::{Bug, planted};
 
@@ -70,26 +69,10 @@ pub fn ended_waits(state: &State) -> Vec<TaskKey> {
     state.backlog.ended(state.batch_time).take(TIMERS_MAX).collect()
 }
 
-/// Refuses a task whose time to wait has ended, for what it waited for.
-pub fn decide_ended_wait(state: &State, key: TaskKey) -> Option<Fact> {
-    let live = state.tasks.get(&key)?;
-    let reason = match live.phase {
-        Phase::Waiting { blocked_by, .. } => {
-            if live.task.deadline_at <= state.batch_time {
-                RefusalReason::Deadline
-            } else {
-                blocked_by
-            }
-        }
-        Phase::GivenUp | Phase::InFlight { .. } => return None,
-    };
-    Some(Fact::Refused { key, known: true, reason, candidates: Vec::new() })
-}
-
 /// When a timer is due next. Leases wait for the results as well; the caller asks for those.
 pub fn next(state: &State) -> Option<Timestamp> {
     let leases = state.leases.first().map(|(until, _)| until.plus_ms(state.policy.lease_grace_ms));
     let waits = state.backlog.first_until().map(|(until, _)| until);
     let failover = (!state.failovers.is_empty()).then_some(state.batch_time);
-    [leases, waits, failover].into_iter().flatten().min()
+    [leases, waits, failover, state.health.breakers.due()].into_iter().flatten().min()
 }

@@ -96,6 +96,25 @@ impl Window {
         }
     }
 
+    /// Milliseconds from `now` until `amount` fits under `units`, as far as the debits so far
+    /// tell. `None` where it never will.
+    pub fn ms_until(&self, now: Timestamp, units: u64, amount: u64) -> Option<u64> {
+        let mut used = self.sum;
+        if used.saturating_add(amount) <= units {
+            return Some(0);
+        }
+        let most = units.checked_sub(amount)?;
+        // The oldest bucket leaves first: it stands behind the newest one.
+        for number in self.newest + 1..=self.newest + self.buckets.len() as u64 {
+            used -= self.buckets[self.slot(number)];
+            if used <= most {
+                let at_ms = number.saturating_mul(self.bucket_ms);
+                return Some(at_ms.saturating_sub(now.ms_since(Timestamp::EPOCH)));
+            }
+        }
+        None
+    }
+
     /// What counts against the limit now.
     pub fn used(&self) -> u64 {
         self.sum
@@ -141,6 +160,23 @@ mod tests {
         assert_eq!(window.used(), 0);
         window.credit(at(1_000), 40);
         assert_eq!(window.used(), 0, "what has left is not given back twice");
+    }
+
+    #[test]
+    fn says_when_room_comes_back() {
+        let mut window = Window::new(10, 0);
+        window.debit(at(1_000), 60);
+        window.debit(at(4_000), 30);
+        let until = |window: &Window, now, amount| window.ms_until(at(now), 100, amount);
+        let rows =
+            [(10, Some(0)), (11, Some(7_060)), (70, Some(7_060)), (71, Some(10_062)), (101, None)];
+        for (amount, expected) in rows {
+            assert_eq!(until(&window, 4_000, amount), expected, "{amount}");
+        }
+        window.advance(at(11_059));
+        assert_eq!(until(&window, 11_059, 11), Some(1));
+        window.advance(at(11_060));
+        assert_eq!(until(&window, 11_060, 11), Some(0));
     }
 
     proptest! {

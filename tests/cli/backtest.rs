@@ -28,7 +28,7 @@ quality = { default = 0.6 }
 "#;
 
 const TASKS: &str = r#"{"task_id": "t1", "arrival_ms": 0, "input_tokens": 10, "max_output_tokens": 10}
-{"task_id": "t2", "arrival_ms": 0, "input_tokens": 10, "max_output_tokens": 10}
+{"task_id": "t2", "arrival_ms": 0, "input_tokens": 10, "max_output_tokens": 10, "requirements": {"models": ["p"]}}
 {"task_id": "t3", "arrival_ms": 0, "input_tokens": 10, "max_output_tokens": 10, "deadline_ms": 1000}
 "#;
 
@@ -96,8 +96,9 @@ fn a_report_a_table_and_the_decisions() {
     assert_eq!(
         lines[..2],
         [
-            json!({"task_id": "t1", "resource": "good", "attempt": 1, "decided_ms": 0}),
+            // It has no other, so it stands to lose more.
             json!({"task_id": "t2", "resource": "plain", "attempt": 1, "decided_ms": 0}),
+            json!({"task_id": "t1", "resource": "good", "attempt": 1, "decided_ms": 0}),
         ]
     );
     assert_eq!((lines.len(), &lines[2]["refused"]), (3, &json!("deadline")));

@@ -13,6 +13,7 @@ use super::samples::{self, record};
 use crate::codec::encode::{fleet_key, health_key};
 use crate::codec::{Codec, OutputFormat, RawRecord, RegisteredSchemas, schema};
 use crate::model::Topic;
+use crate::model::health::HealthEvent;
 use crate::model::resource::FleetEntry;
 use crate::model::task::{Objective, Task};
 
@@ -120,7 +121,10 @@ proptest! {
         let seen =
             seen_by_avro(Topic::HealthEvents, |codec, out| codec.encode_health_event(&event, out));
         prop_assert_eq!(seen, serde_json::to_value(&event).unwrap());
-        prop_assert!(health_key(&event).ends_with(&event.id));
+        let HealthEvent { scope, id, source, .. } = &event;
+        let scope = format!("{}:{id}", scope.name());
+        let whole = if source.is_empty() { scope } else { format!("{scope}#{source}") };
+        prop_assert_eq!(health_key(&event), whole);
     }
 
     #[test]

@@ -194,14 +194,16 @@ pub fn health_event() -> impl Strategy<Value = HealthEvent> {
         share(),
         name(),
         option::of(time()),
+        name(),
     )
-        .prop_map(|(scope, id, status, severity, reason, at_ms)| HealthEvent {
+        .prop_map(|(scope, id, status, severity, reason, at_ms, source)| HealthEvent {
             scope,
             id,
             status,
             severity,
             reason,
             at_ms,
+            source,
         })
 }
 
@@ -316,6 +318,7 @@ pub fn route_decision() -> impl Strategy<Value = RouteDecision<'static>> {
     );
     let metrics = (number(), number(), number(), number(), number()).prop_map(
         |(quality, cost_usd, latency_ms, utility, price)| RouteMetrics {
+            propensity: quality,
             quality,
             cost_usd,
             latency_ms,
@@ -402,14 +405,15 @@ pub fn balance_event() -> impl Strategy<Value = BalanceEvent<'static>> {
 }
 
 pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
-    let load = (cow(), any::<u32>(), count(), count(), count(), count()).prop_map(
-        |(dimension, window_s, limit, units, used, used_max)| DimensionLoad {
+    let load = (cow(), any::<u32>(), count(), count(), count(), count(), number()).prop_map(
+        |(dimension, window_s, limit, units, used, used_max, price)| DimensionLoad {
             dimension,
             window_s,
             limit,
             units,
             used,
             used_max,
+            price,
         },
     );
     let health = select(&inputs::HEALTH_STATUSES[..]);

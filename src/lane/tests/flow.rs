@@ -55,7 +55,8 @@ fn a_failure_is_decided_again_on_the_fallback_until_attempts_are_spent() {
     assert_eq!(bench.step(), ["released b t1 #2 0/1/0 over 0 -"]);
     bench.reread();
     let third = bench.step_at(1_000_200);
-    assert_eq!(third[0], r#"t1 #3 -> a [b] {"prompt":"t1"}"#);
+    // The one that failed is believed to be worse now.
+    assert_eq!(third[0], r#"t1 #3 -> b [a] {"prompt":"t1"}"#);
     bench.result("t1", 3, "failed", json!({}));
     bench.step();
     bench.reread();
@@ -76,7 +77,7 @@ fn a_failure_is_decided_again_on_the_fallback_until_attempts_are_spent() {
     assert_eq!(
         headers.last().unwrap(),
         "__connect.errors.exception.message=attempt 1 on a: failed; attempt 2 on b: rate_limited; \
-         attempt 3 on a: failed"
+         attempt 3 on b: failed"
     );
 }
 
@@ -85,7 +86,9 @@ fn what_finds_no_room_waits_in_order_of_priority() {
     let mut bench = bench();
     for (id, priority) in [("t1", "batch"), ("t2", "batch"), ("t3", "batch"), ("t4", "interactive")]
     {
-        bench.task(id, json!({"priority": priority}));
+        // A second costs so much that nobody waits for what is better.
+        let objective = json!({"quality": 1.0, "usd": 0.0, "second": 0.3});
+        bench.task(id, json!({"priority": priority, "objective": objective}));
     }
     let first = bench.step();
     assert_eq!(first.len(), 4, "{first:?}");
@@ -93,9 +96,9 @@ fn what_finds_no_room_waits_in_order_of_priority() {
     assert_eq!(
         bench.step_at(1_000_100),
         [
-            "released a t1 #1 0/1/200 over 0 -",
-            r#"t4 #1 -> a [b] {"prompt":"t4"}"#,
-            "reserved a t4 #1 1/1/200 over 0 -",
+            "released b t1 #1 0/1/200 over 0 -",
+            r#"t2 #1 -> b [a] {"prompt":"t2"}"#,
+            "reserved b t2 #1 1/1/200 over 0 -",
         ]
     );
     // The last one waits as long as the policy lets it.

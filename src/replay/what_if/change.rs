@@ -134,6 +134,7 @@ impl Change {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
             | Fact::DeadLettered { .. } => Ok(None),

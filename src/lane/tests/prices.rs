@@ -1,0 +1,417 @@
+//! What prices, waiting and the order of a batch bring about; and the laws that hold with them.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::Bench;
+use crate::lane::prepared::OutputTopic;
+use crate::model::Topic;
+use crate::model::policy::Policy;
+use crate::routing::price::STAKES_MAX;
+
+fn policy() -> Policy {
+    Policy { load_snapshot_ms: 1_000_000_000, wait_ms_max: 30_000, ..Policy::default() }
+}
+
+/// `requests` per 10 seconds, and a quality per class.
+fn model(requests: u64, quality: Value) -> Value {
+    json!({
+        "slots": 100, "quality": quality,
+        "limits": [{"dimension": "requests", "amount": requests, "window_s": 10}],
+    })
+}
+
+/// Weights under which a second of waiting costs so much.
+fn patient(second: f64) -> Value {
+    json!({"objective": {"quality": 1.0, "usd": 0.0, "second": second}})
+}
+
+fn with(mut one: Value, other: Value) -> Value {
+    super::merge(&mut one, other);
+    one
+}
+
+/// The decisions of the newest batch.
+fn decisions(bench: &Bench) -> Vec<Value> {
+    let prepared = bench.prepared.last().unwrap();
+    let decisions = prepared
+        .records
+        .iter()
+        .filter(|record| record.topic == OutputTopic::Known(Topic::RouteDecisions));
+    decisions
+        .map(|record| {
+            serde_json::from_slice(prepared.slice(record.value.as_ref().unwrap())).unwrap()
+        })
+        .collect()
+}
+
+/// Who serves what, in the order of the decisions of the newest batch.
+fn served(bench: &Bench) -> Vec<String> {
+    let decided = decisions(bench);
+    decided
+        .iter()
+        .map(|one| {
+            let text = |path| one.pointer(path).and_then(Value::as_str).unwrap_or("-").to_owned();
+            format!("{} {}{}", text("/task_id"), text("/primary/0/resource"), text("/reason"))
+                .trim_end_matches('-')
+                .to_owned()
+        })
+        .collect()
+}
+
+fn two_models(bench: &mut Bench, requests: u64) {
+    bench.resource("good", model(requests, json!({"easy": 0.9, "hard": 0.9})));
+    bench.resource("plain", model(1_000, json!({"easy": 0.85, "hard": 0.4})));
+}
+
+#[test]
+fn who_loses_most_comes_first_within_a_batch() {
+    let mut bench = Bench::new(policy());
+    two_models(&mut bench, 1);
+    // Waiting costs more than quality brings.
+    for (id, class) in [("t1", "easy"), ("t2", "hard"), ("t3", "easy")] {
+        bench.task(id, with(json!({"class": class}), patient(1.0)));
+    }
+    bench.step();
+    assert_eq!(served(&bench), ["t2 good", "t1 plain", "t3 plain"]);
+}
+
+#[test]
+fn priority_comes_before_loss() {
+    let mut bench = Bench::new(policy());
+    two_models(&mut bench, 1);
+    for (id, class, priority) in [("t1", "hard", "batch"), ("t2", "easy", "critical")] {
+        let task = json!({"class": class, "priority": priority});
+        bench.task(id, with(task, patient(1.0)));
+    }
+    bench.step();
+    assert_eq!(served(&bench), ["t2 good", "t1 plain"]);
+}
+
+#[test]
+fn a_task_waits_for_what_is_better_as_its_objective_and_deadline_say() {
+    // (what, latency weight, deadline, served at once, served once the window is over)
+    let check = |what: &str, second: f64, deadline_ms: Option<u64>, later: &[&str]| {
+        let mut bench = Bench::new(policy());
+        two_models(&mut bench, 1);
+        bench.task("t1", with(json!({"class": "hard"}), patient(second)));
+        bench.step();
+        assert_eq!(served(&bench), ["t1 good"], "{what}");
+        let mut task = with(json!({"class": "hard"}), patient(second));
+        if let Some(deadline_ms) = deadline_ms {
+            task["deadline_ms"] = json!(deadline_ms);
+        }
+        bench.now += 100;
+        bench.task("t2", task);
+        let mut found = Vec::new();
+        // The window is 10 s and 2 s in which the first may still start.
+        for _ in 0..130 {
+            bench.step();
+            found.extend(served(&bench));
+            bench.now += 100;
+            if bench.lane.state().backlog.is_empty() {
+                break;
+            }
+        }
+        let at_s = (bench.now - 1_000_100) / 1_000;
+        let found: Vec<String> = found.iter().map(|one| format!("{one} after {at_s} s")).collect();
+        assert_eq!(found, later, "{what}");
+    };
+    check("patient", 0.001, None, &["t2 good after 12 s"]);
+    check("a second is dear", 0.1, None, &["t2 plain after 0 s"]);
+    check("no time to wait", 0.001, Some(9_000), &["t2 plain after 0 s"]);
+    check("time enough", 0.001, Some(60_000), &["t2 good after 12 s"]);
+}
+
+#[test]
+fn who_waits_takes_the_next_best_before_it_gives_up() {
+    let mut bench = Bench::new(policy());
+    two_models(&mut bench, 1);
+    let task = |class: &str| with(json!({"class": class, "priority": "batch"}), patient(0.001));
+    bench.task("t1", task("hard"));
+    bench.step();
+    bench.now += 100;
+    bench.task("t2", task("hard"));
+    assert_eq!(bench.step().len(), 0);
+    // Others come first whenever the good one has room.
+    for number in 0..40 {
+        bench.now += 1_000;
+        let mut other = task("hard");
+        other["priority"] = json!("critical");
+        bench.task(&format!("o{number}"), other);
+        bench.step();
+        if served(&bench).iter().any(|one| one.starts_with("t2")) {
+            assert!(served(&bench).contains(&"t2 plain".to_owned()));
+            return;
+        }
+    }
+    panic!("t2 was never served");
+}
+
+#[test]
+fn what_has_no_payload_at_hand_is_not_refused_while_it_could_be_served() {
+    let mut bench = Bench::new(policy());
+    bench.resource("only", model(1, json!({"default": 0.9})));
+    bench.task("t1", json!({}));
+    bench.step();
+    bench.task("t2", json!({}));
+    bench.step();
+    // Forgets the payloads, as a restart does.
+    bench.lane.clear_queue();
+    // After the window and after its own time.
+    bench.now += 40_000;
+    assert_eq!(bench.step().len(), 0);
+    bench.reread();
+    bench.step();
+    assert_eq!(served(&bench), ["t2 only"]);
+}
+
+#[test]
+fn rationing_is_said_with_its_price() {
+    let mut bench = Bench::new(policy());
+    let slots = json!({"slots": 1_000});
+    bench.resource("good", with(model(100, json!({"easy": 0.9, "hard": 0.9})), slots));
+    bench.resource("plain", model(1, json!({"easy": 0.1, "hard": 0.1})));
+    for number in 0..90 {
+        bench.task(&format!("t{number}"), patient(0.0));
+        bench.task(&format!("u{number}"), with(json!({"class": "hard"}), patient(0.0)));
+    }
+    bench.step();
+    // A quality that is worth little to this one.
+    let poor = json!({"objective": {"quality": 0.01, "usd": 0.0, "second": 0.0}, "class": "easy",
+        "requirements": {"min_quality": 0.5}});
+    bench.task("poor", poor);
+    bench.step();
+    bench.now += 30_001;
+    for number in 0..90 {
+        bench.task(&format!("v{number}"), with(json!({"class": "hard"}), patient(0.0)));
+    }
+    bench.step();
+    let refused = decisions(&bench).into_iter().find(|one| one["task_id"] == "poor").unwrap();
+    assert_eq!(refused["reason"], "priced_out", "{refused}");
+    let why = refused["refusals"].as_array().unwrap();
+    assert!(why.iter().any(|one| one["rule"] == "priced_out"), "{refused}");
+}
+
+#[test]
+fn prices_are_paid_and_published() {
+    let mut bench = Bench::new(Policy { load_snapshot_ms: 100, ..policy() });
+    two_models(&mut bench, 10);
+    for number in 0..6 {
+        bench.task(&format!("t{number}"), with(json!({"class": "hard"}), patient(0.001)));
+    }
+    bench.step();
+    let paid: Vec<f64> =
+        decisions(&bench).iter().map(|one| one["metrics"]["price"].as_f64().unwrap()).collect();
+    assert_eq!(paid[0], 0.0);
+    assert!(paid.windows(2).skip(1).all(|pair| pair[0] < pair[1]), "{paid:?}");
+    bench.now += 200;
+    bench.step();
+    let prepared = bench.prepared.last().unwrap();
+    let load = OutputTopic::Known(Topic::LoadSnapshots);
+    let snapshot = prepared.records.iter().find(|record| record.topic == load).unwrap();
+    let shown: Value =
+        serde_json::from_slice(prepared.slice(snapshot.value.as_ref().unwrap())).unwrap();
+    let requests = &shown["load"][1];
+    assert_eq!(requests["dimension"], "requests");
+    assert!(requests["price"].as_f64().unwrap() > 0.0, "{shown}");
+}
+
+#[test]
+fn a_tenants_budget_is_priced_too() {
+    let mut bench = Bench::new(policy());
+    bench.tenant("acme", json!({"usd_per_hour": 0.01}));
+    let dear = json!({"usd_per_million_tokens": {"input": 10.0, "output": 10.0}});
+    bench.resource("good", with(model(10_000, json!({"default": 0.9})), dear));
+    bench.resource("plain", model(10_000, json!({"default": 0.8})));
+    let mut paid = Vec::new();
+    for number in 0..5 {
+        bench.task(&format!("t{number}"), with(json!({"tenant": "acme"}), patient(0.001)));
+        bench.step();
+        let price = |one: &Value| one["metrics"]["price"].as_f64().unwrap();
+        paid.extend(decisions(&bench).iter().map(price));
+    }
+    // Two thousandths of a dollar each, of ten; the other resource's limit is far away.
+    assert_eq!((paid.len(), paid[0]), (5, 0.0));
+    assert!(paid.windows(2).all(|pair| pair[0] < pair[1]), "{paid:?}");
+    assert!(paid[4] > 0.04, "{paid:?}");
+}
+
+#[derive(Debug, Clone)]
+struct Load {
+    tasks: Vec<(u8, u8, u32, bool)>,
+    wait_ms: i64,
+    /// Of the tasks in flight, how many end.
+    ended: usize,
+}
+
+fn load() -> impl Strategy<Value = Load> {
+    let task = (0u8..3, 0u8..3, 1u32..400, any::<bool>());
+    (proptest::collection::vec(task, 0..25), 1i64..8_000, 0usize..20)
+        .prop_map(|(tasks, wait_ms, ended)| Load { tasks, wait_ms, ended })
+}
+
+const CLASSES: [&str; 3] = ["easy", "fair", "hard"];
+const PRIORITIES: [&str; 3] = ["critical", "interactive", "batch"];
+
+/// Qualities without ties, so that no outcome depends on the order of resources.
+fn fleet(bench: &mut Bench, names: &[&str; 4]) {
+    let limits = [(2, 3u64, 900u64), (1, 5, 700), (3, 2, 2_000), (2, 4, 600)];
+    let mut order = [0, 1, 2, 3];
+    // Names that come in another order are put in another order too.
+    if names[0] > names[3] {
+        order.reverse();
+    }
+    for number in order {
+        let name = names[number];
+        let (slots, requests, tokens) = limits[number];
+        let quality = |class: usize| 0.95 - 0.1 * number as f64 - 0.07 * (class * number) as f64;
+        bench.resource(
+            name,
+            json!({
+                "slots": slots, "model": format!("m{number}"),
+                "quality": {"easy": quality(0), "fair": quality(1), "hard": quality(2)},
+                "speed": {"time_to_first_token_ms": 100 + 37 * number,
+                          "prefill_tokens_per_s": 5_000, "decode_tokens_per_s": 50},
+                "limits": [
+                    {"dimension": "requests", "amount": requests, "window_s": 5},
+                    {"dimension": "tokens", "amount": tokens, "window_s": 5},
+                ],
+            }),
+        );
+    }
+}
+
+/// Runs the loads; `see` gets the bench after each batch, with the tasks of that batch.
+fn play(loads: &[Load], names: &[&str; 4], mut see: impl FnMut(&Bench, &[usize])) -> Bench {
+    let mut bench = Bench::new(policy());
+    let mut number = 0;
+    for (place, load) in loads.iter().enumerate() {
+        if place == 0 {
+            fleet(&mut bench, names);
+        }
+        let in_flight: Vec<(String, u32)> = {
+            let live = bench.lane.state().tasks.values();
+            let mut all: Vec<_> = live
+                .filter(|one| matches!(one.phase, crate::routing::state::Phase::InFlight { .. }))
+                .map(|one| (one.task.task_id.to_string(), one.attempt))
+                .collect();
+            all.sort();
+            all
+        };
+        for (id, attempt) in in_flight.iter().take(load.ended) {
+            bench.result(id, *attempt, "succeeded", json!({"output_tokens": 20}));
+        }
+        let first = number;
+        for (class, priority, input_tokens, deadline) in &load.tasks {
+            let mut task = json!({
+                "class": CLASSES[usize::from(*class)], "input_tokens": input_tokens,
+                "priority": PRIORITIES[usize::from(*priority)],
+            });
+            if *deadline {
+                task["deadline_ms"] = json!(9_000);
+            }
+            bench.task(&format!("t{number:04}"), task);
+            number += 1;
+        }
+        bench.reread();
+        bench.step();
+        let batch: Vec<usize> = (first..number).collect();
+        see(&bench, &batch);
+        bench.now += load.wait_ms;
+    }
+    bench
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn no_feasible_candidate_is_refused_for_capacity(loads in proptest::collection::vec(load(), 1..25)) {
+        play(&loads, &["a", "b", "c", "d"], |bench, _| {
+            let Some(_) = bench.prepared.last() else { return };
+            let state = bench.lane.state();
+            for refused in decisions(bench).iter().filter(|one| one["reason"] == "no_capacity") {
+                let tokens = refused["input_tokens"].as_u64().unwrap()
+                    + refused["max_output_tokens"].as_u64().unwrap();
+                // Nothing is freed after a refusal, so there was no more room before.
+                for (index, resource) in state.fleet.iter() {
+                    let fits = state.fleet.room(index).fits(tokens);
+                    assert!(!fits, "{} has room for {refused}", resource.id);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn prices_stay_in_their_range(loads in proptest::collection::vec(load(), 1..25)) {
+        play(&loads, &["a", "b", "c", "d"], |bench, _| {
+            let state = bench.lane.state();
+            let now = state.batch_time;
+            for (_, resource) in state.fleet.iter() {
+                let rates = resource.rates.iter().map(|rate| rate.price);
+                for price in rates.chain([resource.slot_price]) {
+                    let paid = price.usual_task(now);
+                    // No task of these has more at stake than its whole quality.
+                    assert!((0.0..=STAKES_MAX).contains(&paid), "{}: {paid}", resource.id);
+                }
+            }
+        });
+    }
+
+    /// Within a tenant, as all of these are.
+    #[test]
+    fn a_higher_priority_is_not_refused_where_a_lower_one_is_served(
+        loads in proptest::collection::vec(load(), 1..25),
+    ) {
+        play(&loads, &["a", "b", "c", "d"], |bench, batch| {
+            let Some(_) = bench.prepared.last() else { return };
+            let mut served: BTreeMap<(String, u64), usize> = BTreeMap::new();
+            let mut refused = Vec::new();
+            let rank = |one: &Value| PRIORITIES.iter().position(|name| one["priority"] == *name);
+            for one in decisions(bench) {
+                let id: usize = one["task_id"].as_str().unwrap()[1..].parse().unwrap();
+                if !batch.contains(&id) {
+                    continue;
+                }
+                let class = one["class"].as_str().unwrap().to_owned();
+                let tokens = one["input_tokens"].as_u64().unwrap();
+                if one["outcome"] == "routed" {
+                    let lowest = served.entry((class, tokens)).or_default();
+                    *lowest = (*lowest).max(rank(&one).unwrap());
+                } else {
+                    refused.push((class, tokens, rank(&one).unwrap(), one));
+                }
+            }
+            for (class, tokens, priority, one) in refused {
+                // Of the same class and at least as large: it could have had what that one got.
+                let taken = served.iter().any(|((of, size), lowest)| {
+                    *of == class && *size >= tokens && *lowest > priority
+                });
+                assert!(!taken, "{one}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_names_and_the_order_of_resources_change_nothing(
+        loads in proptest::collection::vec(load(), 1..12),
+    ) {
+        let outcomes = |names: &[&str; 4]| {
+            let mut found = Vec::new();
+            play(&loads, names, |bench, _| {
+                if bench.prepared.is_empty() {
+                    return;
+                }
+                for one in decisions(bench) {
+                    let model = one.pointer("/primary/0/model").cloned();
+                    found.push((one["task_id"].clone(), model, one["reason"].clone()));
+                }
+            });
+            found
+        };
+        prop_assert_eq!(outcomes(&["a", "b", "c", "d"]), outcomes(&["z", "y", "x", "w"]));
+    }
+}

@@ -1,0 +1,106 @@
+//! Exploration: a small share of the tasks goes where it may be better than is believed.
+//!
+//! What is believed of a resource rests on the results that it had, so one that is believed to be bad
+//! would never get the results that show the contrary. Each other candidate with room is chosen with
+//! a probability that falls with the square of its gap to the best, in standard deviations of what is
+//! believed of it (inverse gap weighting: Abe and Long 1999; Foster and Rakhlin, *Beyond UCB*, 2020).
+//! So what is certain is not tried, and exploration ends by itself as results come in. All of them
+//! together get at most `explore_share` of the tasks.
+//!
+//! The die is the task's own id: a decision that is made again comes out the same. Unlike Thompson
+//! sampling, every probability is known exactly; it is in the decision, for evaluation off-policy.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::super::TaskKey;
+use super::super::eligibility::Memo;
+use super::super::state::State;
+use super::survey::{Ask, Offer};
+use crate::model::task::{Objective, Priority};
+
+/// So that the die is independent of whatever else is drawn from a task's id.
+const SALT: u64 = 0x6578_706c_6f72_6531;
+
+/// In [0, 1).
+fn die(key: TaskKey) -> f64 {
+    // 53 bits: what a double holds.
+    (xxh3_64_with_seed(&key.0, SALT) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// The offer that is taken where `best` is the best with room, and the probability that it is.
+pub(super) fn explore<'a>(
+    state: &State,
+    memo: &mut Memo,
+    ask: &Ask<'a>,
+    key: TaskKey,
+    best: Offer<'a>,
+) -> (Offer<'a>, f64) {
+    let share = state.policy.explore_share;
+    let shape = &ask.candidates.shape;
+    if share <= 0.0 || shape.priority == Priority::Critical || memo.scored.len() < 2 {
+        return (best, 1.0);
+    }
+    let worth = Objective::from(shape.objective).weights().quality;
+    let count = memo.scored.len() as f64;
+    // In the order of the list, of which the scored ones are some.
+    let mut scored = memo.scored.iter().peekable();
+    memo.chances.clear();
+    let mut all = 0.0;
+    for candidate in &ask.candidates.list {
+        let Some((score, _)) = scored.next_if(|(_, one)| *one == candidate.resource) else {
+            continue;
+        };
+        let spread = worth * candidate.deviation;
+        let gap = best.score - score;
+        // One that is better has no room.
+        if candidate.resource == best.candidate.resource || gap < 0.0 || spread <= 0.0 {
+            continue;
+        }
+        let gap = gap / spread;
+        let chance = 1.0 / (count * (1.0 + gap * gap));
+        all += chance;
+        memo.chances.push((chance, *score, candidate.resource));
+    }
+    // Who has no room leaves its chance to the best.
+    let scale = if all > share { share / all } else { 1.0 };
+    let mut left = die(key);
+    if left < all * scale {
+        // The names of resources decide nothing.
+        memo.chances.sort_by(|(_, one, _), (_, other, _)| other.total_cmp(one));
+    }
+    let mut taken = 0.0;
+    for (chance, score, resource) in &memo.chances {
+        let room = state.fleet.room(*resource);
+        if !room.fits(ask.tokens()) {
+            continue;
+        }
+        let chance = chance * scale;
+        taken += chance;
+        if left < chance
+            && let Some(candidate) =
+                ask.candidates.list.iter().find(|one| one.resource == *resource)
+        {
+            let utility = candidate.utility(ask.input_tokens, ask.output_expected);
+            let offer =
+                Offer { candidate, score: *score, price: utility - score, slots: room.slots };
+            return (offer, chance);
+        }
+        left -= chance;
+    }
+    (best, 1.0 - taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_die_is_fair() {
+        let mut counts = [0_u32; 10];
+        for number in 0..100_000 {
+            let die = die(TaskKey::of(&format!("task-{number}")));
+            counts[(die * 10.0) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (9_600..10_400).contains(count)), "{counts:?}");
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a task's candidates were refused, for the decision record and for explanations.
+
+use super::super::eligibility::{Candidates, miss};
+use super::super::fact::{RefusedCandidate, ResourceIndex};
+use super::super::state::{Fallbacks, State};
+use super::left_ms;
+use super::survey::{Ask, size_miss};
+use crate::model::decision::REFUSALS_MAX;
+use crate::model::reason::RefusalReason;
+use crate::model::time::Timestamp;
+
+/// A task's sizes, for an explanation.
+pub struct Sizes<'a> {
+    pub candidates: &'a Candidates,
+    pub input_tokens: u32,
+    pub max_output_tokens: u32,
+    pub deadline_at: Timestamp,
+}
+
+/// Why a resource that the shape's rules let through cannot serve a task of these sizes now: the
+/// rule, what it needed and what there was.
+pub fn size_or_room_miss(
+    state: &State,
+    sizes: &Sizes<'_>,
+    index: ResourceIndex,
+) -> Option<(RefusalReason, String, String)> {
+    let class = sizes.candidates.class;
+    let ask = Ask {
+        candidates: sizes.candidates,
+        input_tokens: sizes.input_tokens,
+        max_output_tokens: state.output_reserved(class, sizes.max_output_tokens),
+        output_expected: state.learned.output_expected(class, sizes.max_output_tokens),
+        left_ms: left_ms(state, sizes.deadline_at),
+        wait_ms: None,
+        tried: &[],
+        preferred: Fallbacks::NONE,
+    };
+    explain_miss(state, &ask, index)
+}
+
+fn explain_miss(
+    state: &State,
+    ask: &Ask<'_>,
+    index: ResourceIndex,
+) -> Option<(RefusalReason, String, String)> {
+    if let Some(rule) = size_miss(state, ask, index) {
+        let (needed, had) = explain_size(state, ask, index, rule);
+        return Some((rule, needed, had));
+    }
+    let room = state.fleet.room(index);
+    if !room.fits(ask.tokens()) {
+        let needed = format!("1 slot, 1 request, {} tokens", ask.tokens());
+        let had =
+            format!("{} slots, {} requests, {} tokens", room.slots, room.requests, room.tokens);
+        return Some((RefusalReason::NoCapacity, needed, had));
+    }
+    let candidate = ask.candidates.list.iter().find(|candidate| candidate.resource == index)?;
+    let utility = candidate.utility(ask.input_tokens, ask.output_expected);
+    let prices = ask.prices(state);
+    let price = prices.of(state, index);
+    ask.is_priced_out(state, utility, price).then(|| {
+        let stake = state.stake.get();
+        let most = if utility > stake { utility } else { stake };
+        let needed = format!("a price of at most {most:.6}");
+        (RefusalReason::PricedOut, needed, format!("{price:.6}"))
+    })
+}
+
+/// Every resource that was refused, with the rule; at most [`REFUSALS_MAX`].
+pub(super) fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
+    let shape = &ask.candidates.shape;
+    let mut found = Vec::new();
+    for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {
+        if found.len() == REFUSALS_MAX {
+            break;
+        }
+        let (rule, needed, had) = match miss(state, shape, (index, resource)) {
+            Some(miss) => (miss.rule, miss.needed, miss.had),
+            None => match explain_miss(state, ask, index) {
+                Some(missed) => missed,
+                None => continue,
+            },
+        };
+        found.push(RefusedCandidate { resource: index, rule, needed, had });
+    }
+    found
+}
+
+fn explain_size(
+    state: &State,
+    ask: &Ask<'_>,
+    index: ResourceIndex,
+    rule: RefusalReason,
+) -> (String, String) {
+    let terms = state.fleet.terms(index);
+    if rule == RefusalReason::ContextWindow {
+        let needed = format!("{} tokens with {} of output", ask.tokens(), ask.max_output_tokens);
+        let had = format!("{} with {}", terms.context_window, terms.max_output_tokens);
+        return (needed, had);
+    }
+    if rule == RefusalReason::Cost {
+        let ceiling = ask.candidates.shape.requirements.max_cost_usd.unwrap_or_default();
+        let cost = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
+        return (format!("at most {ceiling} USD"), format!("{cost} USD"));
+    }
+    let left_ms = ask.left_ms.unwrap_or_default();
+    let latency_ms = libm::ceil(ask.latency(state, index).upper_ms);
+    (format!("within {left_ms} ms"), format!("{latency_ms} ms"))
+}

@@ -1,0 +1,303 @@
+//! What a task's candidates offer at their prices: now, and to those who wait.
+
+use super::super::eligibility::{Candidate, Candidates, Memo, rank};
+use super::super::fact::{Bid, Loss, ResourceIndex};
+use super::super::price::Toll;
+use super::super::shape::PlainObjective;
+use super::super::speed::Latency;
+use super::super::state::{Fallbacks, State, Tried};
+use crate::model::reason::RefusalReason;
+use crate::model::task::Objective;
+
+/// What the engine needs to know of a task.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub candidates: &'a Candidates,
+    pub input_tokens: u32,
+    /// Output that is reserved, tokens.
+    pub max_output_tokens: u32,
+    /// Output that tasks of its class usually have, tokens.
+    pub output_expected: f64,
+    /// Until the deadline; `None` without one.
+    pub left_ms: Option<f64>,
+    /// It may wait this long for something better; `None` where it takes what is free now.
+    pub wait_ms: Option<f64>,
+    pub tried: &'a [Tried],
+    /// Taken in this order where they can serve, before anything else.
+    pub preferred: Fallbacks,
+}
+
+impl Ask<'_> {
+    pub fn tokens(&self) -> u64 {
+        u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
+    }
+
+    pub fn prices(&self, state: &State) -> Prices {
+        let (input, output) = (self.input_tokens, self.max_output_tokens);
+        Prices::new(state, self.candidates, input, output, self.output_expected)
+    }
+
+    /// Of an attempt there, without queueing.
+    pub fn latency(&self, state: &State, resource: ResourceIndex) -> Latency {
+        state.latency(resource, self.input_tokens, self.output_expected)
+    }
+
+    /// Whether the price is more than being served is worth to it: its utility, or what is usually
+    /// at stake where that is more, because weights under which every answer is worth little or
+    /// less than nothing do not mean that none is wanted. Only weights of one's own are on a scale
+    /// that has a zero; the named objectives do no more than rank.
+    pub fn is_priced_out(&self, state: &State, utility: f64, price: f64) -> bool {
+        let stake = state.stake.get();
+        match self.candidates.shape.objective {
+            PlainObjective::Weights { .. } => price > utility && price > stake,
+            PlainObjective::Cheapest
+            | PlainObjective::Fastest
+            | PlainObjective::Best
+            | PlainObjective::Balanced => false,
+        }
+    }
+}
+
+/// The first rule that depends on the task's sizes and that a candidate misses.
+pub(super) fn size_miss(
+    state: &State,
+    ask: &Ask<'_>,
+    index: ResourceIndex,
+) -> Option<RefusalReason> {
+    let terms = state.fleet.terms(index);
+    if ask.tokens() > u64::from(terms.context_window)
+        || ask.max_output_tokens > terms.max_output_tokens
+    {
+        return Some(RefusalReason::ContextWindow);
+    }
+    if let Some(ceiling) = ask.candidates.shape.requirements.max_cost_usd
+        && terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens)) > ceiling
+    {
+        return Some(RefusalReason::Cost);
+    }
+    if let Some(left_ms) = ask.left_ms
+        && ask.latency(state, index).upper_ms > left_ms
+    {
+        return Some(RefusalReason::Deadline);
+    }
+    None
+}
+
+/// What a resource's limits and the tenant's budget cost a task of these sizes now, in utility.
+#[derive(Debug, Clone, Copy)]
+pub struct Prices {
+    input_tokens: u32,
+    max_output_tokens: u32,
+    output_expected: f64,
+    usd_micro: f64,
+}
+
+impl Prices {
+    pub fn new(
+        state: &State,
+        candidates: &Candidates,
+        input_tokens: u32,
+        max_output_tokens: u32,
+        output_expected: f64,
+    ) -> Self {
+        let budget = |tenant| state.tenants.usd_micro_price(tenant, state.batch_time);
+        let usd_micro = candidates.tenant.map_or(0.0, budget);
+        Prices { input_tokens, max_output_tokens, output_expected, usd_micro }
+    }
+
+    pub fn of(&self, state: &State, index: ResourceIndex) -> f64 {
+        let toll = state.fleet.toll(index);
+        let mut price = 0.0;
+        if *toll != Toll::FREE {
+            let output = self.output_expected;
+            let busy_ms = state.latency(index, self.input_tokens, output).expected_ms;
+            price = toll.of(f64::from(self.input_tokens) + output, busy_ms);
+        }
+        if self.usd_micro > 0.0 {
+            let terms = state.fleet.terms(index);
+            let usd = terms.cost_usd(self.input_tokens, f64::from(self.max_output_tokens));
+            price += self.usd_micro * libm::ceil(usd * 1e6);
+        }
+        price
+    }
+}
+
+/// One candidate that may serve, as far as its rules go.
+#[derive(Clone, Copy)]
+pub(super) struct Offer<'a> {
+    pub candidate: &'a Candidate,
+    /// `utility − price`.
+    pub score: f64,
+    pub price: f64,
+    pub slots: u32,
+}
+
+/// Candidates without room that are worth a look at when they will have some: the best few, because
+/// looking costs a walk through their windows.
+const LATER_MAX: usize = 4;
+
+/// All offers of a task's candidates, and the best of them.
+pub(super) struct Survey<'a> {
+    /// The best with room.
+    pub now: Option<Offer<'a>>,
+    /// The best without room, best first.
+    later: [Option<Offer<'a>>; LATER_MAX],
+    /// Whether any candidate could ever take so many tokens.
+    pub waits: bool,
+    /// The best, with room or not, and the score of the next.
+    first: Option<Offer<'a>>,
+    second: Option<f64>,
+    /// Of the utilities, without prices.
+    top: f64,
+    sum: f64,
+    count: u32,
+    pub furthest: RefusalReason,
+}
+
+impl<'a> Survey<'a> {
+    pub fn of(state: &State, memo: &mut Memo, ask: &Ask<'a>) -> Self {
+        let output = ask.output_expected;
+        let tokens = ask.tokens();
+        let prices = ask.prices(state);
+        let mut found = Survey {
+            now: None,
+            later: [None; LATER_MAX],
+            waits: false,
+            first: None,
+            second: None,
+            top: f64::NEG_INFINITY,
+            sum: 0.0,
+            count: 0,
+            furthest: ask.candidates.furthest,
+        };
+        memo.scored.clear();
+        let list = &ask.candidates.list;
+        let was_tried =
+            |candidate: &Candidate| ask.tried.iter().any(|one| one.resource == candidate.resource);
+        // A resource that failed this task comes again only where there is no other.
+        let skips_tried =
+            !ask.tried.is_empty() && list.iter().any(|candidate| !was_tried(candidate));
+        for candidate in list {
+            if skips_tried && was_tried(candidate) {
+                continue;
+            }
+            let terms = state.fleet.terms(candidate.resource);
+            if let Some(reason) = size_miss(state, ask, candidate.resource) {
+                if rank(reason) > rank(found.furthest) {
+                    found.furthest = reason;
+                }
+                continue;
+            }
+            let utility = candidate.utility(ask.input_tokens, output);
+            let price = prices.of(state, candidate.resource);
+            let score = utility - price;
+            memo.scored.push((score, candidate.resource));
+            found.count(utility);
+            let offer = Offer { candidate, score, price, slots: 0 };
+            found.compare(offer);
+            let fits_ever = tokens <= terms.tokens_max;
+            found.waits |= fits_ever;
+            if found.now.is_some_and(|best| score < best.score) {
+                continue;
+            }
+            let room = state.fleet.room(candidate.resource);
+            if !room.fits(tokens) {
+                if fits_ever {
+                    found.keep_later(offer);
+                }
+                continue;
+            }
+            // Of equals, the one with more free slots.
+            if found.now.is_none_or(|best| score > best.score || room.slots > best.slots) {
+                found.now = Some(Offer { slots: room.slots, ..offer });
+            }
+        }
+        found
+    }
+
+    fn count(&mut self, utility: f64) {
+        self.count += 1;
+        self.sum += utility;
+        self.top = if utility > self.top { utility } else { self.top };
+    }
+
+    fn compare(&mut self, offer: Offer<'a>) {
+        match self.first {
+            Some(first) if offer.score <= first.score => {
+                if self.second.is_none_or(|second| offer.score > second) {
+                    self.second = Some(offer.score);
+                }
+            }
+            Some(_) | None => {
+                self.second = self.first.map(|first| first.score);
+                self.first = Some(offer);
+            }
+        }
+    }
+
+    fn keep_later(&mut self, offer: Offer<'a>) {
+        let mut offer = Some(offer);
+        for place in &mut self.later {
+            let score = |one: &Option<Offer<'_>>| one.map_or(f64::NEG_INFINITY, |one| one.score);
+            if score(&offer) > score(place) {
+                std::mem::swap(place, &mut offer);
+            }
+        }
+    }
+
+    /// Whether no rule stops every candidate.
+    pub fn has_any(&self) -> bool {
+        self.count > 0
+    }
+
+    /// The best offer, with room or without.
+    pub fn first(&self) -> Option<Offer<'a>> {
+        self.first
+    }
+
+    /// What the task stands to lose by going without its best candidate.
+    pub fn loss(&self, state: &State) -> Loss {
+        let Some(first) = self.first else { return Loss::of(0.0) };
+        // Without another candidate it would go without everything.
+        let stake = state.stake.get();
+        let alone = if first.score > stake { first.score } else { stake };
+        Loss::of(self.second.map_or(alone, |second| first.score - second))
+    }
+
+    pub fn bid(&self, state: &State, ask: &Ask<'_>) -> Option<Bid> {
+        let wanted = self.first?.candidate.resource;
+        let busy_ms = ask.latency(state, wanted).expected_ms as u32;
+        let gain = self.top - self.sum / f64::from(self.count);
+        Some(Bid { wanted, busy_ms, gain: (self.count > 1).then_some(gain as f32) })
+    }
+
+    /// What is better than the best with room even after the wait for it, where the task can wait
+    /// so long: until its deadline at the slowest that can be expected, or until its time is over.
+    pub fn worth_waiting(&self, state: &State, memo: &Memo, ask: &Ask<'_>) -> Option<Offer<'a>> {
+        let wait_ms = ask.wait_ms?;
+        let weights = Objective::from(ask.candidates.shape.objective).weights();
+        let at_once = self.now.map_or(f64::NEG_INFINITY, |now| now.score);
+        let mut best: Option<(f64, Offer<'a>)> = None;
+        for offer in self.later.iter().flatten() {
+            let to_beat = best.map_or(at_once, |(score, _)| score);
+            if offer.score <= to_beat {
+                break;
+            }
+            let resource = offer.candidate.resource;
+            let latency = ask.latency(state, resource);
+            let (now, ahead) = (state.batch_time, memo.claim(resource));
+            let room_in =
+                state.fleet.room_in_ms(resource, now, ask.tokens(), latency.expected_ms, ahead);
+            let Some(room_in_ms) = room_in else { continue };
+            let late = ask.left_ms.is_some_and(|left_ms| room_in_ms + latency.upper_ms > left_ms);
+            if late || room_in_ms > wait_ms {
+                continue;
+            }
+            let score = offer.score - weights.second * room_in_ms / 1_000.0;
+            if score > to_beat {
+                best = Some((score, *offer));
+            }
+        }
+        best.map(|(_, offer)| offer)
+    }
+}

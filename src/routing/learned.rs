@@ -1,0 +1,150 @@
+//! Everything that the tasks' results have taught a lane, and where it is asked.
+
+use serde::{Deserialize, Serialize};
+
+use super::capability::{Capability, Capable, ClassIndex};
+use super::fact::{AttemptEnd, ResourceIndex, Shown};
+use super::fleet::Terms;
+use super::output_tokens::OutputTokens;
+use super::speed::{Latency, Predicted, Speed, Took};
+
+/// The sizes and the class of the task whose attempt ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempted<'a> {
+    pub class: &'a str,
+    pub resource: ResourceIndex,
+    /// What the task asked for, and what the decision let it have.
+    pub max_output_tokens: u32,
+    pub output_reserved: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Learned {
+    capability: Capability,
+    /// By resource; as long as the last one that has answered.
+    speeds: Vec<Speed>,
+    /// By class.
+    output_tokens: Vec<OutputTokens>,
+    /// Changes with everything that is learned.
+    version: u64,
+}
+
+impl Learned {
+    /// Where a class's results are; `None` where there are none yet.
+    pub fn class(&self, name: &str) -> Option<ClassIndex> {
+        self.capability.class(name)
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn capable(
+        &self,
+        class: Option<ClassIndex>,
+        resource: ResourceIndex,
+        quality_prior: f64,
+    ) -> Capable {
+        self.capability.belief(class, resource, quality_prior)
+    }
+
+    /// Output that a task of a class is expected to have, tokens.
+    pub fn output_expected(&self, class: Option<ClassIndex>, max_output_tokens: u32) -> f64 {
+        let known = class.and_then(|class| self.output_tokens.get(usize::from(class)));
+        known.copied().unwrap_or_default().expected(max_output_tokens)
+    }
+
+    /// Output that one task of a class in a hundred exceeds, tokens; all that it may have, until there
+    /// are results.
+    pub fn output_upper(&self, class: Option<ClassIndex>, max_output_tokens: u32) -> u32 {
+        let known = class.and_then(|class| self.output_tokens.get(usize::from(class)));
+        let upper = known.copied().unwrap_or_default().upper(max_output_tokens);
+        (libm::ceil(upper) as u32).min(max_output_tokens)
+    }
+
+    /// Of an attempt with these sizes, without queueing.
+    pub fn latency(
+        &self,
+        resource: ResourceIndex,
+        terms: &Terms,
+        input_tokens: u32,
+        output_tokens: f64,
+    ) -> Latency {
+        let speed = self.speed(resource);
+        speed.latency(input_tokens, predicted(terms, input_tokens, output_tokens))
+    }
+
+    /// How fast a resource is, as factors of its fleet entry's times.
+    pub fn speed(&self, resource: ResourceIndex) -> Speed {
+        self.speeds.get(usize::from(resource)).copied().unwrap_or_default()
+    }
+
+    /// Learns from an attempt that ended.
+    pub fn observe_v1(
+        &mut self,
+        attempted: Attempted<'_>,
+        terms: &Terms,
+        end: AttemptEnd,
+        shown: &Shown,
+    ) {
+        let Attempted { class, resource, max_output_tokens, output_reserved } = attempted;
+        let succeeded = match end {
+            AttemptEnd::Succeeded => true,
+            AttemptEnd::Failed => false,
+            // What happened there says nothing about what the resource can do.
+            AttemptEnd::RateLimited
+            | AttemptEnd::Late
+            | AttemptEnd::Cancelled
+            | AttemptEnd::LeaseExpired
+            | AttemptEnd::FailedOver => return,
+        };
+        self.version += 1;
+        let quality = shown.quality.filter(|_| succeeded);
+        self.capability.observe_v1(class, resource, succeeded, quality);
+        if !succeeded {
+            return;
+        }
+        if let (Some(class), Some(output)) = (self.class(class), shown.output_tokens) {
+            let at = usize::from(class);
+            if self.output_tokens.len() <= at {
+                self.output_tokens.resize(at + 1, OutputTokens::default());
+            }
+            if let Some(output_tokens) = self.output_tokens.get_mut(at) {
+                output_tokens.observe_v1(max_output_tokens, output_reserved, output);
+            }
+        }
+        if let (Some(input), Some(output), Some(duration_ms)) =
+            (shown.input_tokens, shown.output_tokens, shown.duration_ms)
+        {
+            let at = usize::from(resource);
+            if self.speeds.len() <= at {
+                self.speeds.resize(at + 1, Speed::default());
+            }
+            if let Some(speed) = self.speeds.get_mut(at) {
+                let first_token_ms = shown.time_to_first_token_ms;
+                let took = Took { input_tokens: input, first_token_ms, duration_ms };
+                speed.observe_v1(predicted(terms, input, f64::from(output)), took);
+            }
+        }
+    }
+
+    /// The resource's breaker lets single tasks try it again: its failures belong to what is over, and
+    /// must not keep away those who would find out.
+    pub fn forgive(&mut self, resource: ResourceIndex) {
+        self.version += u64::from(self.capability.forgive(resource));
+    }
+
+    /// Another resource has this index now.
+    pub fn forget(&mut self, resource: ResourceIndex) {
+        self.version += 1;
+        self.capability.forget(resource);
+        if let Some(speed) = self.speeds.get_mut(usize::from(resource)) {
+            *speed = Speed::default();
+        }
+    }
+}
+
+fn predicted(terms: &Terms, input_tokens: u32, output_tokens: f64) -> Predicted {
+    let first = terms.time_to_first_token_ms + terms.ms_per_input_token * f64::from(input_tokens);
+    Predicted { first_token_ms: first, decode_ms: terms.ms_per_output_token * output_tokens }
+}
