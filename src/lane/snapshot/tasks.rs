@@ -73,14 +73,14 @@ impl<'a> Shapes<'a> {
     }
 }
 
-pub fn write(state: &State, bytes: Vec<u8>) -> postcard::Result<Vec<u8>> {
+pub fn write(tasks: &[(TaskKey, LiveTask)], bytes: Vec<u8>) -> postcard::Result<Vec<u8>> {
     let mut shapes = Shapes::default();
-    for live in state.tasks.values() {
+    for (_, live) in tasks {
         shapes.number(&live.task.shape);
     }
     let mut bytes = postcard::to_extend(&shapes.table, bytes)?;
-    bytes = postcard::to_extend(&state.tasks.len(), bytes)?;
-    for (key, live) in &state.tasks {
+    bytes = postcard::to_extend(&tasks.len(), bytes)?;
+    for (key, live) in tasks {
         bytes.extend_from_slice(&key.0);
         let task = &*live.task;
         let row = Row {
