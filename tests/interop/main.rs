@@ -275,7 +275,7 @@ fn route_decisions() {
         "priority": "critical", "primary": [link("gpt-4o-eu")],
         "fallbacks": [[link("gpt-4o-us")], []],
         "metrics": {"quality": 0.81, "cost_usd": 0.0112, "latency_ms": 13_191.0, "utility": -0.63,
-            "price": 0.0},
+            "price": 0.0, "propensity": 1.0},
         "decided_at_ms": 1_700_158_624_000_i64, "start_by_at_ms": 1_700_158_626_000_i64,
         "lease_until_at_ms": 1_700_158_678_764_i64,
         "reserved": {"slots": 1, "requests": 1, "tokens": 5_000_000_000_i64},
