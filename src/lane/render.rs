@@ -394,6 +394,11 @@ fn loads(resource: &Resource, now: Timestamp) -> Vec<DimensionLoad<'_>> {
         used: u64::from(resource.slots_in_use),
         used_max: u64::from(resource.slots_used_max),
         price: resource.slot_price.usual_task(now),
+        rights: resource.slots_rights,
+        incarnation: resource.incarnation,
+        waiting: 0,
+        largest_waiting: 0,
+        waiting_since_ms: None,
     };
     let rates = resource.rates.iter().map(|rate| DimensionLoad {
         dimension: Cow::Borrowed(rate.limit.dimension.name()),
@@ -403,6 +408,11 @@ fn loads(resource: &Resource, now: Timestamp) -> Vec<DimensionLoad<'_>> {
         used: rate.window.used(),
         used_max: rate.used_max,
         price: rate.price.usual_task(now),
+        rights: rate.rights,
+        incarnation: resource.incarnation,
+        waiting: 0,
+        largest_waiting: 0,
+        waiting_since_ms: None,
     });
     std::iter::once(slots).chain(rates).collect()
 }

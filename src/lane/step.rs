@@ -1,6 +1,6 @@
 //! The order of a batch: control records, inbox, results, timers, tasks.
 
-use crate::model::event::InboxMessage;
+use crate::model::event::{InboxBody, InboxMessage};
 use crate::model::reason::RefusalReason;
 use crate::model::result::TaskResult;
 use crate::model::task::Task;
@@ -85,7 +85,10 @@ impl Lane {
         match entry.body {
             Body::Good(message) => {
                 let traceparent = entry.traceparent.as_deref();
-                self.settle(batch, &message.result, traceparent, None);
+                match &message.body {
+                    InboxBody::Result(result) => self.settle(batch, result, traceparent, None),
+                    InboxBody::Rights(_) | InboxBody::Advice(_) => {}
+                }
             }
             Body::Dead(dead) => {
                 batch.bury(&mut self.state, InputTopic::LaneInbox, &dead.0, &dead.1);
@@ -131,7 +134,7 @@ impl Lane {
                 batch.forward(&InboxMessage {
                     from_lane: self.state.lane,
                     to_lane,
-                    result: result.clone(),
+                    body: InboxBody::Result(result.clone()),
                 });
                 return;
             }
