@@ -6,7 +6,7 @@ use crate::model::rights::{Advice, Counted, LimitName, LimitRecord, RightsTransf
 
 use super::binary::{Reader, put_long, put_option, put_str, put_unsigned};
 use super::error::DecodeError;
-use super::inputs::{put_task_result, read_task_result};
+use super::inputs::{put_task_result, put_time, read_task_result, read_time};
 
 pub(super) fn put_lane_inbox(out: &mut Vec<u8>, message: &InboxMessage) {
     let (mut result, mut rights, mut advice) = (None, None, None);
@@ -21,6 +21,7 @@ pub(super) fn put_lane_inbox(out: &mut Vec<u8>, message: &InboxMessage) {
     put_option(out, rights, |out, transfer| {
         put_limit(out, &transfer.limit);
         put_unsigned(out, transfer.rights);
+        put_time(out, transfer.given_at_ms);
     });
     put_option(out, advice, |out, advice| {
         put_limit(out, &advice.limit);
@@ -35,7 +36,11 @@ pub(super) fn read_lane_inbox(reader: &mut Reader<'_>) -> Result<InboxMessage, D
         to_lane: reader.u32("to_lane")?,
         result: reader.option("result", |reader, _| read_task_result(reader))?,
         rights: reader.option("rights", |reader, _| {
-            Ok(RightsTransfer { limit: read_limit(reader)?, rights: reader.u32("rights.rights")? })
+            Ok(RightsTransfer {
+                limit: read_limit(reader)?,
+                rights: reader.u32("rights.rights")?,
+                given_at_ms: read_time(reader, "rights.given_at_ms")?,
+            })
         })?,
         advice: reader.option("advice", |reader, _| {
             Ok(Advice {

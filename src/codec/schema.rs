@@ -28,7 +28,7 @@ macro_rules! schema {
 
 const TASK: TopicSchema = schema!("task", 0x0f7c_cd21_2b2f_d421);
 const TASK_RESULT: TopicSchema = schema!("task_result", 0x4e9b_a4df_e7f5_5b56);
-const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0xbfcb_3557_3fda_6813);
+const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0x6476_9d59_b491_69c5);
 const HEALTH_EVENT: TopicSchema = schema!("health_event", 0x7709_f0e6_af9c_c2ce);
 const FLEET_ENTRY: TopicSchema = schema!("fleet_entry", 0x17e5_85db_c2c6_caab);
 const ROUTE_DECISION: TopicSchema = schema!("route_decision", 0x2f34_7d9b_d25c_f82b);

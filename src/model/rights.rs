@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::DimensionLoad;
 use super::resource::{Dimension, TENANT_KEY_PREFIX};
+use super::time::Timestamp;
 
 /// The window of a tenant's budget, which is per hour.
 pub const BUDGET_WINDOW_S: u32 = 3_600;
@@ -37,7 +38,7 @@ impl LimitOwner {
 }
 
 /// Which of its owner's limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LimitKind {
     Slots,
     Rate {
@@ -163,6 +164,9 @@ pub struct RightsTransfer {
     pub limit: LimitName,
     /// Millionths of the limit.
     pub rights: u32,
+    /// The sender's batch time. The receiver uses the rights when its own clock shows no less, so
+    /// that what lanes say about the same limit is in order by their times too.
+    pub given_at_ms: Timestamp,
 }
 
 /// What the planner would have a lane do: to give so many rights to another one. Worth no more

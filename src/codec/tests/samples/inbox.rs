@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{name, task_result};
+use super::{name, task_result, time};
 use crate::codec::inputs;
 use crate::model::event::{InboxBody, InboxMessage};
 use crate::model::rights::{Advice, LimitKind, LimitName, LimitOwner, RightsTransfer};
@@ -26,8 +26,9 @@ fn limit_name() -> impl Strategy<Value = LimitName> {
 }
 
 fn inbox_body() -> impl Strategy<Value = InboxBody> {
-    let rights = (limit_name(), any::<u32>())
-        .prop_map(|(limit, rights)| InboxBody::Rights(RightsTransfer { limit, rights }));
+    let rights = (limit_name(), any::<u32>(), time()).prop_map(|(limit, rights, given_at_ms)| {
+        InboxBody::Rights(RightsTransfer { limit, rights, given_at_ms })
+    });
     let advice = (limit_name(), any::<u32>(), any::<u32>())
         .prop_map(|(limit, to_lane, rights)| InboxBody::Advice(Advice { limit, to_lane, rights }));
     prop_oneof![task_result().prop_map(InboxBody::Result), rights, advice]
