@@ -15,6 +15,7 @@ mod instance;
 mod keeper;
 mod logs;
 mod network;
+mod planner;
 mod producer;
 mod reader;
 mod records;

@@ -9,6 +9,7 @@ mod histogram;
 mod label;
 mod load;
 pub mod logs;
+mod planner;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,7 @@ pub struct Telemetry {
     clock_difference: Gauge<f64, AtomicU64>,
     kafka_errors: Family<[Label; 1], Counter>,
     http_requests: Family<[NamedLabel; 2], Counter>,
+    planner: planner::PlannerMetrics,
 }
 
 /// When each worker's open transaction began: milliseconds after `since`, plus 1; 0: none is open.
@@ -121,6 +123,7 @@ impl Telemetry {
             clock_difference: Gauge::default(),
             kafka_errors: Family::default(),
             http_requests: Family::default(),
+            planner: planner::PlannerMetrics::new(),
         };
         telemetry.register();
         telemetry
@@ -175,6 +178,7 @@ impl Telemetry {
         );
         own.register("kafka_errors", "Errors of the Kafka client", self.kafka_errors.clone());
         own.register("http_requests", "Requests to this address", self.http_requests.clone());
+        self.planner.register(own);
         own.register_collector(Box::new(view::ViewCollector {
             view: self.view.subscribe(),
             begins: Arc::clone(&self.transaction_begins),
