@@ -51,10 +51,10 @@ fn limits() -> Vec<LimitName> {
     let mut found = Vec::new();
     for (incarnation, resource) in (0i64..).zip(fleet()) {
         let Ok(spec) = serde_json::from_value::<ResourceSpec>(resource) else { continue };
-        let rates = spec.limits.iter().map(|limit| LimitKind::Rate {
-            dimension: limit.dimension,
-            window_s: limit.window_s,
-        });
+        let rates = spec
+            .limits
+            .iter()
+            .map(|limit| LimitKind::Rate { dimension: limit.dimension, window_s: limit.window_s });
         let owner = LimitOwner::Resource(spec.id.clone());
         let name = |kind| LimitName { owner: owner.clone(), incarnation, kind };
         found.extend(std::iter::once(LimitKind::Slots).chain(rates).map(name));

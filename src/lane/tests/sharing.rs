@@ -207,9 +207,8 @@ impl Site {
     }
 
     fn units(&self, name: &LimitName) -> Vec<u64> {
-        let units = |member: &Member| {
-            member.lane.state().stand(name).map_or(0, |stand| stand.units)
-        };
+        let units =
+            |member: &Member| member.lane.state().stand(name).map_or(0, |stand| stand.units);
         self.members.iter().map(units).collect()
     }
 }
@@ -289,7 +288,9 @@ fn what_is_in_use_or_wanted_here_is_not_given() {
     assert_eq!(site.units(&tokens)[0], 400, "400 are in the window");
     advise(&mut site, &slots("r", 0), 1, 500_000);
     assert_eq!(site.units(&slots("r", 0))[0], 1, "one slot is taken");
-    for (to_lane, limit) in [(0, slots("r", 0)), (2, slots("r", 0)), (1, slots("r", 7)), (1, slots("q", 0))] {
+    for (to_lane, limit) in
+        [(0, slots("r", 0)), (2, slots("r", 0)), (1, slots("r", 7)), (1, slots("q", 0))]
+    {
         advise(&mut site, &limit, to_lane, u32::MAX);
         assert_eq!(site.units(&slots("r", 0))[0], 1, "{limit:?} to lane {to_lane}");
     }
@@ -397,11 +398,8 @@ fn a_tenants_limits_move_too() {
     site.resource("r", json!({"slots": 8}));
     site.tenant("acme", json!({"limits": limits, "usd_per_hour": 1.0}));
     all_step(&mut site);
-    let name = |kind| LimitName {
-        owner: LimitOwner::Tenant("acme".to_owned()),
-        incarnation: 1,
-        kind,
-    };
+    let name =
+        |kind| LimitName { owner: LimitOwner::Tenant("acme".to_owned()), incarnation: 1, kind };
     let requests = name(LimitKind::of(crate::model::rights::Counted::Requests, 60));
     for id in ["a", "b"] {
         site.task(1, id, json!({"tenant": "acme"}));

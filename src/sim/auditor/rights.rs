@@ -156,7 +156,8 @@ impl Walk {
                     .count();
                 let given = self.given.get(&(from_lane, lane)).and_then(|given| given.get(number));
                 if given != Some(&expected) {
-                    self.found.push(format!("lane {lane} took {expected:?}, and given was {given:?}"));
+                    self.found
+                        .push(format!("lane {lane} took {expected:?}, and given was {given:?}"));
                 }
                 let account = self.accounts.entry(limit.clone()).or_default();
                 account.on_the_way -= rights;
@@ -172,7 +173,8 @@ impl Walk {
         let Some(account) = self.accounts.get(&limit) else { return };
         let sum = account.held.values().sum::<i64>() + account.on_the_way + account.undealt;
         if sum != ALL || account.held.values().any(|held| *held < 0) {
-            self.found.push(format!("{limit:?}: {sum} rights after a step of lane {lane}: {account:?}"));
+            self.found
+                .push(format!("{limit:?}: {sum} rights after a step of lane {lane}: {account:?}"));
         }
     }
 
@@ -270,8 +272,7 @@ fn limits(entry: &FleetEntry) -> Vec<(LimitOwner, LimitKind, u64)> {
 fn inbox(world: &World, logs: &Logs, lane: u32) -> Result<Vec<Message>, String> {
     let mut messages = Vec::new();
     for record in logs.of(Topic::LaneInbox, i32::try_from(lane).unwrap_or(0)) {
-        let decoded =
-            record.with_raw(Topic::LaneInbox, |raw| world.codec.decode_lane_inbox(raw));
+        let decoded = record.with_raw(Topic::LaneInbox, |raw| world.codec.decode_lane_inbox(raw));
         let message = decoded.map_err(|error| error.to_string())?;
         let InboxBody::Rights(transfer) = message.body else { continue };
         messages.push(Message {

@@ -18,15 +18,45 @@ use crate::routing::state::Phase;
 
 #[derive(Debug, Clone)]
 enum Act {
-    Task { lane: usize, input_tokens: u32, priority: usize, tenant: bool },
+    Task {
+        lane: usize,
+        input_tokens: u32,
+        priority: usize,
+        tenant: bool,
+    },
     /// The oldest attempt of the lane ends.
-    Result { lane: usize, output_tokens: u32 },
-    Advice { lane: usize, to_lane: u32, limit: usize, rights: u32, stale: bool },
-    Resource { id: usize, slots: u32, tokens: Option<u64>, requests: Option<u64> },
-    Remove { id: usize },
-    Tenant { requests: Option<u64>, usd: Option<f64> },
-    Step { lane: usize, messages: usize, entries: usize },
-    Wait { ms: i64 },
+    Result {
+        lane: usize,
+        output_tokens: u32,
+    },
+    Advice {
+        lane: usize,
+        to_lane: u32,
+        limit: usize,
+        rights: u32,
+        stale: bool,
+    },
+    Resource {
+        id: usize,
+        slots: u32,
+        tokens: Option<u64>,
+        requests: Option<u64>,
+    },
+    Remove {
+        id: usize,
+    },
+    Tenant {
+        requests: Option<u64>,
+        usd: Option<f64>,
+    },
+    Step {
+        lane: usize,
+        messages: usize,
+        entries: usize,
+    },
+    Wait {
+        ms: i64,
+    },
 }
 
 fn act(lanes: usize) -> impl Strategy<Value = Act> {
@@ -145,7 +175,8 @@ impl Book {
                 let name = LimitName { owner: LimitOwner::of_key(&owner), incarnation, kind };
                 let stand = site.members[lane].lane.state().stand(&name);
                 if owner == key && stand.is_some_and(|stand| stand.in_force) {
-                    let took = Took { at: site.now, task: task.clone(), amount: amount(kind, &held) };
+                    let took =
+                        Took { at: site.now, task: task.clone(), amount: amount(kind, &held) };
                     self.took.entry((owner, kind)).or_default().push(took);
                 }
             }
@@ -211,7 +242,10 @@ fn change(site: &mut Site, book: &mut Book, act: &Act) {
             }
             site.tenant("acme", json!({"limits": limits, "usd_per_hour": usd}));
         }
-        Act::Task { .. } | Act::Result { .. } | Act::Advice { .. } | Act::Step { .. }
+        Act::Task { .. }
+        | Act::Result { .. }
+        | Act::Advice { .. }
+        | Act::Step { .. }
         | Act::Wait { .. } => {}
     }
 }
@@ -245,9 +279,8 @@ fn run(clocks: &[i64], acts: &[Act]) -> (Site, u64) {
             }
             Act::Result { lane, output_tokens } => {
                 let state = site.members[*lane].lane.state();
-                let in_flight = state.tasks.values().find(|live| {
-                    matches!(live.phase, Phase::InFlight { .. })
-                });
+                let in_flight =
+                    state.tasks.values().find(|live| matches!(live.phase, Phase::InFlight { .. }));
                 let found = in_flight.map(|live| (live.task.task_id.to_string(), live.attempt));
                 if let Some((id, attempt)) = found {
                     site.succeeded(*lane, &id, attempt, *output_tokens);
@@ -318,7 +351,13 @@ fn random_advice_moves_rights() {
         .flat_map(|number: usize| {
             let lane = number % 4;
             [
-                Act::Advice { lane, to_lane: (lane as u32 + 1) % 4, limit: number, rights: 250_000, stale: false },
+                Act::Advice {
+                    lane,
+                    to_lane: (lane as u32 + 1) % 4,
+                    limit: number / 4,
+                    rights: 250_000,
+                    stale: false,
+                },
                 Act::Step { lane, messages: 4, entries: 4 },
                 Act::Wait { ms: 50 },
             ]
