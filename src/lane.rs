@@ -417,7 +417,7 @@ impl Lane {
         let settings = Arc::clone(&self.settings);
         let origin = Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
         let mut batch = Batch::new(&settings, origin, self.room);
-        let opened = Fact::BatchOpened { at, results_caught_up_at: self.results_caught_up_at };
+        let opened = Fact::BatchOpened { at, results_caught_up_at: self.caught_up_at() };
         batch.apply(&mut self.state, opened, Source::default());
         self.step(&mut batch);
         if batch.is_empty() {

@@ -14,7 +14,9 @@ use crate::model::time::Timestamp;
 use super::binary::Reader;
 use super::encode::{SINGLE_OBJECT, fleet_key};
 use super::headers::CONTENT_TYPE;
-use super::{Codec, DecodeError, Header, RawRecord, WriterId, inbox, inputs, json, outputs, schema};
+use super::{
+    Codec, DecodeError, Header, RawRecord, WriterId, inbox, inputs, json, outputs, schema,
+};
 
 /// Bound of an input record's value: twice the largest payload, so that everything else fits
 /// beside it, and what decoding allocates stays within a few times of this.

@@ -255,9 +255,8 @@ fn check_limits(limits: &[Limit], check: &mut impl FnMut(Result<(), Invalid>)) {
         check(Err(Invalid::new("limits", given, &format!("at most {LIMITS_MAX}"))));
     }
     for (place, limit) in limits.iter().enumerate() {
-        let is_same = |other: &Limit| {
-            other.dimension == limit.dimension && other.window_s == limit.window_s
-        };
+        let is_same =
+            |other: &Limit| other.dimension == limit.dimension && other.window_s == limit.window_s;
         if limits[..place].iter().any(is_same) {
             let given = format!("two of {} in {} s", limit.dimension.name(), limit.window_s);
             check(Err(Invalid::new("limits", given, "one of each dimension and window")));

@@ -69,7 +69,9 @@ fn verdict(
     let better = found.worth_waiting(state, memo, ask);
     match (found.now, better) {
         (Some(now), None) if !rationed => {
-            if let Some(better) = found.never_here(state, ask) {
+            if state.lanes > 1
+                && let Some(better) = found.never_here(state, ask)
+            {
                 memo.lacks.went_without(better, ask.taking(state, better));
             }
             let taken = explore(state, memo, ask, key, now);
@@ -79,7 +81,9 @@ fn verdict(
             if let Some(offer) = better.or(found.first()) {
                 memo.add_claim(offer.candidate.resource, ask.tokens());
             }
-            if let Some(offer) = better.or(found.first_later()) {
+            if state.lanes > 1
+                && let Some(offer) = better.or(found.first_later())
+            {
                 let resource = offer.candidate.resource;
                 memo.lacks.resource_waits(resource, ask.taking(state, resource));
             }
@@ -124,7 +128,9 @@ fn serve(
     let burst_arrival_ns = match admitted {
         Ok(burst_arrival_ns) => burst_arrival_ns,
         Err(reason) => {
-            if let Some(tenant) = ask.candidates.tenant {
+            if state.lanes > 1
+                && let Some(tenant) = ask.candidates.tenant
+            {
                 memo.lacks.tenant_waits(tenant, ask.taking(state, candidate.resource));
             }
             return Verdict::Wait(reason);

@@ -17,9 +17,7 @@ use crate::model::allocation::AllocationEvent;
 use crate::model::decision::{
     ChainLink, ModelChain, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
-use crate::model::event::{
-    BalanceEvent, DimensionLoad, LoadSnapshot, OperatorAction,
-};
+use crate::model::event::{BalanceEvent, DimensionLoad, LoadSnapshot, OperatorAction};
 use crate::model::health::HealthEvent;
 use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
