@@ -46,6 +46,13 @@ pub struct Collecting {
     pub since: Timestamp,
 }
 
+/// Rights that a lane was advised to give and has not, and those that should come to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Open {
+    pub to_give: u32,
+    pub to_come: u32,
+}
+
 #[derive(Debug, Default)]
 pub struct Memory {
     asked: Vec<Asked>,
@@ -66,6 +73,9 @@ impl Memory {
     pub fn settle(&mut self, parts: &[Part], now: Timestamp) {
         for part in parts {
             let before = self.rights.insert(part.lane, part.rights).unwrap_or(part.rights);
+            if before == part.rights {
+                continue;
+            }
             let mut given = before.saturating_sub(part.rights);
             for asked in self.asked.iter_mut().filter(|asked| asked.from == part.lane) {
                 let part = given.min(asked.to_give);
@@ -102,20 +112,16 @@ impl Memory {
         });
     }
 
-    /// What a lane's rights come to when all that was advised is done.
-    pub fn expected(&self, part: &Part) -> u32 {
-        let mut rights = part.rights;
+    /// What was advised and is not seen yet, by lane.
+    pub fn open(&self) -> BTreeMap<u32, Open> {
+        let mut open: BTreeMap<u32, Open> = BTreeMap::new();
         for asked in &self.asked {
-            if asked.to == part.lane {
-                rights = rights.saturating_add(asked.to_arrive);
-            }
+            let from = open.entry(asked.from).or_default();
+            from.to_give = from.to_give.saturating_add(asked.to_give);
+            let to = open.entry(asked.to).or_default();
+            to.to_come = to.to_come.saturating_add(asked.to_arrive);
         }
-        for asked in &self.asked {
-            if asked.from == part.lane {
-                rights = rights.saturating_sub(asked.to_give);
-            }
-        }
-        rights
+        open
     }
 
     /// Whether it is of use to ask this lane.
@@ -123,11 +129,6 @@ impl Memory {
         self.passed
             .get(&part.lane)
             .is_none_or(|passed| part.at > passed.told_at || now >= passed.again_at)
-    }
-
-    /// Whether a lane has been asked and has not answered.
-    pub fn is_asked(&self, lane: u32) -> bool {
-        self.asked.iter().any(|asked| asked.from == lane && asked.to_give > 0)
     }
 
     pub fn ask(&mut self, from: u32, to: u32, rights: u32, now: Timestamp) {

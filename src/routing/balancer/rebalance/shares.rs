@@ -1,6 +1,6 @@
 //! One round over one limit: who wants more of it, who can spare some, and what should move.
 
-use super::asked::Memory;
+use super::asked::{Memory, Open};
 use crate::model::time::Timestamp;
 use crate::routing::rights::{RIGHTS, Scale};
 
@@ -127,7 +127,9 @@ impl<'a> Round<'a> {
         room: usize,
     ) -> Self {
         memory.settle(parts, now);
-        let stands = parts.iter().map(|part| stand(limit, part, memory, now)).collect();
+        let open = memory.open();
+        let open = |part: &Part| open.get(&part.lane).copied().unwrap_or_default();
+        let stands = parts.iter().map(|part| stand(limit, part, open(part), memory, now)).collect();
         Round { limit, stands, memory, now, moves: Vec::new(), room }
     }
 
@@ -344,14 +346,15 @@ impl Stand {
     }
 }
 
-fn stand(limit: Limit, part: &Part, memory: &Memory, now: Timestamp) -> Stand {
+fn stand(limit: Limit, part: &Part, open: Open, memory: &Memory, now: Timestamp) -> Stand {
     let age_ms = now.ms_since(part.at);
     let is_silent = age_ms > limit.silent_ms;
     let window_ms = u64::from(limit.window_s) * 1_000;
     // Nothing was reserved since, or the lane would have said so.
     let is_over = is_silent && limit.window_s > 0 && age_ms > window_ms + WINDOW_MARGIN_MS;
     let used = if is_over { 0 } else { part.used };
-    let rights = memory.expected(part);
+    // When all that was advised is done.
+    let rights = part.rights.saturating_add(open.to_come).saturating_sub(open.to_give).min(RIGHTS);
     let units = limit.scale.units(rights);
     let is_waiting = part.waiting > 0 && !is_silent;
     let wants = part.used.saturating_add(part.waiting).max(part.largest).min(limit.scale.limit);
@@ -368,6 +371,6 @@ fn stand(limit: Limit, part: &Part, memory: &Memory, now: Timestamp) -> Stand {
         since: part.since,
         // It decays where nothing is reserved.
         price: if is_silent { 0.0 } else { part.price },
-        is_left_alone: memory.is_asked(part.lane) || !memory.may_ask(part, now),
+        is_left_alone: open.to_give > 0 || !memory.may_ask(part, now),
     }
 }
