@@ -417,7 +417,7 @@ impl Lane {
         let settings = Arc::clone(&self.settings);
         let origin = Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
         let mut batch = Batch::new(&settings, origin, self.room);
-        let opened = Fact::BatchOpened { at, results_caught_up_at: self.results_caught_up_at };
+        let opened = Fact::BatchOpened { at, results_caught_up_at: self.caught_up_at() };
         batch.apply(&mut self.state, opened, Source::default());
         self.step(&mut batch);
         if batch.is_empty() {
@@ -482,7 +482,9 @@ impl Lane {
             .used()
             .then(|| self.state.load_published_at.plus_ms(self.state.policy.load_snapshot_ms));
         let timer = timers::next(&self.state);
-        [waiting, policy, load, timer].into_iter().flatten().min().map(|due| due.max(soon))
+        let published_at = self.state.load_published_at;
+        let sharing = self.state.sharing.next(self.state.policy.load_snapshot_ms, published_at);
+        [waiting, policy, load, timer, sharing].into_iter().flatten().min().map(|due| due.max(soon))
     }
 
     /// The time of the last batch: batch times never go back.

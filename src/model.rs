@@ -11,6 +11,7 @@ pub mod policy;
 pub mod reason;
 pub mod resource;
 pub mod result;
+pub mod rights;
 pub mod snapshot;
 pub mod task;
 pub mod time;

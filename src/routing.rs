@@ -26,6 +26,7 @@ pub mod price;
 pub mod recent;
 pub mod rights;
 pub mod shape;
+pub mod sharing;
 pub mod speed;
 pub mod state;
 pub mod timers;

@@ -232,6 +232,11 @@ pub(super) fn put_load_snapshot(out: &mut Vec<u8>, snapshot: &LoadSnapshot<'_>) 
         put_unsigned(out, load.used);
         put_unsigned(out, load.used_max);
         put_double(out, load.price);
+        put_unsigned(out, load.rights);
+        put_long(out, load.incarnation);
+        put_unsigned(out, load.waiting);
+        put_unsigned(out, load.largest_waiting);
+        put_option(out, load.waiting_since_ms, put_time);
     });
     put_unsigned(out, snapshot.in_flight);
     put_unsigned(out, snapshot.backlog);
@@ -254,6 +259,11 @@ pub(super) fn read_load_snapshot(
                 used: reader.u64("load.used")?,
                 used_max: reader.u64("load.used_max")?,
                 price: reader.double("load.price")?,
+                rights: reader.u32("load.rights")?,
+                incarnation: reader.long("load.incarnation")?,
+                waiting: reader.u64("load.waiting")?,
+                largest_waiting: reader.u64("load.largest_waiting")?,
+                waiting_since_ms: reader.option("load.waiting_since_ms", read_time)?,
             })
         })?,
         in_flight: reader.u64("in_flight")?,

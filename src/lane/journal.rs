@@ -157,7 +157,9 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
         | Fact::DeadLettered { .. } => return,
     };
     // A fact that was just decoded is not shared yet.

@@ -1,6 +1,8 @@
 //! Facts → outputs. Called with the state as it was before the fact, so that what a fact removes
 //! can still be named.
 
+mod sharing;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use crate::model::allocation::{AllocationEvent, AllocationKind};
 use crate::model::decision::{
     ChainLink, ModelChain, Outcome, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
-use crate::model::event::{BalanceEvent, BalanceKind, DimensionLoad, LoadSnapshot};
+use crate::model::event::{BalanceEvent, BalanceKind};
 use crate::model::health::{HealthEvent, HealthScope, HealthStatus};
 use crate::model::reason::RefusalReason;
 use crate::model::task::{Priority, Task};
@@ -22,7 +24,6 @@ use crate::routing::TaskKey;
 use crate::routing::fact::{
     AttemptEnd, Fact, NewTask, RefusedCandidate, Reservation, ResourceIndex,
 };
-use crate::routing::fleet::Resource;
 use crate::routing::health::breaker_source;
 use crate::routing::state::{Phase, State};
 
@@ -136,7 +137,10 @@ impl Renderer<'_> {
                 });
             }
             Fact::BreakerTold { resource, status } => self.breaker(state, *resource, *status),
-            Fact::LoadPublished => self.load(state),
+            Fact::LoadPublished { owners, lacks, .. } => self.load(state, owners, lacks),
+            Fact::RightsGiven { limit, to_lane, rights } => {
+                self.given(state, limit, *to_lane, *rights);
+            }
             Fact::Queued { .. }
             | Fact::BatchOpened { .. }
             | Fact::PolicySet(_)
@@ -144,6 +148,7 @@ impl Renderer<'_> {
             | Fact::HealthSet { .. }
             | Fact::ControlSkipped { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::RightsTaken { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }
@@ -363,48 +368,6 @@ impl Renderer<'_> {
             codec.encode_allocation_event(&event, out);
         });
     }
-
-    /// A snapshot of each resource that was used since the last one.
-    fn load(&mut self, state: &State) {
-        for (_, resource) in state.fleet.iter().filter(|(_, resource)| resource.used()) {
-            let snapshot = LoadSnapshot {
-                lane: state.lane,
-                resource: Cow::Borrowed(&resource.id),
-                at_ms: state.batch_time,
-                health: resource.health,
-                load: loads(resource, state.batch_time),
-                in_flight: u64::from(resource.slots_in_use),
-                backlog: state.backlog.len() as u64,
-            };
-            let key = format!("{}/{}", state.lane, resource.id);
-            let codec = self.codec;
-            self.event(state, Topic::LoadSnapshots, &key, None, |out| {
-                codec.encode_load_snapshot(&snapshot, out);
-            });
-        }
-    }
-}
-
-fn loads(resource: &Resource, now: Timestamp) -> Vec<DimensionLoad<'_>> {
-    let slots = DimensionLoad {
-        dimension: Cow::Borrowed("slots"),
-        window_s: 0,
-        limit: u64::from(resource.spec.slots),
-        units: u64::from(resource.slots_units),
-        used: u64::from(resource.slots_in_use),
-        used_max: u64::from(resource.slots_used_max),
-        price: resource.slot_price.usual_task(now),
-    };
-    let rates = resource.rates.iter().map(|rate| DimensionLoad {
-        dimension: Cow::Borrowed(rate.limit.dimension.name()),
-        window_s: rate.limit.window_s,
-        limit: rate.limit.amount,
-        units: rate.units,
-        used: rate.window.used(),
-        used_max: rate.used_max,
-        price: rate.price.usual_task(now),
-    });
-    std::iter::once(slots).chain(rates).collect()
 }
 
 struct Routed<'a> {

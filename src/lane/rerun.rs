@@ -36,7 +36,9 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
         | Fact::DeadLettered { .. } => None,
     })
 }
@@ -120,7 +122,9 @@ impl Lane {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished => {}
+            | Fact::LoadPublished { .. }
+            | Fact::RightsGiven { .. }
+            | Fact::RightsTaken { .. } => {}
         }
     }
 
@@ -162,7 +166,9 @@ impl Lane {
                 | Fact::LeaseExtended { .. }
                 | Fact::BreakerTold { .. }
                 | Fact::FailoverEnded { .. }
-                | Fact::LoadPublished
+                | Fact::LoadPublished { .. }
+                | Fact::RightsGiven { .. }
+                | Fact::RightsTaken { .. }
                 | Fact::DeadLettered { .. } => continue,
             };
             let Some(live) = self.state.tasks.get(&key) else { continue };
@@ -227,7 +233,9 @@ impl Lane {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished
+            | Fact::LoadPublished { .. }
+            | Fact::RightsGiven { .. }
+            | Fact::RightsTaken { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }
@@ -294,6 +302,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         recent,
         in_flight,
         load_published_at,
+        sharing,
     } = one;
     let resources = || {
         let pairs = fleet.iter().zip(other.fleet.iter());
@@ -322,6 +331,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| differ("health_position", health_position, &other.health_position))
         .or_else(|| differ("in_flight", in_flight, &other.in_flight))
         .or_else(|| differ("load_published_at", load_published_at, &other.load_published_at))
+        .or_else(|| differ("sharing", sharing, &other.sharing))
         .or_else(|| differ("stake", stake, &other.stake))
         .or_else(|| differ("tasks", &tasks.len(), &other.tasks.len()))
         .or_else(held)

@@ -5,6 +5,7 @@ mod breakers;
 mod flow;
 pub(crate) mod laws;
 mod prices;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

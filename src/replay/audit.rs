@@ -346,7 +346,9 @@ pub fn is_decision(fact: &Fact) -> bool {
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }

@@ -261,7 +261,9 @@ fn admits(fact: &Fact) -> bool {
         | Fact::ControlSkipped { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }
@@ -282,7 +284,9 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::ControlSkipped { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }

@@ -151,7 +151,9 @@ fn refused_task(
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
         | Fact::DeadLettered { .. } => false,
     });
     if !refused {
@@ -231,7 +233,9 @@ impl Telling<'_> {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished
+            | Fact::LoadPublished { .. }
+            | Fact::RightsGiven { .. }
+            | Fact::RightsTaken { .. }
             | Fact::DeadLettered { .. } => None,
         };
         asked.map(|task| explain(state, &Asked::of(task, live))).unwrap_or_default()
@@ -279,7 +283,9 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::ControlSkipped { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
         | Fact::DeadLettered { .. } => ("other", json!({})),
     }
 }

@@ -23,6 +23,7 @@ use crate::lane::prepared::{OutputTopic, Prepared};
 use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::model::decision::{Outcome, RouteDecision};
+use crate::model::event::InboxMessage;
 use crate::model::journal::JournalRecord;
 use crate::model::result::{ResultStatus, TaskResult};
 use crate::model::time::Timestamp;
@@ -351,7 +352,7 @@ impl Other {
             let codec = std::sync::Arc::clone(&self.codec);
             let decoded = record.with_raw(*topic, |raw| {
                 if *topic == Topic::LaneInbox {
-                    return codec.decode_lane_inbox(raw).ok().map(|message| message.result);
+                    return codec.decode_lane_inbox(raw).ok().and_then(InboxMessage::into_result);
                 }
                 codec.decode_task_result(raw).ok()
             });

@@ -4,6 +4,8 @@
 //! well with the next. So the tasks of a batch, and those that wait, are asked by priority, then by
 //! their [`Loss`]: how much less the next best candidate is worth to them at the prices of the time.
 
+pub mod rebalance;
+
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 

@@ -69,12 +69,23 @@ fn verdict(
     let better = found.worth_waiting(state, memo, ask);
     match (found.now, better) {
         (Some(now), None) if !rationed => {
+            if state.lanes > 1
+                && let Some(better) = found.never_here(state, ask)
+            {
+                memo.lacks.went_without(better, ask.taking(state, better));
+            }
             let taken = explore(state, memo, ask, key, now);
             serve(state, memo, ask, taken)
         }
         (_, better) => {
             if let Some(offer) = better.or(found.first()) {
                 memo.add_claim(offer.candidate.resource, ask.tokens());
+            }
+            if state.lanes > 1
+                && let Some(offer) = better.or(found.first_later())
+            {
+                let resource = offer.candidate.resource;
+                memo.lacks.resource_waits(resource, ask.taking(state, resource));
             }
             match (found.has_any(), found.waits) {
                 (false, _) => Verdict::Refuse(found.furthest),
@@ -101,7 +112,7 @@ fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>>
 
 fn serve(
     state: &State,
-    memo: &Memo,
+    memo: &mut Memo,
     ask: &Ask<'_>,
     (offer, propensity): (Offer<'_>, f64),
 ) -> Verdict {
@@ -116,7 +127,14 @@ fn serve(
     };
     let burst_arrival_ns = match admitted {
         Ok(burst_arrival_ns) => burst_arrival_ns,
-        Err(reason) => return Verdict::Wait(reason),
+        Err(reason) => {
+            if state.lanes > 1
+                && let Some(tenant) = ask.candidates.tenant
+            {
+                memo.lacks.tenant_waits(tenant, ask.taking(state, candidate.resource));
+            }
+            return Verdict::Wait(reason);
+        }
     };
     Verdict::Serve(Choice {
         reservation: Reservation {

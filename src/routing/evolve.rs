@@ -3,6 +3,8 @@
 //! Facts carry results, so this assigns, adds and removes. It must give the same state for the
 //! same facts for ever; golden journals check that.
 
+mod sharing;
+
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -31,6 +33,7 @@ impl State {
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
                 self.open_slots();
+                self.ripen();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
@@ -47,7 +50,10 @@ impl State {
                 self.apply_health();
             }
             Fact::ControlSkipped { topic, offset, .. } => match topic {
-                ControlTopic::Fleet => self.fleet_position = offset + 1,
+                ControlTopic::Fleet => {
+                    self.fleet_position = offset + 1;
+                    self.drop_early(*offset);
+                }
                 ControlTopic::HealthEvents => self.health_position = offset + 1,
             },
             Fact::Routed {
@@ -109,15 +115,19 @@ impl State {
             Fact::FailoverEnded { resource, .. } => {
                 self.failovers.remove(resource);
             }
-            Fact::LoadPublished => {
-                self.load_published_at = self.batch_time;
-                self.fleet.reset_peaks();
-            }
+            Fact::LoadPublished { due, owners, lacks } => self.load_told(*due, owners, lacks),
+            Fact::RightsGiven { limit, rights, .. } => self.give_rights(limit, *rights),
+            Fact::RightsTaken { transfer, how, .. } => self.take_rights(transfer, *how),
         }
     }
 
     fn set_fleet(&mut self, offset: i64, entry: &FleetEntry) {
         self.fleet_position = offset + 1;
+        self.set_entry(offset, entry);
+        self.share_new(offset, entry);
+    }
+
+    fn set_entry(&mut self, offset: i64, entry: &FleetEntry) {
         match entry {
             FleetEntry::Resource(spec) => {
                 let is_same = self.fleet.index_of(&spec.id).is_some_and(|index| {
@@ -132,9 +142,9 @@ impl State {
                 }
                 self.apply_health();
             }
-            FleetEntry::ResourceRemoved(id) => self.fleet.remove(id),
+            FleetEntry::ResourceRemoved(id) => self.fleet.remove(offset, id),
             FleetEntry::Tenant(spec) => {
-                self.tenants.set(spec, self.policy.start_within_ms);
+                self.tenants.set(offset, spec, self.policy.start_within_ms);
                 self.fleet.changed();
             }
             FleetEntry::TenantRemoved(id) => {

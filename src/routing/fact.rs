@@ -17,6 +17,7 @@ use crate::model::health::{HealthEvent, HealthStatus};
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
+use crate::model::rights::{LimitKind, LimitName, RightsTransfer};
 use crate::model::time::Timestamp;
 
 /// The level of the facts that this release writes.
@@ -257,7 +258,13 @@ pub enum Fact {
         tasks: u64,
     },
     /// The lane's load was published: the highest uses start again.
-    LoadPublished,
+    LoadPublished {
+        /// Of everything that was used, because it was time; else of what cannot wait.
+        due: bool,
+        owners: Vec<LoadOwner>,
+        /// What the lane lacks of the owners' limits.
+        lacks: Vec<Lack>,
+    },
     /// An input record that could not be used.
     DeadLettered {
         topic: InputTopic,
@@ -265,6 +272,48 @@ pub enum Fact {
         /// The core had panicked on it.
         condemned: bool,
     },
+    /// The lane has given up rights for another one.
+    RightsGiven {
+        limit: LimitName,
+        to_lane: u32,
+        rights: u32,
+    },
+    /// Rights came from another lane.
+    RightsTaken {
+        from_lane: u32,
+        transfer: RightsTransfer,
+        how: Taken,
+    },
+}
+
+/// Whose limits a load snapshot shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LoadOwner {
+    Resource(ResourceIndex),
+    Tenant(TenantIndex),
+}
+
+/// What a lane lacks of one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    pub owner: LoadOwner,
+    pub kind: LimitKind,
+    /// Units that tasks wait for, or went elsewhere without.
+    pub waiting: u64,
+    /// What the largest waiting task takes, where that is more than all the lane's units; else 0.
+    pub largest: u64,
+}
+
+/// What becomes of rights that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Taken {
+    /// The lane holds them.
+    Held,
+    /// They wait until the lane's clock shows the time at which they were given, and the lane
+    /// knows the limit.
+    Kept,
+    /// The limit that they belong to is no more.
+    Void,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

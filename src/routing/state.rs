@@ -17,6 +17,7 @@ use super::health::Health;
 use super::learned::Learned;
 use super::price::Stake;
 use super::recent::Recent;
+use super::sharing::Sharing;
 use super::speed::Latency;
 use crate::model::policy::{Policy, ReserveOutput};
 use crate::model::reason::RefusalReason;
@@ -117,6 +118,7 @@ pub struct State {
     pub recent: Recent,
     pub in_flight: u64,
     pub load_published_at: Timestamp,
+    pub sharing: Sharing,
 }
 
 impl State {
@@ -161,6 +163,7 @@ impl State {
             recent: Recent::default(),
             in_flight: 0,
             load_published_at: Timestamp::EPOCH,
+            sharing: Sharing::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod chain;
 mod leases;
+mod rights;
 mod snapshots;
 
 use super::logs::Logs;
@@ -86,6 +87,7 @@ pub fn look(world: &World, settings: &LaneSettings, progress: Progress) -> Findi
         Err(error) => findings.say("fleet", error.to_string()),
     }
     leases::check(world, &logs, &mut findings);
+    rights::check(world, &logs, &lanes, &mut findings);
     for (number, chain) in lanes.iter().enumerate() {
         chain.check(world, &logs, &mut findings);
         snapshots::check(world, settings, &logs, chain, &mut findings);

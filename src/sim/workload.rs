@@ -38,10 +38,12 @@ pub fn fleet() -> Vec<serde_json::Value> {
             json!({
                 "id": format!("r{number}"), "model": "m", "provider": format!("p{}", number / 2),
                 "region": "eu", "context_window": 4_000, "max_output_tokens": 400,
-                "slots": 6 + number, "quality": {"default": 0.5},
+                "slots": 6 + number,
+                // All want the first, which has the least.
+                "quality": {"default": if number == 0 { 0.8 } else { 0.5 }},
                 "limits": [
-                    {"dimension": "requests", "amount": 40, "window_s": 3},
-                    {"dimension": "tokens", "amount": 12_000, "window_s": 5},
+                    {"dimension": "requests", "amount": if number == 0 { 14 } else { 40 }, "window_s": 3},
+                    {"dimension": "tokens", "amount": if number == 0 { 4_000 } else { 12_000 }, "window_s": 5},
                 ],
             })
         })

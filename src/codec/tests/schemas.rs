@@ -9,6 +9,7 @@ use crate::codec::writers::fingerprint;
 use crate::codec::{inputs, outputs};
 use crate::model::Topic;
 use crate::model::reason::RefusalReason;
+use crate::model::rights::Counted;
 use crate::model::task::Priority;
 
 fn all() -> Vec<&'static TopicSchema> {
@@ -106,6 +107,7 @@ fn enums_are_those_of_the_model() {
     check("HealthScope", &inputs::HEALTH_SCOPES, |value| value as i64);
     check("HealthStatus", &inputs::HEALTH_STATUSES, |value| value as i64);
     check("Dimension", &inputs::DIMENSIONS, |value| value as i64);
+    check("Counted", &Counted::ALL, |value| value as i64);
     check("Outcome", &outputs::OUTCOMES, |value| value as i64);
     check("AllocationKind", &outputs::ALLOCATION_KINDS, |value| value as i64);
     check("BalanceKind", &outputs::BALANCE_KINDS, |value| value as i64);

@@ -4,6 +4,7 @@ use super::super::eligibility::{Candidate, Candidates, Memo, rank};
 use super::super::fact::{Bid, Loss, ResourceIndex};
 use super::super::price::Toll;
 use super::super::shape::PlainObjective;
+use super::super::sharing::Taking;
 use super::super::speed::Latency;
 use super::super::state::{Fallbacks, State, Tried};
 use crate::model::reason::RefusalReason;
@@ -30,6 +31,17 @@ pub(super) struct Ask<'a> {
 impl Ask<'_> {
     pub fn tokens(&self) -> u64 {
         u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
+    }
+
+    /// What it takes there, of the resource and of its tenant.
+    pub fn taking(&self, state: &State, resource: ResourceIndex) -> Taking {
+        let terms = state.fleet.terms(resource);
+        let usd = terms.cost_usd(self.input_tokens, f64::from(self.max_output_tokens));
+        Taking {
+            priority: self.candidates.shape.priority,
+            tokens: self.tokens(),
+            usd_micros: libm::ceil(usd * 1e6) as u64,
+        }
     }
 
     pub fn prices(&self, state: &State) -> Prices {
@@ -243,6 +255,20 @@ impl<'a> Survey<'a> {
                 std::mem::swap(place, &mut offer);
             }
         }
+    }
+
+    /// The best of those without room that could ever have some.
+    pub fn first_later(&self) -> Option<Offer<'a>> {
+        self.later.first().copied().flatten()
+    }
+
+    /// A resource better than the best with room, of which this lane's part never fits the task.
+    pub fn never_here(&self, state: &State, ask: &Ask<'_>) -> Option<ResourceIndex> {
+        let offer = self.first_later()?;
+        let is_better = self.now.is_some_and(|now| offer.score > now.score);
+        let resource = offer.candidate.resource;
+        let is_never = is_better && !state.fleet.at(resource).could_fit(ask.tokens());
+        is_never.then_some(resource)
     }
 
     /// Whether no rule stops every candidate.
