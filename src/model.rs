@@ -12,6 +12,7 @@ pub mod reason;
 pub mod resource;
 pub mod result;
 pub mod snapshot;
+pub mod system_health;
 pub mod task;
 pub mod time;
 

@@ -186,6 +186,7 @@ impl<'a> Batch<'a> {
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }

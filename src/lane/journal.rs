@@ -158,6 +158,7 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => return,
     };
     // A fact that was just decoded is not shared yet.

@@ -1,6 +1,8 @@
 //! Facts → outputs. Called with the state as it was before the fact, so that what a fact removes
 //! can still be named.
 
+mod spikes;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -136,7 +138,11 @@ impl Renderer<'_> {
                 });
             }
             Fact::BreakerTold { resource, status } => self.breaker(state, *resource, *status),
-            Fact::LoadPublished => self.load(state),
+            Fact::StrategyChanged { to } => self.strategy(state, *to),
+            Fact::LoadPublished => {
+                self.load(state);
+                self.system(state);
+            }
             Fact::Queued { .. }
             | Fact::BatchOpened { .. }
             | Fact::PolicySet(_)
@@ -375,6 +381,7 @@ impl Renderer<'_> {
                 load: loads(resource, state.batch_time),
                 in_flight: u64::from(resource.slots_in_use),
                 backlog: state.backlog.len() as u64,
+                system: None,
             };
             let key = format!("{}/{}", state.lane, resource.id);
             let codec = self.codec;

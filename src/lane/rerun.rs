@@ -37,6 +37,7 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     })
 }
@@ -120,7 +121,8 @@ impl Lane {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished => {}
+            | Fact::LoadPublished
+            | Fact::StrategyChanged { .. } => {}
         }
     }
 
@@ -163,6 +165,7 @@ impl Lane {
                 | Fact::BreakerTold { .. }
                 | Fact::FailoverEnded { .. }
                 | Fact::LoadPublished
+                | Fact::StrategyChanged { .. }
                 | Fact::DeadLettered { .. } => continue,
             };
             let Some(live) = self.state.tasks.get(&key) else { continue };
@@ -228,6 +231,7 @@ impl Lane {
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }
@@ -294,6 +298,9 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         recent,
         in_flight,
         load_published_at,
+        shares,
+        reserved,
+        spikes,
     } = one;
     let resources = || {
         let pairs = fleet.iter().zip(other.fleet.iter());
@@ -337,4 +344,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| whole("backlog", *backlog == other.backlog))
         .or_else(|| whole("tenants", *tenants == other.tenants))
         .or_else(|| whole("fleet", *fleet == other.fleet))
+        .or_else(|| whole("shares", *shares == other.shares))
+        .or_else(|| differ("reserved", reserved, &other.reserved))
+        .or_else(|| whole("spikes", *spikes == other.spikes))
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::health::HealthStatus;
 use super::result::TaskResult;
+use super::system_health::SystemHealth;
 use super::time::Timestamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ pub struct BalanceEvent<'a> {
     pub resource: Cow<'a, str>,
     pub lane: u32,
     pub at_ms: Timestamp,
-    /// Attempts that are decided again, for a failover.
+    /// Attempts that are decided again, for a failover; that wait, for a change of strategy.
     pub tasks: u64,
     #[serde(borrow)]
     pub detail: Cow<'a, str>,
@@ -51,7 +52,7 @@ pub struct DimensionLoad<'a> {
     pub price: f64,
 }
 
-/// One record of `load-snapshots`, keyed `lane/resource`. See `schemas/load_snapshot.avsc`.
+/// One record of `load-snapshots`, keyed `lane/resource`; a lane's own has no resource. See `schemas/load_snapshot.avsc`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadSnapshot<'a> {
     pub lane: u32,
@@ -64,6 +65,9 @@ pub struct LoadSnapshot<'a> {
     pub in_flight: u64,
     /// Tasks of the lane that wait for any resource.
     pub backlog: u64,
+    /// How the whole lane fares: in its own record alone, which has no resource and the key `lane/`.
+    #[serde(default)]
+    pub system: Option<SystemHealth>,
 }
 
 /// One record of `operator-actions`. See `schemas/operator_action.avsc`.

@@ -347,6 +347,7 @@ pub fn is_decision(fact: &Fact) -> bool {
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }

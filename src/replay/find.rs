@@ -262,6 +262,7 @@ fn admits(fact: &Fact) -> bool {
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }
@@ -283,6 +284,7 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }

@@ -152,6 +152,7 @@ fn refused_task(
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     });
     if !refused {
@@ -232,6 +233,7 @@ impl Telling<'_> {
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => None,
         };
         asked.map(|task| explain(state, &Asked::of(task, live))).unwrap_or_default()
@@ -280,6 +282,7 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => ("other", json!({})),
     }
 }

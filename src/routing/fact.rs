@@ -17,6 +17,7 @@ use crate::model::health::{HealthEvent, HealthStatus};
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
+use crate::model::system_health::Strategy;
 use crate::model::time::Timestamp;
 
 /// The level of the facts that this release writes.
@@ -43,6 +44,8 @@ pub struct Bid {
     /// What it gains by its best candidate over the average one, in utility without prices; `None`
     /// where it has only one.
     pub gain: Option<f32>,
+    /// Its best candidate without prices.
+    pub rather: ResourceIndex,
 }
 
 /// What a waiting task stands to lose by going without its best candidate, in millionths of
@@ -264,6 +267,10 @@ pub enum Fact {
         offset: i64,
         /// The core had panicked on it.
         condemned: bool,
+    },
+    /// The lane does something else about its load from now on.
+    StrategyChanged {
+        to: Strategy,
     },
 }
 

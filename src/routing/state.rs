@@ -17,7 +17,10 @@ use super::health::Health;
 use super::learned::Learned;
 use super::price::Stake;
 use super::recent::Recent;
+use super::reserved::Reserved;
+use super::shares::Shares;
 use super::speed::Latency;
+use super::spikes::Spikes;
 use crate::model::policy::{Policy, ReserveOutput};
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
@@ -117,6 +120,9 @@ pub struct State {
     pub recent: Recent,
     pub in_flight: u64,
     pub load_published_at: Timestamp,
+    pub shares: Shares,
+    pub reserved: Reserved,
+    pub spikes: Spikes,
 }
 
 impl State {
@@ -161,6 +167,9 @@ impl State {
             recent: Recent::default(),
             in_flight: 0,
             load_published_at: Timestamp::EPOCH,
+            shares: Shares::default(),
+            reserved: Reserved::default(),
+            spikes: Spikes::default(),
         }
     }
 

@@ -190,6 +190,7 @@ fn snapshot() -> crate::model::event::LoadSnapshot<'static> {
         load: Vec::new(),
         in_flight: 0,
         backlog: 0,
+        system: None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! which checks them, gives them back.
 
 mod examples;
+mod system;
 
 use std::borrow::Cow;
 
@@ -417,8 +418,9 @@ pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
         },
     );
     let health = select(&inputs::HEALTH_STATUSES[..]);
-    (any::<u32>(), cow(), time(), health, vec(load, 0..4), count(), count()).prop_map(
-        |(lane, resource, at_ms, health, load, in_flight, backlog)| LoadSnapshot {
+    let system = option::of(system::system_health());
+    (any::<u32>(), cow(), time(), health, vec(load, 0..4), count(), count(), system).prop_map(
+        |(lane, resource, at_ms, health, load, in_flight, backlog, system)| LoadSnapshot {
             lane,
             resource,
             at_ms,
@@ -426,6 +428,7 @@ pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
             load,
             in_flight,
             backlog,
+            system,
         },
     )
 }

@@ -137,6 +137,7 @@ impl Change {
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => Ok(None),
         }
     }

@@ -203,6 +203,7 @@ fn control(fact: &Fact) -> Option<(Topic, i64)> {
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }
