@@ -6,6 +6,7 @@ mod fairness;
 mod flow;
 pub(crate) mod laws;
 mod prices;
+mod spikes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
