@@ -131,8 +131,7 @@ impl Reserved {
         let mut before = std::mem::take(&mut held.windows);
         for rate in &resource.rates {
             let (dimension, window_s) = (rate.limit.dimension, rate.limit.window_s);
-            let same =
-                |one: &HeldWindow| one.dimension == dimension && one.window_s == window_s;
+            let same = |one: &HeldWindow| one.dimension == dimension && one.window_s == window_s;
             let mut one = match before.iter().position(same) {
                 Some(at) => before.swap_remove(at),
                 None => {
@@ -175,9 +174,7 @@ impl Reserved {
             .keepers
             .iter()
             .filter(|(keeper, _)| Some(**keeper) != tenant)
-            .filter(|(_, keeper)| {
-                allowed.is_empty() || allowed.iter().any(|id| **id == *keeper.id)
-            })
+            .filter(|(_, keeper)| allowed.is_empty() || allowed.iter().any(|id| **id == *keeper.id))
             .map(|(number, keeper)| {
                 (keeper.share, self.held.get(&(*number, index)).unwrap_or(&nothing))
             })

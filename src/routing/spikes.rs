@@ -181,7 +181,7 @@ pub fn went(state: &State, to: ResourceIndex, rather: ResourceIndex) -> Strategy
 fn servable(state: &State) -> f64 {
     let policy = &state.policy;
     let paced = state.spikes.routed.per_s(state.batch_time) * policy.wait_ms_max as f64 / 1_000.0;
-    let half = f64::from(policy.backlog_tasks_max) / 2.0;
+    let half = f64::from(policy.backlog_tasks_max.div_ceil(2));
     if paced > half { paced } else { half }
 }
 

@@ -197,7 +197,11 @@ mod tests {
             assert!(bench.surge.is_surge(), "seed {seed}");
             assert!(bench.surge.rate_expected() > 12.0, "seed {seed}: {:?}", bench.surge);
             bench.run(55, 25.0);
-            assert!(bench.surge.rate() > 3.0 * bench.surge.rate_usual(), "seed {seed}: {:?}", bench.surge);
+            assert!(
+                bench.surge.rate() > 3.0 * bench.surge.rate_usual(),
+                "seed {seed}: {:?}",
+                bench.surge
+            );
             bench.run(90, 5.0);
             assert!(!bench.surge.is_surge(), "seed {seed}: {:?}", bench.surge);
         }
@@ -208,7 +212,11 @@ mod tests {
         let mut bench = Bench::new(3);
         bench.run(600, 5.0);
         bench.run(7_200, 15.0);
-        assert!(!bench.surge.is_surge() || bench.surge.rate() < 1.3 * bench.surge.rate_usual(), "{:?}", bench.surge);
+        assert!(
+            !bench.surge.is_surge() || bench.surge.rate() < 1.3 * bench.surge.rate_usual(),
+            "{:?}",
+            bench.surge
+        );
     }
 
     #[test]

@@ -129,7 +129,8 @@ fn a_full_backlog_keeps_nobody_out() {
     tasks(&mut bench, "flood", 400, &json!({}));
     tasks(&mut bench, "small", 10, &json!({}));
     bench.step();
-    assert_eq!(bench.lane.state().backlog.len(), 100);
+    // What could not be served in time was shed.
+    assert_eq!(bench.lane.state().backlog.len(), 50);
     let waits = bench.lane.state().tasks.values();
     let small = waits.filter(|live| live.task.shape.tenant == "small").count();
     assert_eq!(small, 10);

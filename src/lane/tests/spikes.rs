@@ -45,14 +45,14 @@ fn changes(events: &[Value]) -> Vec<String> {
 #[test]
 fn each_strategy_is_said_and_a_milder_one_comes_back_later() {
     let mut bench = Bench::new(policy());
-    let limits = json!([{"dimension": "requests", "amount": 50, "window_s": 1}]);
+    let limits = json!([{"dimension": "requests", "amount": 50, "window_s": 10}]);
     bench.resource("good", json!({"slots": 1_000, "limits": limits, "quality": {"default": 0.9}}));
     bench.resource("plain", json!({"slots": 1_000, "model": "other"}));
     let mut events = Vec::new();
-    // Waiting is dear: what finds no room at the good one goes to the other.
-    let objective = json!({"quality": 1.0, "usd": 0.0, "second": 1.0});
+    // What finds no room at the good one has no time to wait for it.
+    let objective = json!({"quality": 1.0, "usd": 0.0, "second": 0.001});
     for number in 0..200 {
-        bench.task(&format!("t{number}"), json!({"objective": objective}));
+        bench.task(&format!("t{number}"), json!({"objective": objective, "deadline_ms": 9_000}));
     }
     events.extend(step(&mut bench, Topic::BalanceEvents));
     assert_eq!(bench.lane.system_health().status, SystemStatus::Degraded);
