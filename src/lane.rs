@@ -31,6 +31,7 @@ use crate::model::result::TaskResult;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::planted::{Bug, planted};
+use crate::routing::balancer;
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::Fact;
 use crate::routing::state::{Phase, State};
@@ -455,7 +456,7 @@ impl Lane {
     /// Offsets in `tasks` of waiting tasks that should be read again now, best first, at most
     /// `max`. What an earlier call named and has not come is no longer expected.
     pub fn wants(&mut self, max: usize) -> Vec<i64> {
-        let front = self.state.backlog.tried();
+        let front = balancer::tried(&self.state);
         if self.ready.is_full() {
             self.ready.keep_only(&front.iter().copied().collect());
         }

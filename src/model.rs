@@ -13,6 +13,7 @@ pub mod resource;
 pub mod result;
 pub mod rights;
 pub mod snapshot;
+pub mod system_health;
 pub mod task;
 pub mod time;
 

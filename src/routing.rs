@@ -24,11 +24,16 @@ pub mod output_tokens;
 pub mod posterior;
 pub mod price;
 pub mod recent;
+pub mod reserved;
 pub mod rights;
 pub mod shape;
+pub mod shares;
 pub mod sharing;
 pub mod speed;
+pub mod spikes;
 pub mod state;
+pub mod surge;
+pub mod system_health;
 pub mod timers;
 pub mod window;
 

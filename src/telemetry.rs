@@ -34,6 +34,7 @@ pub use view::{InputLag, LaneView, Readiness, ResourceView, Usage, View, WindowV
 use crate::clock::Stopwatch;
 use crate::lane::prepared::BatchCounts;
 use crate::model::Topic;
+use crate::model::system_health::SystemHealth;
 use crate::model::time::Timestamp;
 
 type Label = (&'static str, &'static str);
@@ -372,6 +373,11 @@ impl Telemetry {
             view.in_flight = in_flight;
             view.backlog = backlog;
         });
+    }
+
+    /// How a lane fares as a whole.
+    pub fn lane_system(&self, lane: u32, system: SystemHealth) {
+        self.change(lane, |view| view.system = Some(system));
     }
 
     /// What a lane holds and uses of each resource.

@@ -270,6 +270,7 @@ pub(super) fn read_load_snapshot(bytes: &[u8]) -> Result<LoadSnapshot<'static>, 
         load: snapshot.load.into_iter().map(own_load).collect(),
         in_flight: snapshot.in_flight,
         backlog: snapshot.backlog,
+        system: snapshot.system,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::model::decision::{
 use crate::model::event::{BalanceEvent, BalanceKind, DimensionLoad, LoadSnapshot, OperatorAction};
 use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
+use crate::model::system_health::{Strategy, SystemHealth, SystemStatus};
 use crate::model::task::Priority;
 
 use super::binary::{
@@ -240,6 +241,58 @@ pub(super) fn put_load_snapshot(out: &mut Vec<u8>, snapshot: &LoadSnapshot<'_>) 
     });
     put_unsigned(out, snapshot.in_flight);
     put_unsigned(out, snapshot.backlog);
+    put_option(out, snapshot.system.as_ref(), put_system_health);
+}
+
+fn put_system_health(out: &mut Vec<u8>, system: &SystemHealth) {
+    put_long(out, system.status as i64);
+    put_long(out, system.strategy as i64);
+    put_time(out, system.strategy_since_ms);
+    for count in [system.healthy, system.degraded, system.unhealthy, system.draining, system.full] {
+        put_unsigned(out, count);
+    }
+    put_unsigned(out, system.backlog_critical);
+    put_unsigned(out, system.backlog_interactive);
+    put_unsigned(out, system.backlog_batch);
+    out.push(u8::from(system.surge));
+    for rate in [
+        system.arrivals_per_s,
+        system.arrivals_per_s_usual,
+        system.arrivals_per_s_expected,
+        system.routed_per_s,
+        system.refused_per_s,
+        system.shed_per_s,
+    ] {
+        put_double(out, rate);
+    }
+    put_array(out, system.tenants_surging.iter(), |out, tenant| put_str(out, tenant));
+}
+
+fn read_system_health(
+    reader: &mut Reader<'_>,
+    _field: &'static str,
+) -> Result<SystemHealth, DecodeError> {
+    Ok(SystemHealth {
+        status: reader.symbol("system.status", &SystemStatus::ALL)?,
+        strategy: reader.symbol("system.strategy", &Strategy::ALL)?,
+        strategy_since_ms: read_time(reader, "system.strategy_since_ms")?,
+        healthy: reader.u32("system.healthy")?,
+        degraded: reader.u32("system.degraded")?,
+        unhealthy: reader.u32("system.unhealthy")?,
+        draining: reader.u32("system.draining")?,
+        full: reader.u32("system.full")?,
+        backlog_critical: reader.u64("system.backlog_critical")?,
+        backlog_interactive: reader.u64("system.backlog_interactive")?,
+        backlog_batch: reader.u64("system.backlog_batch")?,
+        surge: reader.take("system.surge", 1)? == [1],
+        arrivals_per_s: reader.double("system.arrivals_per_s")?,
+        arrivals_per_s_usual: reader.double("system.arrivals_per_s_usual")?,
+        arrivals_per_s_expected: reader.double("system.arrivals_per_s_expected")?,
+        routed_per_s: reader.double("system.routed_per_s")?,
+        refused_per_s: reader.double("system.refused_per_s")?,
+        shed_per_s: reader.double("system.shed_per_s")?,
+        tenants_surging: reader.array("system.tenants_surging", Reader::string)?,
+    })
 }
 
 pub(super) fn read_load_snapshot(
@@ -268,6 +321,7 @@ pub(super) fn read_load_snapshot(
         })?,
         in_flight: reader.u64("in_flight")?,
         backlog: reader.u64("backlog")?,
+        system: reader.option("system", read_system_health)?,
     })
 }
 

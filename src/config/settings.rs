@@ -127,7 +127,7 @@ const DAY_MS: u64 = 86_400_000;
 
 /// Every setting but `kafka.properties`, in the order of the reference.
 #[rustfmt::skip]
-pub const SETTINGS: [Setting; 63] = [
+pub const SETTINGS: [Setting; 64] = [
     setting("kafka.brokers", Brokers, Value("localhost:9092"),
         "Brokers to begin with; the others are found through them."),
     setting("kafka.group_id", Name, Value("pointsman"),
@@ -186,6 +186,7 @@ pub const SETTINGS: [Setting; 63] = [
     setting("routing.recognise_tasks_max", integer(0, 100_000_000), Value("1000000"), "… and among this many newest task ids of the lane."),
     setting("routing.explore_share", Number { min: 0.0, max: 0.5 }, Value("0.01"), "At most this share of the tasks goes to a resource that may be better than is believed; never a critical task."),
     setting("routing.reserve_output", Choice(&["all", "predicted"]), Value("all"), "Output that is reserved, and allowed by the decision: all of `max_output_tokens`, or what 99 in 100 tasks of the class need."),
+    setting("routing.priority_share_min", Number { min: 0.0, max: 0.2 }, Value("0.01"), "Each priority below `critical` gets at least this share of the tokens that are given while it waits."),
     setting("routing.load_snapshot_ms", integer(100, 3_600_000), Value("5000"), "The load snapshots of a lane are this far apart."),
 
     setting("snapshot.local_batches", integer(0, 1_000_000_000), Value("1000"), "A lane's snapshot is kept in `kafka.data_directory` after this many batches, …"),

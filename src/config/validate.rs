@@ -180,6 +180,7 @@ fn routing(reader: &mut Reader) -> Policy {
         },
         load_snapshot_ms: reader.integer("routing.load_snapshot_ms"),
         pools_missing: Vec::new(),
+        priority_share_min: reader.number("routing.priority_share_min"),
     };
     if policy.lease_ms_min > policy.lease_ms_max {
         let allowed = format!("at most routing.lease_ms_max ({})", policy.lease_ms_max);

@@ -210,6 +210,7 @@ impl<'a> Batch<'a> {
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => {}
             Fact::RightsGiven { .. } => counts.rights_given += 1,
             Fact::RightsTaken { how, .. } => match how {

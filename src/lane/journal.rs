@@ -160,6 +160,7 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => return,
     };
     // A fact that was just decoded is not shared yet.

@@ -2,6 +2,7 @@
 //! can still be named.
 
 mod sharing;
+mod spikes;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -137,7 +138,13 @@ impl Renderer<'_> {
                 });
             }
             Fact::BreakerTold { resource, status } => self.breaker(state, *resource, *status),
-            Fact::LoadPublished { owners, lacks, .. } => self.load(state, owners, lacks),
+            Fact::StrategyChanged { to } => self.strategy(state, *to),
+            Fact::LoadPublished { due, owners, lacks } => {
+                self.load(state, owners, lacks);
+                if *due {
+                    self.system(state);
+                }
+            }
             Fact::RightsGiven { limit, to_lane, rights } => {
                 self.given(state, limit, *to_lane, *rights);
             }

@@ -39,6 +39,7 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     })
 }
@@ -124,7 +125,8 @@ impl Lane {
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
-            | Fact::RightsTaken { .. } => {}
+            | Fact::RightsTaken { .. }
+            | Fact::StrategyChanged { .. } => {}
         }
     }
 
@@ -169,6 +171,7 @@ impl Lane {
                 | Fact::LoadPublished { .. }
                 | Fact::RightsGiven { .. }
                 | Fact::RightsTaken { .. }
+                | Fact::StrategyChanged { .. }
                 | Fact::DeadLettered { .. } => continue,
             };
             let Some(live) = self.state.tasks.get(&key) else { continue };
@@ -236,6 +239,7 @@ impl Lane {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }
@@ -303,6 +307,9 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         in_flight,
         load_published_at,
         sharing,
+        shares,
+        reserved,
+        spikes,
     } = one;
     let resources = || {
         let pairs = fleet.iter().zip(other.fleet.iter());
@@ -347,4 +354,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| whole("backlog", *backlog == other.backlog))
         .or_else(|| whole("tenants", *tenants == other.tenants))
         .or_else(|| whole("fleet", *fleet == other.fleet))
+        .or_else(|| whole("shares", *shares == other.shares))
+        .or_else(|| differ("reserved", reserved, &other.reserved))
+        .or_else(|| whole("spikes", *spikes == other.spikes))
 }

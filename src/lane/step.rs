@@ -6,11 +6,12 @@ use crate::model::result::TaskResult;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::routing::allocator::{ResultVerdict, decide_result};
-use crate::routing::balancer::{NewArrival, Turn, distribute_load};
+use crate::routing::balancer::{NewArrival, Turn, distribute_load, tried};
 use crate::routing::control::{decide_breakers, decide_fleet, decide_health, decide_policy};
 use crate::routing::engine::{decide_ended_wait, decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
 use crate::routing::sharing::{decide_given, decide_load, decide_taken};
+use crate::routing::spikes::{handle_spikes, shed};
 use crate::routing::{TaskKey, timers};
 
 use super::batch::Batch;
@@ -39,6 +40,7 @@ impl Lane {
         self.step_given_up(batch);
         self.step_tasks(batch, left);
         self.step_ended_waits(batch);
+        self.step_spikes(batch);
         self.step_sharing(batch);
     }
 
@@ -271,7 +273,7 @@ impl Lane {
 
     /// The tasks that wait and the new ones, together in the order of what they stand to lose.
     fn step_tasks(&mut self, batch: &mut Batch<'_>, mut left: usize) {
-        let mut waiting = self.state.backlog.tried();
+        let mut waiting = tried(&self.state);
         loop {
             let arrivals = self.take_tasks(batch, &mut left);
             let turns = self.turns(&waiting, &arrivals);
@@ -356,6 +358,19 @@ impl Lane {
                 batch.apply(&mut self.state, fact, Source::default());
                 self.ready.remove(key);
             }
+        }
+    }
+
+    /// After all tasks were tried: what is in force is what became of them. Bounded by itself.
+    fn step_spikes(&mut self, batch: &mut Batch<'_>) {
+        if let Some(fact) = handle_spikes(&self.state) {
+            batch.apply(&mut self.state, fact, Source::default());
+        }
+        for key in shed(&self.state) {
+            let reason = RefusalReason::Shed;
+            let fact = Fact::Refused { key, known: true, reason, candidates: Vec::new() };
+            batch.apply(&mut self.state, fact, Source::default());
+            self.ready.remove(key);
         }
     }
 

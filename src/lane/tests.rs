@@ -2,10 +2,12 @@
 //! again.
 
 mod breakers;
+mod fairness;
 mod flow;
 pub(crate) mod laws;
 mod prices;
 mod sharing;
+mod spikes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::health::HealthStatus;
 use super::result::TaskResult;
 use super::rights::{Advice, RightsTransfer};
+use super::system_health::SystemHealth;
 use super::time::Timestamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ pub struct BalanceEvent<'a> {
     pub resource: Cow<'a, str>,
     pub lane: u32,
     pub at_ms: Timestamp,
-    /// Attempts that are decided again, for a failover.
+    /// Attempts that are decided again, for a failover; that wait, for a change of strategy.
     pub tasks: u64,
     #[serde(borrow)]
     pub detail: Cow<'a, str>,
@@ -69,7 +70,7 @@ pub struct DimensionLoad<'a> {
 }
 
 /// One record of `load-snapshots`, keyed `lane/resource`, where a tenant stands for a resource as
-/// `tenant:` and its id. See `schemas/load_snapshot.avsc`.
+/// `tenant:` and its id; a lane's own has no resource. See `schemas/load_snapshot.avsc`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadSnapshot<'a> {
     pub lane: u32,
@@ -82,6 +83,9 @@ pub struct LoadSnapshot<'a> {
     pub in_flight: u64,
     /// Tasks of the lane that wait for any resource.
     pub backlog: u64,
+    /// How the whole lane fares: in its own record alone, which has no resource and the key `lane/`.
+    #[serde(default)]
+    pub system: Option<SystemHealth>,
 }
 
 /// One record of `operator-actions`. See `schemas/operator_action.avsc`.

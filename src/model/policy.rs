@@ -43,6 +43,9 @@ pub struct Policy {
     pub load_snapshot_ms: u64,
     /// Pools of the fleet whose decision topic does not exist; found by the shell.
     pub pools_missing: Vec<String>,
+    /// Of what all priorities are given, each below the highest gets at least this share while it
+    /// waits; in [0, 0.2].
+    pub priority_share_min: f64,
 }
 
 impl Default for Policy {
@@ -63,6 +66,7 @@ impl Default for Policy {
             reserve_output: ReserveOutput::All,
             load_snapshot_ms: 5_000,
             pools_missing: Vec::new(),
+            priority_share_min: 0.01,
         }
     }
 }

@@ -264,6 +264,7 @@ fn admits(fact: &Fact) -> bool {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }
@@ -287,6 +288,7 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }

@@ -154,6 +154,7 @@ fn refused_task(
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     });
     if !refused {
@@ -236,6 +237,7 @@ impl Telling<'_> {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => None,
         };
         asked.map(|task| explain(state, &Asked::of(task, live))).unwrap_or_default()
@@ -286,6 +288,7 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => ("other", json!({})),
     }
 }

@@ -100,6 +100,11 @@ impl Tenants {
         (!self.tenants[usize::from(index)].removed).then_some(index)
     }
 
+    /// The tenant's weight inside a priority; 1 for one that the fleet does not name.
+    pub fn weight(&self, id: &str) -> f64 {
+        self.index_of(id).map_or(1.0, |index| self.tenants[usize::from(index)].spec.weight)
+    }
+
     pub fn len(&self) -> usize {
         self.tenants.len()
     }

@@ -103,7 +103,7 @@ fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>>
     ask.preferred.iter().find_map(|resource| {
         let (score, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
         let candidate = ask.candidates.list.iter().find(|one| one.resource == resource)?;
-        let room = state.fleet.room(resource);
+        let room = state.room(ask.candidates.tenant, resource);
         let utility = candidate.utility(ask.input_tokens, ask.output_expected);
         let (score, price) = (*score, utility - *score);
         room.fits(ask.tokens()).then_some(Offer { candidate, score, price, slots: room.slots })
@@ -234,8 +234,9 @@ pub fn decide_task(
             if is_full {
                 // The task that would be served last gives way.
                 let place = (task.priority, Reverse(loss), until);
-                match state.backlog.last() {
-                    Some(last) if place < (last.priority, last.loss, last.until) => {
+                let weight = |tenant: &str| state.tenants.weight(tenant);
+                match state.backlog.gives_way(place, &task.tenant, weight) {
+                    Some(last) => {
                         facts.push(Fact::Refused {
                             key: last.key,
                             known: true,
@@ -243,7 +244,7 @@ pub fn decide_task(
                             candidates: Vec::new(),
                         });
                     }
-                    Some(_) | None => {
+                    None => {
                         return vec![refuse(RefusalReason::BacklogFull, refused(state, &ask))];
                     }
                 }

@@ -16,10 +16,12 @@ use super::fact::{
 };
 use super::fleet::Release;
 use super::learned::Attempted;
+use super::spikes::went;
 use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
+use crate::model::system_health::Strategy;
 use crate::model::time::Timestamp;
 
 impl State {
@@ -30,6 +32,7 @@ impl State {
                 self.results_caught_up_at = *results_caught_up_at;
                 self.fleet.advance(*at);
                 self.tenants.advance(*at);
+                self.reserved.advance(*at);
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
                 self.open_slots();
@@ -39,6 +42,7 @@ impl State {
                 if policy.start_within_ms != self.policy.start_within_ms {
                     self.fleet.resize_windows(policy.start_within_ms);
                     self.tenants.resize_windows(policy.start_within_ms);
+                    self.reserved.resize_windows(policy.start_within_ms);
                 }
                 self.policy = (**policy).clone();
                 self.fleet.changed();
@@ -60,17 +64,24 @@ impl State {
                 key, task, attempt, reservation, fallbacks, lease_until, bid, ..
             } => {
                 self.hear(*bid);
+                self.spikes.routed.add_v1(self.batch_time);
                 if let Some(task) = task {
+                    let outcome = bid.map(|bid| went(self, reservation.resource, bid.rather));
+                    let tenant = Some(task.shape.tenant.as_str());
+                    self.spikes.arrived_v1(tenant, outcome, self.batch_time);
                     self.admit(*key, Arc::clone(task));
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
             }
             Fact::Queued { key, task, blocked_by, until, loss, bid } => {
                 self.hear(*bid);
+                let tenant = Some(task.shape.tenant.as_str());
+                self.spikes.arrived_v1(tenant, Some(Strategy::Delay), self.batch_time);
                 self.admit(*key, Arc::clone(task));
                 self.wait(*key, *blocked_by, *until, *loss);
             }
-            Fact::Refused { key, known, .. } => {
+            Fact::Refused { key, known, reason, .. } => {
+                self.count_refused(*known, *reason);
                 if *known {
                     self.drop_task(*key);
                 } else {
@@ -118,6 +129,7 @@ impl State {
             Fact::LoadPublished { due, owners, lacks } => self.load_told(*due, owners, lacks),
             Fact::RightsGiven { limit, rights, .. } => self.give_rights(limit, *rights),
             Fact::RightsTaken { transfer, how, .. } => self.take_rights(transfer, *how),
+            Fact::StrategyChanged { to } => self.spikes.changed(*to, self.batch_time),
         }
     }
 
@@ -139,15 +151,24 @@ impl State {
                 if !is_same && let Some(index) = self.fleet.index_of(&spec.id) {
                     self.learned.forget(index);
                     self.health.breakers.forget(index);
+                    if self.fleet.at(index).slots_in_use == 0 {
+                        self.reserved.forget(index);
+                    }
                 }
                 self.apply_health();
             }
             FleetEntry::ResourceRemoved(id) => self.fleet.remove(offset, id),
             FleetEntry::Tenant(spec) => {
                 self.tenants.set(offset, spec, self.policy.start_within_ms);
+                if let Some(tenant) = self.tenants.index_of(&spec.id) {
+                    self.reserved.set(tenant, spec);
+                }
                 self.fleet.changed();
             }
             FleetEntry::TenantRemoved(id) => {
+                if let Some(tenant) = self.tenants.index_of(id) {
+                    self.reserved.remove(tenant);
+                }
                 self.tenants.remove(id);
                 self.fleet.changed();
             }
@@ -171,9 +192,22 @@ impl State {
         }
     }
 
+    fn count_refused(&mut self, known: bool, reason: RefusalReason) {
+        if !known {
+            self.spikes.arrived_v1(None, None, self.batch_time);
+        }
+        // Whoever cancels was not refused.
+        if reason != RefusalReason::Cancelled {
+            self.spikes.refused.add_v1(self.batch_time);
+        }
+        if reason == RefusalReason::Shed {
+            self.spikes.shed.add_v1(self.batch_time);
+        }
+    }
+
     /// What a new task wanted moves the stake, and the price of the slots that it wanted.
     fn hear(&mut self, bid: Option<Bid>) {
-        let Some(Bid { wanted, busy_ms, gain }) = bid else { return };
+        let Some(Bid { wanted, busy_ms, gain, .. }) = bid else { return };
         if let Some(gain) = gain {
             self.stake.add(f64::from(gain));
         }
@@ -217,7 +251,14 @@ impl State {
         self.fleet.reserve(reservation, self.batch_time, self.stake.get());
         if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
             self.tenants.debit(tenant, self.batch_time, reservation, self.stake.get());
+            let resource = self.fleet.at(reservation.resource);
+            let start_within_ms = self.policy.start_within_ms;
+            self.reserved.debit(tenant, resource, reservation, self.batch_time, start_within_ms);
         }
+        let (priority, tokens) = (live.task.shape.priority, reservation.tokens_expected as f64);
+        self.shares.charge_v1(priority, &live.task.shape.tenant, tokens, self.batch_time);
+        let waits = |one| self.backlog.waits(one);
+        self.shares.owe_v1(priority, tokens, self.policy.priority_share_min, waits);
     }
 
     fn end_attempt(&mut self, key: TaskKey, end: AttemptEnd, used: &Used) {
@@ -241,6 +282,7 @@ impl State {
         if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
             let back = usd_micros.saturating_sub(used.usd_micros);
             self.tenants.release(tenant, &release, back);
+            self.reserved.release(tenant, resource, &release);
         }
         live.failures += u32::from(end.is_failure());
         if end != AttemptEnd::Succeeded {
@@ -290,7 +332,8 @@ impl State {
 
     fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp, loss: Loss) {
         if let Some(live) = self.tasks.get_mut(&key) {
-            let turn = self.backlog.insert(live.task.shape.priority, loss, until, key);
+            let shape = &live.task.shape;
+            let turn = self.backlog.insert(shape.priority, &shape.tenant, loss, until, key);
             live.phase = Phase::Waiting { until, turn, blocked_by, loss };
         }
     }
@@ -299,8 +342,9 @@ impl State {
         if let Some(live) = self.tasks.get(&key)
             && let Phase::Waiting { until, turn, loss, .. } = live.phase
         {
-            let (priority, loss) = (live.task.shape.priority, Reverse(loss));
-            self.backlog.remove(&Place { priority, loss, until, turn, key });
+            let (shape, loss) = (&live.task.shape, Reverse(loss));
+            let place = Place { priority: shape.priority, loss, until, turn, key };
+            self.backlog.remove(&shape.tenant, &place);
         }
     }
 

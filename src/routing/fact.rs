@@ -18,6 +18,7 @@ use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
 use crate::model::rights::{LimitKind, LimitName, RightsTransfer};
+use crate::model::system_health::Strategy;
 use crate::model::time::Timestamp;
 
 /// The level of the facts that this release writes.
@@ -44,6 +45,8 @@ pub struct Bid {
     /// What it gains by its best candidate over the average one, in utility without prices; `None`
     /// where it has only one.
     pub gain: Option<f32>,
+    /// Its best candidate without prices.
+    pub rather: ResourceIndex,
 }
 
 /// What a waiting task stands to lose by going without its best candidate, in millionths of
@@ -283,6 +286,10 @@ pub enum Fact {
         from_lane: u32,
         transfer: RightsTransfer,
         how: Taken,
+    },
+    /// The lane does something else about its load from now on.
+    StrategyChanged {
+        to: Strategy,
     },
 }
 

@@ -17,8 +17,11 @@ use super::health::Health;
 use super::learned::Learned;
 use super::price::Stake;
 use super::recent::Recent;
+use super::reserved::Reserved;
+use super::shares::Shares;
 use super::sharing::Sharing;
 use super::speed::Latency;
+use super::spikes::Spikes;
 use crate::model::policy::{Policy, ReserveOutput};
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
@@ -119,6 +122,9 @@ pub struct State {
     pub in_flight: u64,
     pub load_published_at: Timestamp,
     pub sharing: Sharing,
+    pub shares: Shares,
+    pub reserved: Reserved,
+    pub spikes: Spikes,
 }
 
 impl State {
@@ -164,6 +170,9 @@ impl State {
             in_flight: 0,
             load_published_at: Timestamp::EPOCH,
             sharing: Sharing::default(),
+            shares: Shares::default(),
+            reserved: Reserved::default(),
+            spikes: Spikes::default(),
         }
     }
 

@@ -171,13 +171,13 @@ fn counts_beyond_the_record_are_errors() {
             let mut bytes = Vec::new();
             let codec = avro();
             codec.encode_load_snapshot(&snapshot(), &mut bytes);
-            // The count of an empty array, the last but two bytes.
-            let at = bytes.len() - 3;
+            // The count of an empty array, the last but three bytes.
+            let at = bytes.len() - 4;
             bytes.splice(at..=at, huge);
             bytes
         }),
     ));
-    let problem = "-9223372036854775808 items where 1 bytes are left".to_owned();
+    let problem = "-9223372036854775808 items where 2 bytes are left".to_owned();
     assert_eq!(event, Err(DecodeError::Avro { field: "load", problem }));
 }
 
@@ -190,6 +190,7 @@ fn snapshot() -> crate::model::event::LoadSnapshot<'static> {
         load: Vec::new(),
         in_flight: 0,
         backlog: 0,
+        system: None,
     }
 }
 

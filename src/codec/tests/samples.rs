@@ -3,6 +3,7 @@
 
 mod examples;
 mod inbox;
+mod system;
 
 use std::borrow::Cow;
 
@@ -418,8 +419,9 @@ pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
         },
     );
     let health = select(&inputs::HEALTH_STATUSES[..]);
-    (any::<u32>(), cow(), time(), health, vec(load, 0..4), count(), count()).prop_map(
-        |(lane, resource, at_ms, health, load, in_flight, backlog)| LoadSnapshot {
+    let system = option::of(system::system_health());
+    (any::<u32>(), cow(), time(), health, vec(load, 0..4), count(), count(), system).prop_map(
+        |(lane, resource, at_ms, health, load, in_flight, backlog, system)| LoadSnapshot {
             lane,
             resource,
             at_ms,
@@ -427,6 +429,7 @@ pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
             load,
             in_flight,
             backlog,
+            system,
         },
     )
 }

@@ -10,6 +10,7 @@ use crate::codec::{inputs, outputs};
 use crate::model::Topic;
 use crate::model::reason::RefusalReason;
 use crate::model::rights::Counted;
+use crate::model::system_health::{Strategy, SystemStatus};
 use crate::model::task::Priority;
 
 fn all() -> Vec<&'static TopicSchema> {
@@ -110,6 +111,8 @@ fn enums_are_those_of_the_model() {
     check("Counted", &Counted::ALL, |value| value as i64);
     check("Outcome", &outputs::OUTCOMES, |value| value as i64);
     check("AllocationKind", &outputs::ALLOCATION_KINDS, |value| value as i64);
+    check("SystemStatus", &SystemStatus::ALL, |value| value as i64);
+    check("Strategy", &Strategy::ALL, |value| value as i64);
     check("BalanceKind", &outputs::BALANCE_KINDS, |value| value as i64);
     let objectives = all_definitions();
     let objective = objectives.iter().find(|definition| definition["name"] == "Objective").unwrap();

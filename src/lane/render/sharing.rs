@@ -80,6 +80,7 @@ impl Renderer<'_> {
                 load,
                 in_flight,
                 backlog: state.backlog.len() as u64,
+                system: None,
             };
             let key = format!("{}/{resource}", state.lane);
             let codec = self.codec;

@@ -139,6 +139,7 @@ impl Change {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => Ok(None),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::super::eligibility::{Candidate, Candidates, Memo, rank};
 use super::super::fact::{Bid, Loss, ResourceIndex};
+use super::super::fleet::Claim;
 use super::super::price::Toll;
 use super::super::shape::PlainObjective;
 use super::super::sharing::Taking;
@@ -161,6 +162,7 @@ pub(super) struct Survey<'a> {
     second: Option<f64>,
     /// Of the utilities, without prices.
     top: f64,
+    rather: ResourceIndex,
     sum: f64,
     count: u32,
     pub furthest: RefusalReason,
@@ -178,6 +180,7 @@ impl<'a> Survey<'a> {
             first: None,
             second: None,
             top: f64::NEG_INFINITY,
+            rather: 0,
             sum: 0.0,
             count: 0,
             furthest: ask.candidates.furthest,
@@ -204,7 +207,7 @@ impl<'a> Survey<'a> {
             let price = prices.of(state, candidate.resource);
             let score = utility - price;
             memo.scored.push((score, candidate.resource));
-            found.count(utility);
+            found.count(utility, candidate.resource);
             let offer = Offer { candidate, score, price, slots: 0 };
             found.compare(offer);
             let fits_ever = tokens <= terms.tokens_max;
@@ -212,7 +215,7 @@ impl<'a> Survey<'a> {
             if found.now.is_some_and(|best| score < best.score) {
                 continue;
             }
-            let room = state.fleet.room(candidate.resource);
+            let room = state.room(ask.candidates.tenant, candidate.resource);
             if !room.fits(tokens) {
                 if fits_ever {
                     found.keep_later(offer);
@@ -227,10 +230,12 @@ impl<'a> Survey<'a> {
         found
     }
 
-    fn count(&mut self, utility: f64) {
+    fn count(&mut self, utility: f64, resource: ResourceIndex) {
         self.count += 1;
         self.sum += utility;
-        self.top = if utility > self.top { utility } else { self.top };
+        if utility > self.top {
+            (self.top, self.rather) = (utility, resource);
+        }
     }
 
     fn compare(&mut self, offer: Offer<'a>) {
@@ -294,7 +299,8 @@ impl<'a> Survey<'a> {
         let wanted = self.first?.candidate.resource;
         let busy_ms = ask.latency(state, wanted).expected_ms as u32;
         let gain = self.top - self.sum / f64::from(self.count);
-        Some(Bid { wanted, busy_ms, gain: (self.count > 1).then_some(gain as f32) })
+        let gain = (self.count > 1).then_some(gain as f32);
+        Some(Bid { wanted, busy_ms, gain, rather: self.rather })
     }
 
     /// What is better than the best with room even after the wait for it, where the task can wait
@@ -311,10 +317,15 @@ impl<'a> Survey<'a> {
             }
             let resource = offer.candidate.resource;
             let latency = ask.latency(state, resource);
-            let (now, ahead) = (state.batch_time, memo.claim(resource));
+            let kept = state.kept_from(ask.candidates.tenant, resource);
+            let (now, ahead) = (state.batch_time, memo.claim(resource).and(kept));
             let room_in =
                 state.fleet.room_in_ms(resource, now, ask.tokens(), latency.expected_ms, ahead);
             let Some(room_in_ms) = room_in else { continue };
+            // There is room, and it is kept for others: nobody knows for how long.
+            if room_in_ms <= 0.0 && kept != Claim::default() {
+                continue;
+            }
             let late = ask.left_ms.is_some_and(|left_ms| room_in_ms + latency.upper_ms > left_ms);
             if late || room_in_ms > wait_ms {
                 continue;

@@ -20,6 +20,16 @@ pub struct Claim {
     pub tokens: u64,
 }
 
+impl Claim {
+    /// Both together.
+    pub fn and(self, other: Claim) -> Claim {
+        Claim {
+            tasks: self.tasks.saturating_add(other.tasks),
+            tokens: self.tokens.saturating_add(other.tokens),
+        }
+    }
+}
+
 /// What is free of a resource in this lane: the least over its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Room {

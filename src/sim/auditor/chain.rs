@@ -205,6 +205,7 @@ fn control(fact: &Fact) -> Option<(Topic, i64)> {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }
