@@ -294,6 +294,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         recent,
         in_flight,
         load_published_at,
+        affinity,
     } = one;
     let resources = || {
         let pairs = fleet.iter().zip(other.fleet.iter());
@@ -335,6 +336,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| whole("recent ids", *recent == other.recent))
         .or_else(|| whole("leases", *leases == other.leases))
         .or_else(|| whole("backlog", *backlog == other.backlog))
+        .or_else(|| whole("affinity", *affinity == other.affinity))
         .or_else(|| whole("tenants", *tenants == other.tenants))
         .or_else(|| whole("fleet", *fleet == other.fleet))
 }

@@ -2,6 +2,7 @@
 //! again.
 
 mod breakers;
+mod chains;
 mod flow;
 pub(crate) mod laws;
 mod prices;

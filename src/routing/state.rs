@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
 use super::admission::Tenants;
+use super::affinity::Affinity;
 use super::backlog::Backlog;
 use super::capability::ClassIndex;
+use super::chain::Progress;
 use super::fact::{AttemptEnd, Loss, NewTask, ResourceIndex};
 use super::fleet::Fleet;
 use super::health::Health;
@@ -83,6 +85,8 @@ pub struct LiveTask {
     /// Boxed, because most tasks never have one, and there may be millions of them.
     pub tried: Option<Box<Vec<Tried>>>,
     pub phase: Phase,
+    /// Of a task with stages.
+    pub progress: Option<Box<Progress>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +121,7 @@ pub struct State {
     pub recent: Recent,
     pub in_flight: u64,
     pub load_published_at: Timestamp,
+    pub affinity: Affinity,
 }
 
 impl State {
@@ -161,6 +166,7 @@ impl State {
             recent: Recent::default(),
             in_flight: 0,
             load_published_at: Timestamp::EPOCH,
+            affinity: Affinity::default(),
         }
     }
 
