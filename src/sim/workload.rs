@@ -37,7 +37,8 @@ pub fn fleet() -> Vec<serde_json::Value> {
         .map(|number| {
             json!({
                 "id": format!("r{number}"), "model": "m", "provider": format!("p{}", number / 2),
-                "region": ["eu", "us"][number % 2], "context_window": 4_000, "max_output_tokens": 400,
+                "region": if number % 2 == 0 { "eu" } else { "us" },
+                "context_window": 4_000, "max_output_tokens": 400,
                 "slots": 6 + number, "quality": {"default": 0.5},
                 "limits": [
                     {"dimension": "requests", "amount": 40, "window_s": 3},
