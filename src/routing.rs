@@ -5,12 +5,14 @@
 //! state. `docs/concepts/` explains the ideas, `ARCHITECTURE.md` the flow.
 
 pub mod admission;
+pub mod affinity;
 pub mod allocator;
 pub mod backlog;
 pub mod balancer;
 pub mod breaker;
 pub mod breakers;
 pub mod capability;
+pub mod chain;
 pub mod control;
 pub mod eligibility;
 pub mod engine;

@@ -84,6 +84,7 @@ pub(super) fn put_task(out: &mut Vec<u8>, task: &Task) {
         put_str(out, &stage.class);
         put_unsigned(out, stage.input_tokens);
         put_unsigned(out, stage.max_output_tokens);
+        put_strings(out, &stage.models);
     });
     put_option(out, task.payload.as_deref(), put_bytes);
 }
@@ -120,6 +121,7 @@ pub(super) fn read_task(reader: &mut Reader<'_>) -> Result<Task, DecodeError> {
             class: reader.string("stages.class")?,
             input_tokens: reader.u32("stages.input_tokens")?,
             max_output_tokens: reader.u32("stages.max_output_tokens")?,
+            models: reader.array("stages.models", Reader::string)?,
         })
     })?;
     let payload = reader.option("payload", Reader::bytes)?.map(<[u8]>::to_vec);

@@ -245,6 +245,8 @@ pub(super) fn read_route_decision(bytes: &[u8]) -> Result<RouteDecision<'static>
             })
             .collect(),
         payload: read_payload(bytes)?.map(Cow::Owned),
+        fallbacks_apart: decision.fallbacks_apart,
+        stages: decision.stages,
     })
 }
 

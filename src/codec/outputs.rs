@@ -117,6 +117,8 @@ pub(super) fn put_route_decision(out: &mut Vec<u8>, decision: &RouteDecision<'_>
         put_str(out, &refusal.had);
     });
     put_option(out, decision.payload.as_deref(), put_bytes);
+    out.push(decision.fallbacks_apart.into());
+    put_unsigned(out, decision.stages);
 }
 
 pub(super) fn read_route_decision(
@@ -163,6 +165,8 @@ pub(super) fn read_route_decision(
         payload: reader
             .option("payload", Reader::bytes)?
             .map(|payload| Cow::Owned(payload.to_vec())),
+        fallbacks_apart: reader.bool("fallbacks_apart")?,
+        stages: reader.u32("stages")?,
     })
 }
 

@@ -310,6 +310,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         shares,
         reserved,
         spikes,
+        affinity,
     } = one;
     let resources = || {
         let pairs = fleet.iter().zip(other.fleet.iter());
@@ -352,6 +353,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| whole("recent ids", *recent == other.recent))
         .or_else(|| whole("leases", *leases == other.leases))
         .or_else(|| whole("backlog", *backlog == other.backlog))
+        .or_else(|| whole("affinity", *affinity == other.affinity))
         .or_else(|| whole("tenants", *tenants == other.tenants))
         .or_else(|| whole("fleet", *fleet == other.fleet))
         .or_else(|| whole("shares", *shares == other.shares))

@@ -222,7 +222,14 @@ impl Lane {
                 .enumerate()
                 .map(|(number, tried)| {
                     let resource = &self.state.fleet.at(tried.resource).id;
-                    format!("attempt {} on {resource}: {}", number + 1, tried.end.name())
+                    // Stages count from 1 for people; those before have succeeded.
+                    let stage = match &live.task.stages {
+                        Some(stages) => {
+                            format!("stage {} of {}, ", live.task.stage + 1, stages.len())
+                        }
+                        None => String::new(),
+                    };
+                    format!("{stage}attempt {} on {resource}: {}", number + 1, tried.end.name())
                 })
                 .collect();
             let (reason, record) = match last {

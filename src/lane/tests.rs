@@ -2,6 +2,7 @@
 //! again.
 
 mod breakers;
+mod chains;
 mod fairness;
 mod flow;
 pub(crate) mod laws;

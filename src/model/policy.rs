@@ -46,6 +46,12 @@ pub struct Policy {
     /// Of what all priorities are given, each below the highest gets at least this share while it
     /// waits; in [0, 0.2].
     pub priority_share_min: f64,
+    /// A task whose next stage is served in another region begins it this much later.
+    pub transfer_ms: f64,
+    /// What it costs to bring a million tokens of the next stage's input to another region.
+    pub transfer_usd_per_million_tokens: f64,
+    /// This share of an input's cost and reading time is saved where its session was served last; in [0, 1].
+    pub affinity_share: f64,
 }
 
 impl Default for Policy {
@@ -67,6 +73,9 @@ impl Default for Policy {
             load_snapshot_ms: 5_000,
             pools_missing: Vec::new(),
             priority_share_min: 0.01,
+            transfer_ms: 100.0,
+            transfer_usd_per_million_tokens: 0.0004,
+            affinity_share: 0.25,
         }
     }
 }

@@ -78,6 +78,11 @@ impl Candidate {
             - prompt.per_token * f64::from(input_tokens)
             - self.per_output_token * output_tokens
     }
+
+    /// The part of the utility that reading the input costs: money and time.
+    pub fn input_part(&self, input_tokens: u32) -> f64 {
+        self.prompts[speed::range(input_tokens)].per_token * f64::from(input_tokens)
+    }
 }
 
 /// What an attempt of the shape's class is expected to bring there, in [0, 1].

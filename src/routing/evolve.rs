@@ -61,7 +61,15 @@ impl State {
                 ControlTopic::HealthEvents => self.health_position = offset + 1,
             },
             Fact::Routed {
-                key, task, attempt, reservation, fallbacks, lease_until, bid, ..
+                key,
+                task,
+                attempt,
+                reservation,
+                fallbacks,
+                lease_until,
+                bid,
+                plans,
+                ..
             } => {
                 self.hear(*bid);
                 self.spikes.routed.add_v1(self.batch_time);
@@ -72,6 +80,7 @@ impl State {
                     self.admit(*key, Arc::clone(task));
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
+                self.plan(*key, plans);
             }
             Fact::Queued { key, task, blocked_by, until, loss, bid } => {
                 self.hear(*bid);
@@ -113,6 +122,10 @@ impl State {
                 match then {
                     Then::Done => self.drop_task(*key),
                     Then::Again => self.wait(*key, RefusalReason::NoCapacity, *until, Loss::MAX),
+                    Then::Next => {
+                        self.begin_stage(*key, *usd_micros);
+                        self.wait(*key, RefusalReason::NoCapacity, *until, Loss::MAX);
+                    }
                     Then::GiveUp => {
                         if let Some(live) = self.tasks.get_mut(key) {
                             live.phase = Phase::GivenUp;
@@ -154,6 +167,7 @@ impl State {
                     if self.fleet.at(index).slots_in_use == 0 {
                         self.reserved.forget(index);
                     }
+                    self.affinity.forget(index);
                 }
                 self.apply_health();
             }
@@ -216,8 +230,10 @@ impl State {
 
     fn admit(&mut self, key: TaskKey, task: Arc<NewTask>) {
         self.recent.insert(self.batch_time, key);
+        let progress = task.stages.is_some().then(Box::default);
         let live = LiveTask {
             task,
+            progress,
             attempt: 0,
             failures: 0,
             fallbacks: Fallbacks::NONE,
@@ -285,7 +301,9 @@ impl State {
             self.reserved.release(tenant, resource, &release);
         }
         live.failures += u32::from(end.is_failure());
-        if end != AttemptEnd::Succeeded {
+        if end == AttemptEnd::Succeeded {
+            self.affinity.served(live.task.session, resource);
+        } else {
             live.tried.get_or_insert_default().push(Tried { resource, end });
         }
         if end == AttemptEnd::FailedOver
@@ -293,6 +311,32 @@ impl State {
         {
             *count += 1;
         }
+    }
+
+    /// Keeps who is to serve the later stages.
+    fn plan(&mut self, key: TaskKey, plans: &[Vec<ResourceIndex>]) {
+        if let Some(live) = self.tasks.get_mut(&key)
+            && let Some(progress) = &mut live.progress
+        {
+            progress.plan = plans.first().cloned().unwrap_or_default();
+        }
+    }
+
+    /// Puts the next stage in the place of the one that has succeeded.
+    fn begin_stage(&mut self, key: TaskKey, usd_micros: u64) {
+        let Some(live) = self.tasks.get_mut(&key) else { return };
+        let (Phase::InFlight { resource, .. }, Some(next)) = (live.phase, live.task.next_stage())
+        else {
+            return;
+        };
+        live.task = Arc::new(next);
+        live.attempt = 0;
+        live.failures = 0;
+        live.fallbacks = Fallbacks::NONE;
+        live.tried = None;
+        let progress = live.progress.get_or_insert_default();
+        progress.served.push(resource);
+        progress.spent_usd_micros += usd_micros;
     }
 
     fn learn(&mut self, key: TaskKey, end: AttemptEnd, shown: &Shown) {

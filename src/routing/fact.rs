@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
+use super::affinity::SessionHash;
+use super::chain::Stages;
 use super::shape::SharedShape;
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
@@ -74,6 +76,11 @@ pub struct NewTask {
     pub deadline_at: Timestamp,
     pub input_tokens: u32,
     pub max_output_tokens: u32,
+    /// The stage that is to be decided or under way, from 0; class and sizes are this one's.
+    pub stage: u32,
+    /// All stages; `None` where the task names none.
+    pub stages: Option<Stages>,
+    pub session: SessionHash,
 }
 
 /// What an attempt reserves.
@@ -160,6 +167,8 @@ pub enum Then {
     Again,
     /// Its attempts are spent: it waits only to be read again for its dead letter.
     GiveUp,
+    /// The stage has succeeded: the next one waits for its first attempt.
+    Next,
 }
 
 /// Why a candidate was refused, for the decision record; not journaled, because deciding again
@@ -207,6 +216,9 @@ pub enum Fact {
         bid: Option<Bid>,
         #[serde(skip)]
         metrics: Option<RouteMetrics>,
+        /// Of a task with stages: who is to serve those after this one, first where it goes, then
+        /// where each of the fallbacks would go.
+        plans: Vec<Vec<ResourceIndex>>,
     },
     /// Nothing is free that is worth having: the task waits in the backlog.
     Queued {

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
 use super::admission::Tenants;
+use super::affinity::Affinity;
 use super::backlog::Backlog;
 use super::capability::ClassIndex;
+use super::chain::Progress;
 use super::fact::{AttemptEnd, Loss, NewTask, ResourceIndex};
 use super::fleet::Fleet;
 use super::health::Health;
@@ -87,6 +89,8 @@ pub struct LiveTask {
     /// Boxed, because most tasks never have one, and there may be millions of them.
     pub tried: Option<Box<Vec<Tried>>>,
     pub phase: Phase,
+    /// Of a task with stages.
+    pub progress: Option<Box<Progress>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,6 +129,7 @@ pub struct State {
     pub shares: Shares,
     pub reserved: Reserved,
     pub spikes: Spikes,
+    pub affinity: Affinity,
 }
 
 impl State {
@@ -173,6 +178,7 @@ impl State {
             shares: Shares::default(),
             reserved: Reserved::default(),
             spikes: Spikes::default(),
+            affinity: Affinity::default(),
         }
     }
 

@@ -50,12 +50,9 @@ pub fn look(world: &World, settings: &LaneSettings, progress: Progress) -> Findi
     let (mut decisions, mut allocations) = (Vec::new(), Vec::new());
     let tasks: Vec<TaskSeen> = logs
         .all(Topic::Tasks)
-        .map(|record| TaskSeen {
-            partition: record.partition,
-            offset: record.offset,
-            task: record
-                .with_raw(Topic::Tasks, |raw| codec.decode_task(raw).ok())
-                .map(|task| names.keep(&task.task_id)),
+        .map(|record| {
+            let task = record.with_raw(Topic::Tasks, |raw| codec.decode_task(raw).ok());
+            names.task(record.partition, record.offset, task.as_ref())
         })
         .collect();
     for record in logs.all(Topic::RouteDecisions) {

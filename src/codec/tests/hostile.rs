@@ -100,6 +100,7 @@ fn tasks_out_of_bounds_have_a_reason() {
         class: "c".to_owned(),
         input_tokens: 1,
         max_output_tokens: 1,
+        models: Vec::new(),
     };
     let rows = [
         (

@@ -105,12 +105,13 @@ fn requirements() -> impl Strategy<Value = Requirements> {
 }
 
 fn stage() -> impl Strategy<Value = Stage> {
-    (name(), name(), 0_u32..=100_000_000, 0_u32..=100_000_000).prop_map(
-        |(name, class, input_tokens, max_output_tokens)| Stage {
+    (name(), name(), 0_u32..=100_000_000, 0_u32..=100_000_000, vec(name(), 0..3)).prop_map(
+        |(name, class, input_tokens, max_output_tokens, models)| Stage {
             name,
             class,
             input_tokens,
             max_output_tokens,
+            models,
         },
     )
 }
@@ -357,6 +358,8 @@ pub fn route_decision() -> impl Strategy<Value = RouteDecision<'static>> {
             health_offset,
             refusals,
             payload: payload.map(Cow::Owned),
+            fallbacks_apart: attempt % 2 == 0,
+            stages: attempt,
         },
     )
 }

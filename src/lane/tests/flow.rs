@@ -140,12 +140,6 @@ fn every_refusal_has_its_reason() {
         (json!({"input_tokens": 1_000_000}), "context_window"),
         (json!({"max_output_tokens": 20_000}), "context_window"),
         (json!({"deadline_ms": 10}), "deadline"),
-        (
-            json!({"stages": [
-                {"name": "one", "input_tokens": 1}, {"name": "two", "input_tokens": 1},
-            ]}),
-            "not_supported",
-        ),
     ];
     for (change, reason) in rows {
         let mut bench = bench();

@@ -80,9 +80,8 @@ pub(super) fn explore<'a>(
             && let Some(candidate) =
                 ask.candidates.list.iter().find(|one| one.resource == *resource)
         {
-            let utility = candidate.utility(ask.input_tokens, ask.output_expected);
-            let offer =
-                Offer { candidate, score: *score, price: utility - score, slots: room.slots };
+            let price = ask.price(state, candidate, *score);
+            let offer = Offer { candidate, score: *score, price, slots: room.slots };
             return (offer, chance);
         }
         left -= chance;

@@ -8,6 +8,7 @@ use super::super::shape::PlainObjective;
 use super::super::sharing::Taking;
 use super::super::speed::Latency;
 use super::super::state::{Fallbacks, State, Tried};
+use super::ahead::{Ahead, Here, Way};
 use crate::model::reason::RefusalReason;
 use crate::model::task::Objective;
 
@@ -27,9 +28,57 @@ pub(super) struct Ask<'a> {
     pub tried: &'a [Tried],
     /// Taken in this order where they can serve, before anything else.
     pub preferred: Fallbacks,
+    /// Of a task with stages: those that are left.
+    pub ahead: Option<&'a Ahead<'a>>,
+    /// Who served its session last.
+    pub affine: Option<ResourceIndex>,
 }
 
 impl Ask<'_> {
+    /// Without prices. Who served the session last has some of the input at hand.
+    pub fn utility(&self, state: &State, candidate: &Candidate) -> f64 {
+        let utility = candidate.utility(self.input_tokens, self.output_expected);
+        if self.affine == Some(candidate.resource) {
+            return utility + self.saved(state, candidate);
+        }
+        utility
+    }
+
+    /// What the session saves where it was served last.
+    pub fn saved(&self, state: &State, candidate: &Candidate) -> f64 {
+        state.policy.affinity_share * candidate.input_part(self.input_tokens)
+    }
+
+    /// What a candidate's limits ask for, given the score that it has.
+    pub fn price(&self, state: &State, candidate: &Candidate, score: f64) -> f64 {
+        match self.ahead {
+            None => self.utility(state, candidate) - score,
+            // The score has the later stages in it.
+            Some(_) => self.prices(state).of(state, candidate.resource),
+        }
+    }
+
+    /// The present stage there, for the way on from it.
+    pub fn here<'s>(&self, state: &'s State, resource: ResourceIndex) -> Here<'s> {
+        let terms = state.fleet.terms(resource);
+        Here {
+            region: &state.fleet.at(resource).spec.region,
+            cost_usd: terms.cost_usd(self.input_tokens, f64::from(self.max_output_tokens)),
+            upper_ms: self.latency(state, resource).upper_ms,
+            ceiling_usd: self.candidates.shape.requirements.max_cost_usd,
+            left_ms: self.left_ms,
+        }
+    }
+
+    /// The way on from a candidate; `None` for a task without stages.
+    pub fn way(
+        &self,
+        state: &State,
+        resource: ResourceIndex,
+    ) -> Option<Result<Way, RefusalReason>> {
+        self.ahead.map(|ahead| ahead.way(&self.here(state, resource)))
+    }
+
     pub fn tokens(&self) -> u64 {
         u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
     }
@@ -82,6 +131,10 @@ pub(super) fn size_miss(
         || ask.max_output_tokens > terms.max_output_tokens
     {
         return Some(RefusalReason::ContextWindow);
+    }
+    // Deadline and ceiling are the whole chain's.
+    if let Some(way) = ask.way(state, index) {
+        return way.err();
     }
     if let Some(ceiling) = ask.candidates.shape.requirements.max_cost_usd
         && terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens)) > ceiling
@@ -170,7 +223,6 @@ pub(super) struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     pub fn of(state: &State, memo: &mut Memo, ask: &Ask<'a>) -> Self {
-        let output = ask.output_expected;
         let tokens = ask.tokens();
         let prices = ask.prices(state);
         let mut found = Survey {
@@ -203,9 +255,12 @@ impl<'a> Survey<'a> {
                 }
                 continue;
             }
-            let utility = candidate.utility(ask.input_tokens, output);
+            let utility = ask.utility(state, candidate);
             let price = prices.of(state, candidate.resource);
-            let score = utility - price;
+            let score = match ask.way(state, candidate.resource) {
+                Some(Ok(way)) => utility - price + way.worth,
+                Some(Err(_)) | None => utility - price,
+            };
             memo.scored.push((score, candidate.resource));
             found.count(utility, candidate.resource);
             let offer = Offer { candidate, score, price, slots: 0 };
@@ -226,6 +281,9 @@ impl<'a> Survey<'a> {
             if found.now.is_none_or(|best| score > best.score || room.slots > best.slots) {
                 found.now = Some(Offer { slots: room.slots, ..offer });
             }
+        }
+        if let Some(stuck) = ask.ahead.and_then(|ahead| ahead.stuck) {
+            found.furthest = stuck;
         }
         found
     }
@@ -326,7 +384,11 @@ impl<'a> Survey<'a> {
             if room_in_ms <= 0.0 && kept != Claim::default() {
                 continue;
             }
-            let late = ask.left_ms.is_some_and(|left_ms| room_in_ms + latency.upper_ms > left_ms);
+            let then_ms = ask
+                .ahead
+                .map_or(0.0, |ahead| ahead.least_ms(&state.fleet.at(resource).spec.region));
+            let answer_ms = room_in_ms + latency.upper_ms + then_ms;
+            let late = ask.left_ms.is_some_and(|left_ms| answer_ms > left_ms);
             if late || room_in_ms > wait_ms {
                 continue;
             }
