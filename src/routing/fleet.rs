@@ -74,9 +74,13 @@ impl Terms {
     }
 }
 
-/// One more than resources can have at once, so that one of so many is free. Numbers are used again only
+/// One more than places can have at once, so that one of so many is free. Numbers are used again only
 /// then: journals of before have each new name's in its turn.
-const DOMAINS_MAX: usize = RESOURCES_MAX + 1;
+const DOMAINS_MAX: usize = PLACES_MAX + 1;
+
+/// Places of resources, with those that are gone and whose work or windows still count: indices are
+/// `u16`.
+const PLACES_MAX: usize = 2 * RESOURCES_MAX;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fleet {
@@ -163,6 +167,11 @@ impl Fleet {
 
     pub fn len(&self) -> usize {
         self.resources.len()
+    }
+
+    /// Resources that the fleet has now: the same in all lanes that have read as far.
+    pub fn count(&self) -> usize {
+        self.resources.iter().filter(|resource| !resource.removed).count()
     }
 
     /// Whether no resource was ever named.
@@ -252,8 +261,14 @@ impl Fleet {
             dormant: dormant.collect(),
             forgotten: false,
         };
-        let gone = |resource: &Resource| resource.removed && resource.is_idle();
-        let index = match self.resources.iter().position(gone) {
+        let idle = |resource: &Resource| resource.removed && resource.is_idle();
+        let mut free = self.resources.iter().position(idle);
+        if free.is_none() && self.resources.len() >= PLACES_MAX {
+            // Windows may be as long as a day, and what is in them is worth less than a place.
+            let unused = |resource: &Resource| resource.removed && resource.slots_in_use == 0;
+            free = self.resources.iter().position(unused);
+        }
+        let index = match free {
             Some(index) => {
                 self.gone.keep(&self.resources[index]);
                 self.by_id.remove(&self.resources[index].id);
