@@ -34,7 +34,7 @@ fn limit(
     let units = Scale { limit: amount, lanes }.units(rights);
     let (used, waiting) = match load {
         Load::Steady => (units * 6 / 10, 0),
-        Load::Skewed if lane % 8 == 0 => (units, 7 * units),
+        Load::Skewed if lane.is_multiple_of(8) => (units, 7 * units),
         Load::Skewed => (units / 10, 0),
         Load::Overloaded => (units, 3 * units),
     };
@@ -70,6 +70,7 @@ fn snapshot(
         load: limits.map(|(name, amount)| limit(lane, lanes, name, amount, load)).to_vec(),
         in_flight: 0,
         backlog: 0,
+        system: None,
     }
 }
 

@@ -43,6 +43,10 @@ impl RecentIds {
         self.full.len() * CHUNK + self.open.len() - self.gone
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn get(&self, place: usize) -> Option<&Entry> {
         let place = place + self.gone;
         let chunk = self.full.get(place / CHUNK).map_or(&self.open, |chunk| &**chunk);

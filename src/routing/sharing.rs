@@ -154,7 +154,8 @@ pub fn decide_load(state: &State, lacks: &Lacks) -> Option<Fact> {
     let next_due = state.load_published_at.plus_ms(state.policy.load_snapshot_ms);
     let due = next_due <= now && (state.fleet.used() || !sharing.dry.is_empty());
     let shares = state.lanes > 1;
-    if !due && !(shares && sharing.told_at.plus_ms(PROMPT_MS) <= now) {
+    let may_be_prompt = shares && sharing.told_at.plus_ms(PROMPT_MS) <= now;
+    if !due && !may_be_prompt {
         return None;
     }
     let mut found = if shares { lacks.measure(state) } else { Vec::new() };

@@ -56,6 +56,7 @@ fn snapshot(lane: u32, limit: u64, lanes: u32, row: Lane) -> LoadSnapshot<'stati
         }],
         in_flight: 0,
         backlog: 0,
+        system: None,
     }
 }
 

@@ -180,12 +180,15 @@ proptest! {
         let decide = |task: &Task| {
             let facts =
                 super::super::decide_task(&state, &mut Memo::default(), task, 7, state.batch_time);
-            let shown = facts.into_iter().map(|fact| match fact {
-                Fact::Routed { reservation, fallbacks, lease_until, bid, metrics, .. } => {
+            // A task that is new to the lane comes with its facts, and they differ in their lists.
+            let shown = facts.into_iter().map(|fact| {
+                if let Fact::Routed { reservation, fallbacks, lease_until, bid, metrics, .. } = fact {
                     format!("{reservation:?} {fallbacks:?} {lease_until:?} {bid:?} {metrics:?}")
+                } else if let Fact::Refused { reason, .. } = fact {
+                    reason.name().to_owned()
+                } else {
+                    format!("{fact:?}")
                 }
-                Fact::Refused { reason, .. } => reason.name().to_owned(),
-                other => format!("{other:?}"),
             });
             shown.collect::<Vec<_>>()
         };

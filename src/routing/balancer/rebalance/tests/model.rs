@@ -226,7 +226,8 @@ impl ModelLane {
         let waiting: u64 = self.waiting.iter().take(384).map(|(_, size)| size).sum();
         let is_dry = waiting > units.saturating_sub(self.used);
         let due = now >= self.told_ms + LOAD_MS && (self.used_max > 0 || self.dry_since.is_some());
-        if !due && !self.untold && !(is_dry && self.dry_since.is_none()) {
+        let newly_dry = is_dry && self.dry_since.is_none();
+        if !(due || self.untold || newly_dry) {
             return None;
         }
         self.dry_since = is_dry.then(|| self.dry_since.unwrap_or(now));
