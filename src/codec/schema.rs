@@ -34,7 +34,7 @@ const FLEET_ENTRY: TopicSchema = schema!("fleet_entry", 0x17e5_85db_c2c6_caab);
 const ROUTE_DECISION: TopicSchema = schema!("route_decision", 0x1446_f78b_253c_8bc2);
 const ALLOCATION_EVENT: TopicSchema = schema!("allocation_event", 0x4c55_5b0d_26f5_bf7b);
 const BALANCE_EVENT: TopicSchema = schema!("balance_event", 0x1027_0f36_76cd_4404);
-const LOAD_SNAPSHOT: TopicSchema = schema!("load_snapshot", 0x9f32_829f_7942_4446);
+const LOAD_SNAPSHOT: TopicSchema = schema!("load_snapshot", 0x0aad_a032_6db8_c1ac);
 const JOURNAL: TopicSchema = schema!("journal", 0x64c3_54d5_cd6d_4234);
 const OPERATOR_ACTION: TopicSchema = schema!("operator_action", 0xd28a_378c_21c6_8360);
 

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod explore;
+mod kept;
 mod refused;
 mod survey;
 
@@ -22,6 +23,7 @@ use crate::planted::{Bug, clock_ms, planted};
 
 pub(super) use ahead::{Ahead, Stretch};
 use explore::explore;
+use kept::{planned, preferred};
 use refused::refused;
 pub(super) use refused::{Sizes, later_worth, size_or_room_miss};
 pub(super) use survey::Prices;
@@ -104,37 +106,6 @@ fn verdict(
             }
         }
     }
-}
-
-/// The first of the task's fallbacks that can serve it now.
-fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>> {
-    ask.preferred.iter().find_map(|resource| offer_of(state, memo, ask, resource))
-}
-
-/// A resource that was scored, where it can serve the task now.
-fn offer_of<'a>(
-    state: &State,
-    memo: &Memo,
-    ask: &Ask<'a>,
-    resource: ResourceIndex,
-) -> Option<Offer<'a>> {
-    let (score, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
-    let candidate = ask.candidates.list.iter().find(|one| one.resource == resource)?;
-    let room = state.room(ask.candidates.tenant, resource);
-    let (score, price) = (*score, ask.price(state, candidate, *score));
-    room.fits(ask.tokens()).then_some(Offer { candidate, score, price, slots: room.slots })
-}
-
-/// A plan is kept unless another resource is better by more than this share of the usual stake. Prices move
-/// by a hundredth of a stake with each task, so between two stages most plans are beaten by a little that is
-/// gone again with the next batch; whoever was told of a plan should not prepare for nothing. A tenth is
-/// ten such steps, and the most that keeping a plan can cost.
-const KEPT_STAKES: f64 = 0.1;
-
-/// Who was to serve this stage, where `best` is not worth the change.
-fn planned<'a>(state: &State, memo: &Memo, ask: &Ask<'a>, best: Offer<'a>) -> Option<Offer<'a>> {
-    let offer = offer_of(state, memo, ask, ask.ahead?.planned?)?;
-    (best.score - offer.score <= KEPT_STAKES * state.stake.get()).then_some(offer)
 }
 
 fn serve(

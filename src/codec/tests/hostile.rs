@@ -50,7 +50,7 @@ fn bytes_that_mean_nothing_have_a_reason() {
         (
             Some(other),
             "unknown_fingerprint",
-            "the Avro schema with fingerprint 0f7ccd212b2fd420 is not known for this topic",
+            "the Avro schema with fingerprint e082c96e3ba94756 is not known for this topic",
         ),
         (
             Some(vec![0, 0, 0, 3, 132, 1]),
