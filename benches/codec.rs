@@ -80,6 +80,8 @@ fn decision() -> RouteDecision<'static> {
         health_offset: 12,
         refusals: Vec::new(),
         payload: Some(br#"{"messages":[{"role":"user","content":"review"}]}"#.into()),
+        fallbacks_apart: true,
+        stages: 1,
     }
 }
 

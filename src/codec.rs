@@ -9,6 +9,7 @@ pub mod decode;
 pub mod encode;
 mod error;
 pub mod headers;
+mod inbox;
 mod inputs;
 mod json;
 mod outputs;

@@ -31,6 +31,7 @@ use crate::model::result::TaskResult;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::planted::{Bug, planted};
+use crate::routing::balancer;
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::Fact;
 use crate::routing::state::{Phase, State};
@@ -417,7 +418,7 @@ impl Lane {
         let settings = Arc::clone(&self.settings);
         let origin = Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
         let mut batch = Batch::new(&settings, origin, self.room);
-        let opened = Fact::BatchOpened { at, results_caught_up_at: self.results_caught_up_at };
+        let opened = Fact::BatchOpened { at, results_caught_up_at: self.caught_up_at() };
         batch.apply(&mut self.state, opened, Source::default());
         self.step(&mut batch);
         if batch.is_empty() {
@@ -455,7 +456,7 @@ impl Lane {
     /// Offsets in `tasks` of waiting tasks that should be read again now, best first, at most
     /// `max`. What an earlier call named and has not come is no longer expected.
     pub fn wants(&mut self, max: usize) -> Vec<i64> {
-        let front = self.state.backlog.tried();
+        let front = balancer::tried(&self.state);
         if self.ready.is_full() {
             self.ready.keep_only(&front.iter().copied().collect());
         }
@@ -482,7 +483,9 @@ impl Lane {
             .used()
             .then(|| self.state.load_published_at.plus_ms(self.state.policy.load_snapshot_ms));
         let timer = timers::next(&self.state);
-        [waiting, policy, load, timer].into_iter().flatten().min().map(|due| due.max(soon))
+        let published_at = self.state.load_published_at;
+        let sharing = self.state.sharing.next(self.state.policy.load_snapshot_ms, published_at);
+        [waiting, policy, load, timer, sharing].into_iter().flatten().min().map(|due| due.max(soon))
     }
 
     /// The time of the last batch: batch times never go back.

@@ -11,7 +11,9 @@ pub mod policy;
 pub mod reason;
 pub mod resource;
 pub mod result;
+pub mod rights;
 pub mod snapshot;
+pub mod system_health;
 pub mod task;
 pub mod time;
 

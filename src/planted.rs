@@ -17,6 +17,12 @@ pub enum Bug {
     SkipControl,
     /// The core reads a clock that is not journaled.
     ReadClock,
+    /// Rights are given and kept.
+    GiveKeeping,
+    /// Rights that come are added twice.
+    TakeTwice,
+    /// Rights of a rate are given that the use in the window still needs.
+    GiveInUse,
 }
 
 /// Whether this bug is planted.
@@ -58,13 +64,16 @@ mod on {
     }
 
     impl Bug {
-        pub const ALL: [Bug; 6] = [
+        pub const ALL: [Bug; 9] = [
             Bug::SkipFence,
             Bug::KeepLostLane,
             Bug::CommitOutside,
             Bug::EndLeasesEarly,
             Bug::SkipControl,
             Bug::ReadClock,
+            Bug::GiveKeeping,
+            Bug::TakeTwice,
+            Bug::GiveInUse,
         ];
 
         pub const fn name(self) -> &'static str {
@@ -75,6 +84,9 @@ mod on {
                 Bug::EndLeasesEarly => "end-leases-early",
                 Bug::SkipControl => "skip-control",
                 Bug::ReadClock => "read-clock",
+                Bug::GiveKeeping => "give-keeping",
+                Bug::TakeTwice => "take-twice",
+                Bug::GiveInUse => "give-in-use",
             }
         }
     }

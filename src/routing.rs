@@ -5,12 +5,14 @@
 //! state. `docs/concepts/` explains the ideas, `ARCHITECTURE.md` the flow.
 
 pub mod admission;
+pub mod affinity;
 pub mod allocator;
 pub mod backlog;
 pub mod balancer;
 pub mod breaker;
 pub mod breakers;
 pub mod capability;
+pub mod chain;
 pub mod control;
 pub mod eligibility;
 pub mod engine;
@@ -24,10 +26,16 @@ pub mod output_tokens;
 pub mod posterior;
 pub mod price;
 pub mod recent;
+pub mod reserved;
 pub mod rights;
 pub mod shape;
+pub mod shares;
+pub mod sharing;
 pub mod speed;
+pub mod spikes;
 pub mod state;
+pub mod surge;
+pub mod system_health;
 pub mod timers;
 pub mod window;
 

@@ -4,6 +4,7 @@
 //! wrong (safety), then a quiet time in which everything must come to its end (liveness). One seed
 //! repeats a run exactly.
 
+mod adviser;
 pub mod auditor;
 mod client;
 pub mod dice;
@@ -15,6 +16,7 @@ mod instance;
 mod keeper;
 mod logs;
 mod network;
+mod planner;
 mod producer;
 mod reader;
 mod records;
@@ -104,6 +106,7 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
     workload::publish_fleet(&world);
     timeline.spawn(workload::produce(Rc::clone(&world), settings.tasks, stream(seed, 3)));
     timeline.spawn(workload::work(Rc::clone(&world), stream(seed, 4)));
+    timeline.spawn(adviser::advise(Rc::clone(&world), stream(seed, 7)));
     let mut dice = stream(seed, 5);
     let worker = worker_settings(codec);
     for number in 0..=settings.instances {

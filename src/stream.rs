@@ -1,5 +1,6 @@
 //! The worker: a sans-io state machine, and the thin Kafka client that executes what it asks for.
 
+mod advisor;
 pub mod client;
 pub mod clock;
 pub mod clock_check;

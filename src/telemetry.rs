@@ -9,6 +9,7 @@ mod histogram;
 mod label;
 mod load;
 pub mod logs;
+mod planner;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use view::{InputLag, LaneView, Readiness, ResourceView, Usage, View, WindowV
 use crate::clock::Stopwatch;
 use crate::lane::prepared::BatchCounts;
 use crate::model::Topic;
+use crate::model::system_health::SystemHealth;
 use crate::model::time::Timestamp;
 
 type Label = (&'static str, &'static str);
@@ -48,6 +50,7 @@ pub struct Telemetry {
     input_records: Family<[Label; 2], Counter>,
     decisions: Family<[Label; 1], Counter>,
     refusals: Family<[Label; 1], Counter>,
+    rights: Family<[Label; 1], Counter>,
     dead_letters: Family<[Label; 3], Counter>,
     selections: Family<[NamedLabel; 2], Counter>,
     /// Label sets of `selections` so far.
@@ -66,6 +69,7 @@ pub struct Telemetry {
     clock_difference: Gauge<f64, AtomicU64>,
     kafka_errors: Family<[Label; 1], Counter>,
     http_requests: Family<[NamedLabel; 2], Counter>,
+    planner: planner::PlannerMetrics,
 }
 
 /// When each worker's open transaction began: milliseconds after `since`, plus 1; 0: none is open.
@@ -104,6 +108,7 @@ impl Telemetry {
             input_records: Family::default(),
             decisions: Family::default(),
             refusals: Family::default(),
+            rights: Family::default(),
             dead_letters: Family::default(),
             selections: Family::default(),
             selections_known: AtomicU64::new(0),
@@ -121,6 +126,7 @@ impl Telemetry {
             clock_difference: Gauge::default(),
             kafka_errors: Family::default(),
             http_requests: Family::default(),
+            planner: planner::PlannerMetrics::new(),
         };
         telemetry.register();
         telemetry
@@ -136,6 +142,7 @@ impl Telemetry {
         own.register("input_records", "Records taken from the inputs", self.input_records.clone());
         own.register("decisions", "Decisions about tasks", self.decisions.clone());
         own.register("refusals", "Refused tasks by reason", self.refusals.clone());
+        own.register("rights_messages", "Messages about rights by outcome", self.rights.clone());
         own.register("dead_letters", "Records that could not be used", self.dead_letters.clone());
         own.register("selections", "Resources chosen by decisions", self.selections.clone());
         own.register(
@@ -175,6 +182,7 @@ impl Telemetry {
         );
         own.register("kafka_errors", "Errors of the Kafka client", self.kafka_errors.clone());
         own.register("http_requests", "Requests to this address", self.http_requests.clone());
+        self.planner.register(own);
         own.register_collector(Box::new(view::ViewCollector {
             view: self.view.subscribe(),
             begins: Arc::clone(&self.transaction_begins),
@@ -228,6 +236,16 @@ impl Telemetry {
         for (resource, first, later) in &counts.selections {
             self.selections(resource, Rank::Primary, *first);
             self.selections(resource, Rank::Fallback, *later);
+        }
+        for (outcome, count) in [
+            ("given", counts.rights_given),
+            ("taken", counts.rights_taken),
+            ("void", counts.rights_void),
+            ("ignored", counts.advice_ignored),
+        ] {
+            if count > 0 {
+                self.rights.get_or_create(&[("outcome", outcome)]).inc_by(count);
+            }
         }
         self.failovers.inc_by(counts.failed_over);
         self.lease_expirations.inc_by(counts.leases_expired);
@@ -355,6 +373,11 @@ impl Telemetry {
             view.in_flight = in_flight;
             view.backlog = backlog;
         });
+    }
+
+    /// How a lane fares as a whole.
+    pub fn lane_system(&self, lane: u32, system: SystemHealth) {
+        self.change(lane, |view| view.system = Some(system));
     }
 
     /// What a lane holds and uses of each resource.

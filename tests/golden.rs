@@ -111,10 +111,10 @@ const STATES: &[States] = &[(
     "level-2-engine-2.pmrec",
     &[15, 20],
     &[
-        "lane 0 seq 15 049036bc3e64fc083c16269fe7a49cf6: 10 tasks, 10 leases, 0 waiting, 10 slots and 338069 in windows used, health 1",
-        "lane 0 seq 20 426a8153b123df250e36d4d109e2a78f: 12 tasks, 12 leases, 0 waiting, 12 slots and 411080 in windows used, health 1",
-        "lane 1 seq 15 46b1dfe75d8299e97ffc2fce8b81588c: 0 tasks, 0 leases, 0 waiting, 0 slots and 244783 in windows used, health 1",
-        "lane 1 seq 20 622d1a947ba7249a55890cd5c5527496: 16 tasks, 16 leases, 0 waiting, 16 slots and 416623 in windows used, health 1",
+        "lane 0 seq 15 f0858726ea750c805849a7c68163e75d: 17 tasks, 15 leases, 2 waiting, 15 slots and 344578 in windows used, health 0",
+        "lane 0 seq 20 243e123b7548eb8458e617645bacfbe9: 10 tasks, 10 leases, 0 waiting, 10 slots and 386072 in windows used, health 0",
+        "lane 1 seq 15 2461f1b65637423983634c1ae46c7b0f: 30 tasks, 28 leases, 2 waiting, 28 slots and 216028 in windows used, health 0",
+        "lane 1 seq 20 8ffc5033109098d7656fc977f260a455: 17 tasks, 17 leases, 0 waiting, 17 slots and 298397 in windows used, health 0",
     ],
 )];
 

@@ -5,7 +5,6 @@ use pointsman::codec::Codec;
 use pointsman::codec::RawRecord;
 use pointsman::codec::encode::fleet_key;
 use pointsman::lane::prepared::{OutputTopic, Prepared};
-use pointsman::lane::snapshot::seal;
 use pointsman::lane::{Lane, LaneSettings};
 use pointsman::model::Topic;
 use pointsman::model::policy::Policy;
@@ -147,8 +146,7 @@ impl Driven {
 
     /// Publishes a snapshot.
     pub fn snapshot(&self, each: &mut Each<'_>) -> anyhow::Result<Manifest> {
-        let mut state = self.lane.snapshot_unsealed()?;
-        seal(&mut state);
+        let state = self.lane.snapshot()?;
         let stored = zstd::bulk::compress(&state, 1)?;
         let (lane, seq) = (self.lane.number(), self.lane.seq());
         let chunks: Vec<&[u8]> = stored.chunks(CHUNK_BYTES).collect();

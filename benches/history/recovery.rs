@@ -7,7 +7,7 @@
 use anyhow::Context;
 use clap::Args;
 use pointsman::lane::prepared::{OutputTopic, Prepared};
-use pointsman::lane::snapshot::{read_header, seal};
+use pointsman::lane::snapshot::read_header;
 use pointsman::lane::{Lane, LaneSettings};
 use pointsman::model::Topic;
 use rustix::time::{ClockId, clock_gettime};
@@ -67,14 +67,14 @@ fn snapshots(arguments: &Arguments) -> anyhow::Result<()> {
     let state = driven.lane.state();
     println!("{} tasks in flight, {} recent ids", state.in_flight, state.recent.len());
 
-    let (mut taken, mut sealed, mut packed, mut restored) = (vec![], vec![], vec![], vec![]);
+    let (mut taken, mut encoded, mut packed, mut restored) = (vec![], vec![], vec![], vec![]);
     let mut bytes = Vec::new();
     let mut stored = Vec::new();
     for _ in 0..arguments.rounds {
         let t0 = ms();
-        bytes = driven.lane.snapshot_unsealed()?;
+        let frozen = driven.lane.freeze()?;
         let t1 = ms();
-        seal(&mut bytes);
+        bytes = frozen.encode()?;
         let t2 = ms();
         stored = zstd::bulk::compress(&bytes, 1)?;
         let t3 = ms();
@@ -84,13 +84,13 @@ fn snapshots(arguments: &Arguments) -> anyhow::Result<()> {
         let t4 = ms();
         anyhow::ensure!(lane.hash() == driven.lane.hash(), "another lane was restored");
         taken.push(t1 - t0);
-        sealed.push(t2 - t1);
+        encoded.push(t2 - t1);
         packed.push(t3 - t2);
         restored.push(t4 - t3);
     }
     println!("the lane stands still, ms: {} (goal <= 20)", shown(taken));
     println!("snapshot: {} bytes, compressed {} bytes", bytes.len(), stored.len());
-    println!("hashed in, ms: {}; compressed in, ms: {}", shown(sealed), shown(packed));
+    println!("encoded in, ms: {}; compressed in, ms: {}", shown(encoded), shown(packed));
     println!("decompressed, checked and restored in, ms: {}", shown(restored));
 
     let mut tail: Vec<Vec<u8>> = Vec::new();
@@ -159,7 +159,7 @@ fn journal(arguments: &Arguments) -> anyhow::Result<()> {
             us.push(spent * 1e3 / f64::from(ROUND * BATCH));
         }
         let begun = ms();
-        let bytes = lanes[0].lane.snapshot_unsealed()?;
+        let bytes = lanes[0].lane.freeze()?.encode()?;
         let taken_us = (ms() - begun) * 1e3 / f64::from(SNAPSHOT_BATCHES * BATCH);
         std::hint::black_box(bytes);
         snapshot_us.push(taken_us);

@@ -196,6 +196,12 @@ fn tasks(lines: Lines<'_>, resources: usize, problems: &mut Vec<Problem>) -> Vec
         let mut task = codec.decode_task(&record).map_err(|error| error.to_string())?;
         // The arrival is in its place, and nobody here reads the payload.
         (task.created_at_ms, task.payload) = (None, None);
+        if !task.stages.is_empty() {
+            let count = task.stages.len();
+            return Err(format!(
+                "stages: {count} entries is not allowed; none, because outcomes are of whole tasks"
+            ));
+        }
         let arrival: ArrivalRow = row(text)?;
         let arrival_ms = whole_ms("arrival_ms", arrival.arrival_ms)?;
         if let Some(before) = tasks.last().filter(|before| before.arrival_ms > arrival_ms) {

@@ -170,9 +170,7 @@ impl Scenario {
             .limits
             .iter()
             .all(|limit| limit.dimension != Dimension::Tokens || tokens <= limit.amount);
-        // Chains of several stages are not routed yet.
-        task.stages.len() <= 1
-            && spec.quality_prior(&task.class).is_some()
+        spec.quality_prior(&task.class).is_some()
             && tokens <= u64::from(spec.context_window)
             && task.max_output_tokens <= spec.max_output_tokens
             && window_takes

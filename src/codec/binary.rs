@@ -184,6 +184,14 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
+    pub(super) fn bool(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+        match self.take(field, 1)? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(self.broken(field, "a boolean is neither 0 nor 1")),
+        }
+    }
+
     fn fixed<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
         let Some((bytes, rest)) = self.rest.split_first_chunk::<N>() else {
             return Err(self.broken(field, "a floating-point number is cut off"));

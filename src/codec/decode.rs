@@ -3,7 +3,7 @@
 use crate::model::Topic;
 use crate::model::allocation::AllocationEvent;
 use crate::model::decision::RouteDecision;
-use crate::model::event::{BalanceEvent, InboxMessage, LoadSnapshot, OperatorAction};
+use crate::model::event::{BalanceEvent, InboxBody, InboxMessage, LoadSnapshot, OperatorAction};
 use crate::model::health::{BREAKER_SOURCE, HealthEvent, HealthStatus};
 use crate::model::journal::JournalRecord;
 use crate::model::resource::{FleetEntry, ResourceSpec, TENANT_KEY_PREFIX, TenantSpec};
@@ -14,7 +14,9 @@ use crate::model::time::Timestamp;
 use super::binary::Reader;
 use super::encode::{SINGLE_OBJECT, fleet_key};
 use super::headers::CONTENT_TYPE;
-use super::{Codec, DecodeError, Header, RawRecord, WriterId, inputs, json, outputs, schema};
+use super::{
+    Codec, DecodeError, Header, RawRecord, WriterId, inbox, inputs, json, outputs, schema,
+};
 
 /// Bound of an input record's value: twice the largest payload, so that everything else fits
 /// beside it, and what decoding allocates stays within a few times of this.
@@ -137,8 +139,10 @@ impl Codec {
     }
 
     pub fn decode_lane_inbox(&self, record: &RawRecord<'_>) -> Result<InboxMessage, DecodeError> {
-        let message = self.parse(Topic::LaneInbox, record, inputs::read_lane_inbox, json::read)?;
-        message.result.validate().map_err(DecodeError::invalid)?;
+        let message = self.parse(Topic::LaneInbox, record, inbox::read_lane_inbox, json::read)?;
+        if let InboxBody::Result(result) = &message.body {
+            result.validate().map_err(DecodeError::invalid)?;
+        }
         Ok(message)
     }
 
@@ -269,7 +273,7 @@ impl Codec {
                 json::put(&mut out, &self.parse(Topic::TaskResults, record, read, json::read)?);
             }
             Topic::LaneInbox | Topic::LaneInboxDlq => {
-                let read = inputs::read_lane_inbox;
+                let read = inbox::read_lane_inbox;
                 json::put(&mut out, &self.parse(Topic::LaneInbox, record, read, json::read)?);
             }
             Topic::HealthEvents | Topic::HealthEventsDlq => {

@@ -10,7 +10,7 @@ use crate::model::resource::{FleetEntry, TENANT_KEY_PREFIX};
 use crate::model::result::TaskResult;
 use crate::model::task::Task;
 
-use super::{Codec, OutputFormat, inputs, json, outputs, schema};
+use super::{Codec, OutputFormat, inbox, inputs, json, outputs, schema};
 
 /// The first bytes of Avro single-object encoding.
 pub(super) const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
@@ -69,7 +69,7 @@ impl Codec {
 
     /// Always Avro single-object, as the journal.
     pub fn encode_lane_inbox(&self, message: &InboxMessage, out: &mut Vec<u8>) {
-        self.encode(Topic::LaneInbox, message, out, inputs::put_lane_inbox, json::put);
+        self.encode(Topic::LaneInbox, message, out, inbox::put_lane_inbox, json::put);
     }
 
     pub fn encode_task(&self, task: &Task, out: &mut Vec<u8>) {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::event::InboxMessage;
 use crate::model::health::{HealthEvent, HealthScope, HealthStatus};
 use crate::model::resource::{
     Dimension, FleetEntry, Limit, ResourceSpec, Speed, TenantSpec, TokenPrices,
@@ -85,6 +84,7 @@ pub(super) fn put_task(out: &mut Vec<u8>, task: &Task) {
         put_str(out, &stage.class);
         put_unsigned(out, stage.input_tokens);
         put_unsigned(out, stage.max_output_tokens);
+        put_strings(out, &stage.models);
     });
     put_option(out, task.payload.as_deref(), put_bytes);
 }
@@ -121,6 +121,7 @@ pub(super) fn read_task(reader: &mut Reader<'_>) -> Result<Task, DecodeError> {
             class: reader.string("stages.class")?,
             input_tokens: reader.u32("stages.input_tokens")?,
             max_output_tokens: reader.u32("stages.max_output_tokens")?,
+            models: reader.array("stages.models", Reader::string)?,
         })
     })?;
     let payload = reader.option("payload", Reader::bytes)?.map(<[u8]>::to_vec);
@@ -174,23 +175,6 @@ pub(super) fn read_task_result(reader: &mut Reader<'_>) -> Result<TaskResult, De
         retry_after_ms: reader.option("retry_after_ms", Reader::u64)?,
         error: reader.option("error", Reader::string)?,
     })
-}
-
-pub(super) fn put_lane_inbox(out: &mut Vec<u8>, message: &InboxMessage) {
-    put_unsigned(out, message.from_lane);
-    put_unsigned(out, message.to_lane);
-    put_option(out, Some(&message.result), put_task_result);
-}
-
-pub(super) fn read_lane_inbox(reader: &mut Reader<'_>) -> Result<InboxMessage, DecodeError> {
-    let from_lane = reader.u32("from_lane")?;
-    let to_lane = reader.u32("to_lane")?;
-    let result = reader.option("result", |reader, _| read_task_result(reader))?;
-    let Some(result) = result else {
-        let problem = "a message without content".to_owned();
-        return Err(DecodeError::Avro { field: "result", problem });
-    };
-    Ok(InboxMessage { from_lane, to_lane, result })
 }
 
 pub(super) fn put_health_event(out: &mut Vec<u8>, event: &HealthEvent) {

@@ -245,6 +245,8 @@ pub(super) fn read_route_decision(bytes: &[u8]) -> Result<RouteDecision<'static>
             })
             .collect(),
         payload: read_payload(bytes)?.map(Cow::Owned),
+        fallbacks_apart: decision.fallbacks_apart,
+        stages: decision.stages,
     })
 }
 
@@ -260,15 +262,8 @@ pub(super) fn read_balance_event(bytes: &[u8]) -> Result<BalanceEvent<'static>, 
 
 pub(super) fn read_load_snapshot(bytes: &[u8]) -> Result<LoadSnapshot<'static>, DecodeError> {
     let snapshot: LoadSnapshot<'_> = borrowed(bytes)?;
-    let own_load = |load: DimensionLoad<'_>| DimensionLoad {
-        dimension: own(load.dimension),
-        window_s: load.window_s,
-        limit: load.limit,
-        units: load.units,
-        used: load.used,
-        used_max: load.used_max,
-        price: load.price,
-    };
+    let own_load =
+        |load: DimensionLoad<'_>| DimensionLoad { dimension: own(load.dimension), ..load };
     Ok(LoadSnapshot {
         lane: snapshot.lane,
         resource: own(snapshot.resource),
@@ -277,6 +272,7 @@ pub(super) fn read_load_snapshot(bytes: &[u8]) -> Result<LoadSnapshot<'static>, 
         load: snapshot.load.into_iter().map(own_load).collect(),
         in_flight: snapshot.in_flight,
         backlog: snapshot.backlog,
+        system: snapshot.system,
     })
 }
 

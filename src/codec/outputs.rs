@@ -10,6 +10,7 @@ use crate::model::decision::{
 use crate::model::event::{BalanceEvent, BalanceKind, DimensionLoad, LoadSnapshot, OperatorAction};
 use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
+use crate::model::system_health::{Strategy, SystemHealth, SystemStatus};
 use crate::model::task::Priority;
 
 use super::binary::{
@@ -116,6 +117,8 @@ pub(super) fn put_route_decision(out: &mut Vec<u8>, decision: &RouteDecision<'_>
         put_str(out, &refusal.had);
     });
     put_option(out, decision.payload.as_deref(), put_bytes);
+    out.push(decision.fallbacks_apart.into());
+    put_unsigned(out, decision.stages);
 }
 
 pub(super) fn read_route_decision(
@@ -162,6 +165,8 @@ pub(super) fn read_route_decision(
         payload: reader
             .option("payload", Reader::bytes)?
             .map(|payload| Cow::Owned(payload.to_vec())),
+        fallbacks_apart: reader.bool("fallbacks_apart")?,
+        stages: reader.u32("stages")?,
     })
 }
 
@@ -232,9 +237,66 @@ pub(super) fn put_load_snapshot(out: &mut Vec<u8>, snapshot: &LoadSnapshot<'_>) 
         put_unsigned(out, load.used);
         put_unsigned(out, load.used_max);
         put_double(out, load.price);
+        put_unsigned(out, load.rights);
+        put_long(out, load.incarnation);
+        put_unsigned(out, load.waiting);
+        put_unsigned(out, load.largest_waiting);
+        put_option(out, load.waiting_since_ms, put_time);
     });
     put_unsigned(out, snapshot.in_flight);
     put_unsigned(out, snapshot.backlog);
+    put_option(out, snapshot.system.as_ref(), put_system_health);
+}
+
+fn put_system_health(out: &mut Vec<u8>, system: &SystemHealth) {
+    put_long(out, system.status as i64);
+    put_long(out, system.strategy as i64);
+    put_time(out, system.strategy_since_ms);
+    for count in [system.healthy, system.degraded, system.unhealthy, system.draining, system.full] {
+        put_unsigned(out, count);
+    }
+    put_unsigned(out, system.backlog_critical);
+    put_unsigned(out, system.backlog_interactive);
+    put_unsigned(out, system.backlog_batch);
+    out.push(u8::from(system.surge));
+    for rate in [
+        system.arrivals_per_s,
+        system.arrivals_per_s_usual,
+        system.arrivals_per_s_expected,
+        system.routed_per_s,
+        system.refused_per_s,
+        system.shed_per_s,
+    ] {
+        put_double(out, rate);
+    }
+    put_array(out, system.tenants_surging.iter(), |out, tenant| put_str(out, tenant));
+}
+
+fn read_system_health(
+    reader: &mut Reader<'_>,
+    _field: &'static str,
+) -> Result<SystemHealth, DecodeError> {
+    Ok(SystemHealth {
+        status: reader.symbol("system.status", &SystemStatus::ALL)?,
+        strategy: reader.symbol("system.strategy", &Strategy::ALL)?,
+        strategy_since_ms: read_time(reader, "system.strategy_since_ms")?,
+        healthy: reader.u32("system.healthy")?,
+        degraded: reader.u32("system.degraded")?,
+        unhealthy: reader.u32("system.unhealthy")?,
+        draining: reader.u32("system.draining")?,
+        full: reader.u32("system.full")?,
+        backlog_critical: reader.u64("system.backlog_critical")?,
+        backlog_interactive: reader.u64("system.backlog_interactive")?,
+        backlog_batch: reader.u64("system.backlog_batch")?,
+        surge: reader.take("system.surge", 1)? == [1],
+        arrivals_per_s: reader.double("system.arrivals_per_s")?,
+        arrivals_per_s_usual: reader.double("system.arrivals_per_s_usual")?,
+        arrivals_per_s_expected: reader.double("system.arrivals_per_s_expected")?,
+        routed_per_s: reader.double("system.routed_per_s")?,
+        refused_per_s: reader.double("system.refused_per_s")?,
+        shed_per_s: reader.double("system.shed_per_s")?,
+        tenants_surging: reader.array("system.tenants_surging", Reader::string)?,
+    })
 }
 
 pub(super) fn read_load_snapshot(
@@ -254,10 +316,16 @@ pub(super) fn read_load_snapshot(
                 used: reader.u64("load.used")?,
                 used_max: reader.u64("load.used_max")?,
                 price: reader.double("load.price")?,
+                rights: reader.u32("load.rights")?,
+                incarnation: reader.long("load.incarnation")?,
+                waiting: reader.u64("load.waiting")?,
+                largest_waiting: reader.u64("load.largest_waiting")?,
+                waiting_since_ms: reader.option("load.waiting_since_ms", read_time)?,
             })
         })?,
         in_flight: reader.u64("in_flight")?,
         backlog: reader.u64("backlog")?,
+        system: reader.option("system", read_system_health)?,
     })
 }
 

@@ -26,15 +26,15 @@ macro_rules! schema {
     };
 }
 
-const TASK: TopicSchema = schema!("task", 0x0f7c_cd21_2b2f_d421);
+const TASK: TopicSchema = schema!("task", 0xe082_c96e_3ba9_4757);
 const TASK_RESULT: TopicSchema = schema!("task_result", 0x4e9b_a4df_e7f5_5b56);
-const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0xfd8d_6dc9_f345_3247);
+const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0x6476_9d59_b491_69c5);
 const HEALTH_EVENT: TopicSchema = schema!("health_event", 0x7709_f0e6_af9c_c2ce);
 const FLEET_ENTRY: TopicSchema = schema!("fleet_entry", 0x17e5_85db_c2c6_caab);
-const ROUTE_DECISION: TopicSchema = schema!("route_decision", 0x2f34_7d9b_d25c_f82b);
+const ROUTE_DECISION: TopicSchema = schema!("route_decision", 0x1446_f78b_253c_8bc2);
 const ALLOCATION_EVENT: TopicSchema = schema!("allocation_event", 0x4c55_5b0d_26f5_bf7b);
 const BALANCE_EVENT: TopicSchema = schema!("balance_event", 0x1027_0f36_76cd_4404);
-const LOAD_SNAPSHOT: TopicSchema = schema!("load_snapshot", 0xa124_c832_df7e_9581);
+const LOAD_SNAPSHOT: TopicSchema = schema!("load_snapshot", 0x0aad_a032_6db8_c1ac);
 const JOURNAL: TopicSchema = schema!("journal", 0x64c3_54d5_cd6d_4234);
 const OPERATOR_ACTION: TopicSchema = schema!("operator_action", 0xd28a_378c_21c6_8360);
 

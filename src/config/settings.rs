@@ -127,7 +127,7 @@ const DAY_MS: u64 = 86_400_000;
 
 /// Every setting but `kafka.properties`, in the order of the reference.
 #[rustfmt::skip]
-pub const SETTINGS: [Setting; 63] = [
+pub const SETTINGS: [Setting; 67] = [
     setting("kafka.brokers", Brokers, Value("localhost:9092"),
         "Brokers to begin with; the others are found through them."),
     setting("kafka.group_id", Name, Value("pointsman"),
@@ -186,6 +186,10 @@ pub const SETTINGS: [Setting; 63] = [
     setting("routing.recognise_tasks_max", integer(0, 100_000_000), Value("1000000"), "… and among this many newest task ids of the lane."),
     setting("routing.explore_share", Number { min: 0.0, max: 0.5 }, Value("0.01"), "At most this share of the tasks goes to a resource that may be better than is believed; never a critical task."),
     setting("routing.reserve_output", Choice(&["all", "predicted"]), Value("all"), "Output that is reserved, and allowed by the decision: all of `max_output_tokens`, or what 99 in 100 tasks of the class need."),
+    setting("routing.priority_share_min", Number { min: 0.0, max: 0.2 }, Value("0.01"), "Each priority below `critical` gets at least this share of the tokens that are given while it waits."),
+    setting("routing.transfer_ms", Number { min: 0.0, max: 600_000.0 }, Value("100"), "A task whose next stage is served in another region begins it this much later."),
+    setting("routing.transfer_usd_per_million_tokens", Number { min: 0.0, max: 1_000.0 }, Value("0.0004"), "What it costs to bring a million tokens of the next stage's input to another region: 4 bytes a token at 0.1 USD a gigabyte."),
+    setting("routing.affinity_share", Number { min: 0.0, max: 1.0 }, Value("0.25"), "Where a task's session was served last, this share of its input's cost and reading time is taken to be saved; 0: sessions do not count."),
     setting("routing.load_snapshot_ms", integer(100, 3_600_000), Value("5000"), "The load snapshots of a lane are this far apart."),
 
     setting("snapshot.local_batches", integer(0, 1_000_000_000), Value("1000"), "A lane's snapshot is kept in `kafka.data_directory` after this many batches, …"),

@@ -180,6 +180,10 @@ fn routing(reader: &mut Reader) -> Policy {
         },
         load_snapshot_ms: reader.integer("routing.load_snapshot_ms"),
         pools_missing: Vec::new(),
+        priority_share_min: reader.number("routing.priority_share_min"),
+        transfer_ms: reader.number("routing.transfer_ms"),
+        transfer_usd_per_million_tokens: reader.number("routing.transfer_usd_per_million_tokens"),
+        affinity_share: reader.number("routing.affinity_share"),
     };
     if policy.lease_ms_min > policy.lease_ms_max {
         let allowed = format!("at most routing.lease_ms_max ({})", policy.lease_ms_max);

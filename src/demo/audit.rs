@@ -206,6 +206,7 @@ pub fn audit(
     };
     decisions::check_tasks(tasks, decisions, dead_letters, &mut report);
     decisions::check_reservations(decisions, allocations, &mut report);
+    decisions::check_order(decisions, allocations, &mut report);
     capacity::check(fleet, allocations, &mut report);
     report
 }

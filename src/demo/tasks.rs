@@ -2,7 +2,7 @@
 
 use super::draw::{Draw, Purpose};
 use super::trace::Arrival;
-use crate::model::task::{Objective, Priority, Requirements, Task};
+use crate::model::task::{Objective, Priority, Requirements, Stage, Task};
 
 /// A task, when it is published, and what the model will generate for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,9 +63,28 @@ fn task(index: usize, arrival: &Arrival, draw: &mut Draw) -> Task {
         requirements: requirements(tenant, class, draw),
         session: Some(session),
         features: Vec::new(),
-        stages: Vec::new(),
+        stages: stages(index, class, arrival),
         payload: Some(format!(r#"{{"trace_row":{}}}"#, index + 1).into_bytes()),
     }
+}
+
+/// Every so many tasks are drafted first and then done by their own class.
+const STAGED_EVERY: usize = 16;
+
+fn stages(index: usize, class: &str, arrival: &Arrival) -> Vec<Stage> {
+    if index % STAGED_EVERY != STAGED_EVERY - 1 {
+        return Vec::new();
+    }
+    let stage = |name: &str, class: &str, input_tokens: u32| Stage {
+        name: name.to_owned(),
+        class: class.to_owned(),
+        input_tokens,
+        // No answer of the trace is longer, so these never overrun.
+        max_output_tokens: OUTPUT_LIMITS[OUTPUT_LIMITS.len() - 1],
+        models: Vec::new(),
+    };
+    let (input, draft) = (arrival.input_tokens, arrival.output_tokens);
+    vec![stage("draft", "documentation", input), stage("final", class, input + draft)]
 }
 
 /// Deadlines are real time, not compressed: neither are the broker's and the router's latencies.

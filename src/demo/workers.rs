@@ -68,11 +68,19 @@ impl Work {
     }
 }
 
+/// Attempts of a stage, in the numbering over all stages: more than `attempts_max` allows.
+const STAGE_ATTEMPTS: u32 = 16;
+
 /// An attempt that runs, by the time at which it ends.
 struct Running<'a> {
     lane: i32,
+    /// Numbered over all stages, so that each draws for itself.
     attempt: Attempt,
+    /// As the decision has it.
+    attempt_number: u32,
     stage: u32,
+    /// Whether no stage follows.
+    is_last: bool,
     resource: &'a ResourceSpec,
     /// The resource's place in the fleet.
     number: usize,
@@ -167,7 +175,7 @@ impl<'a> Worker<'a> {
         };
         let attempt = Attempt {
             task_index: index,
-            number: decision.attempt,
+            number: decision.attempt + STAGE_ATTEMPTS * decision.stage,
             input_tokens: decision.input_tokens,
             output_tokens: task.generated_tokens,
         };
@@ -186,7 +194,9 @@ impl<'a> Worker<'a> {
         let running = Running {
             lane: decision.lane as i32,
             attempt,
+            attempt_number: decision.attempt,
             stage: decision.stage,
+            is_last: decision.stage + 1 >= decision.stages,
             resource,
             number,
             answer,
@@ -239,7 +249,7 @@ impl<'a> Worker<'a> {
         };
         let result = TaskResult {
             task_id: task.task_id.clone(),
-            attempt: attempt.number,
+            attempt: running.attempt_number,
             stage: running.stage,
             resource: resource.id.clone(),
             lane: u32::try_from(running.lane).ok(),
@@ -272,7 +282,8 @@ impl<'a> Worker<'a> {
         let topic = self.place.topics.name(Topic::TaskResults);
         let key = result.task_id.as_bytes();
         send(self.producer, topic, Some(running.lane), key, &self.value)?;
-        if succeeded {
+        // The success of a stage is the decision of the next.
+        if succeeded && running.is_last {
             self.place.ledger.ended(attempt.task_index);
         }
         Ok(())

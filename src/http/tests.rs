@@ -80,7 +80,7 @@ fn status_shows_lanes() {
             "in_flight": 0,
             "lanes": [{
                 "lane": 3, "state": "restoring", "reason": null, "seq": 0, "batch_time_ms": 0,
-                "in_flight": 0, "backlog": 0, "restore_remaining_records": 0, "lag": {}
+                "in_flight": 0, "backlog": 0, "restore_remaining_records": 0, "system": null, "lag": {}
             }],
             "resources": []
         })
@@ -108,9 +108,15 @@ fn load_shows_every_lane_that_is_asked_for() {
                     used: 1,
                     used_max: 2,
                     price: 0.0,
+                    rights: 500_000,
+                    incarnation: 3,
+                    waiting: 0,
+                    largest_waiting: 0,
+                    waiting_since_ms: None,
                 }],
                 in_flight: 1,
                 backlog: 0,
+                system: None,
             };
             let key = format!("{lane}/{resource}").into_bytes();
             view.load.insert(key.into(), Arc::new(snapshot));
@@ -120,7 +126,7 @@ fn load_shows_every_lane_that_is_asked_for() {
     });
     let of = |lane: u32, resource: &str| {
         format!(
-            r#"{{"lane":{lane},"resource":"{resource}","at_ms":7,"health":"healthy","load":[{{"dimension":"slots","window_s":0,"limit":8,"units":4,"used":1,"used_max":2,"price":0.0}}],"in_flight":1,"backlog":0}}"#
+            r#"{{"lane":{lane},"resource":"{resource}","at_ms":7,"health":"healthy","load":[{{"dimension":"slots","window_s":0,"limit":8,"units":4,"used":1,"used_max":2,"price":0.0,"rights":500000,"incarnation":3,"waiting":0,"largest_waiting":0,"waiting_since_ms":null}}],"in_flight":1,"backlog":0,"system":null}}"#
         )
     };
     let check = |query: &str, rows: &[(u32, &str)]| {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
+use crate::model::rights::Advice;
 use crate::model::time::Timestamp;
 use crate::model::{Topic, task::Task};
 use crate::routing::fact::{
-    AttemptEnd, ENGINE_VERSION, FACT_LEVEL, Fact, InputTopic, ResourceIndex,
+    AttemptEnd, ENGINE_VERSION, FACT_LEVEL, Fact, InputTopic, ResourceIndex, Taken,
 };
 use crate::routing::state::State;
 
@@ -25,6 +26,9 @@ pub const FACT_BYTES_MAX: usize = 512 << 10;
 /// Outputs of one batch. A batch of large payloads is cut here rather than at its number.
 pub const OUTPUT_BYTES_MAX: usize = 8 << 20;
 
+/// Advice that one batch considers: 200 KiB or so of facts and outputs.
+const ADVICE_MAX: usize = 256;
+
 pub struct Batch<'a> {
     settings: &'a LaneSettings,
     origin: Origin,
@@ -37,6 +41,7 @@ pub struct Batch<'a> {
     counts: BatchCounts,
     /// By resource: first attempts, later ones.
     selections: BTreeMap<ResourceIndex, (u64, u64)>,
+    advice: Vec<Advice>,
 }
 
 /// What a batch read of its inputs.
@@ -58,7 +63,26 @@ impl<'a> Batch<'a> {
             reread: Vec::new(),
             counts: BatchCounts::default(),
             selections: BTreeMap::new(),
+            advice: Vec::new(),
         }
+    }
+
+    /// Advice that came: considered at the end of the batch. What is too much for one batch will be
+    /// advised again.
+    pub fn advised(&mut self, advice: Advice) {
+        if self.advice.len() < ADVICE_MAX {
+            self.advice.push(advice);
+        } else {
+            self.advice_ignored();
+        }
+    }
+
+    pub fn take_advice(&mut self) -> Vec<Advice> {
+        std::mem::take(&mut self.advice)
+    }
+
+    pub fn advice_ignored(&mut self) {
+        self.counts.advice_ignored += 1;
     }
 
     pub fn is_full(&self) -> bool {
@@ -185,8 +209,14 @@ impl<'a> Batch<'a> {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished
+            | Fact::LoadPublished { .. }
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => {}
+            Fact::RightsGiven { .. } => counts.rights_given += 1,
+            Fact::RightsTaken { how, .. } => match how {
+                Taken::Held | Taken::Kept => counts.rights_taken += 1,
+                Taken::Void => counts.rights_void += 1,
+            },
         }
     }
 

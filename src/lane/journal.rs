@@ -157,7 +157,10 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => return,
     };
     // A fact that was just decoded is not shared yet.

@@ -3,8 +3,18 @@
 use super::Lane;
 use super::intake::Queue;
 use super::ready::Ready;
+use crate::model::time::Timestamp;
 
 impl Lane {
+    /// Up to when the batch that opens now decides all results. What is queued beyond it is read
+    /// and not decided: no lease may end over it.
+    pub(super) fn caught_up_at(&self) -> Timestamp {
+        if self.inbox.len() + self.results.len() > self.settings.batch_records_max {
+            return self.state.results_caught_up_at;
+        }
+        self.results_caught_up_at
+    }
+
     /// Forgets what was offered and not decided: batches that were decided elsewhere have it, or it
     /// is offered again. The positions go back with it.
     pub fn clear_queue(&mut self) {

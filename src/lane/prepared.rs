@@ -151,4 +151,10 @@ pub struct BatchCounts {
     pub fact_bytes: u64,
     /// Time of each task's record to the batch time, milliseconds.
     pub wait_ms: Vec<u32>,
+    /// Transfers of rights to other lanes, from them, and those whose limit is no more.
+    pub rights_given: u64,
+    pub rights_taken: u64,
+    pub rights_void: u64,
+    /// Advice of which nothing was safe or of use.
+    pub advice_ignored: u64,
 }

@@ -1,6 +1,9 @@
 //! Facts → outputs. Called with the state as it was before the fact, so that what a fact removes
 //! can still be named.
 
+mod sharing;
+mod spikes;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -13,7 +16,7 @@ use crate::model::allocation::{AllocationEvent, AllocationKind};
 use crate::model::decision::{
     ChainLink, ModelChain, Outcome, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
-use crate::model::event::{BalanceEvent, BalanceKind, DimensionLoad, LoadSnapshot};
+use crate::model::event::{BalanceEvent, BalanceKind};
 use crate::model::health::{HealthEvent, HealthScope, HealthStatus};
 use crate::model::reason::RefusalReason;
 use crate::model::task::{Priority, Task};
@@ -22,7 +25,6 @@ use crate::routing::TaskKey;
 use crate::routing::fact::{
     AttemptEnd, Fact, NewTask, RefusedCandidate, Reservation, ResourceIndex,
 };
-use crate::routing::fleet::Resource;
 use crate::routing::health::breaker_source;
 use crate::routing::state::{Phase, State};
 
@@ -47,17 +49,26 @@ struct About<'a> {
     priority: Priority,
     input_tokens: u32,
     max_output_tokens: u32,
+    stage: u32,
+    stages: u32,
 }
 
 impl<'a> About<'a> {
     fn of_task(task: &'a Task) -> Self {
+        let own = (task.class.as_str(), task.input_tokens, task.max_output_tokens);
+        let (class, input_tokens, max_output_tokens) = match task.stages.first() {
+            Some(first) => (first.class.as_str(), first.input_tokens, first.max_output_tokens),
+            None => own,
+        };
         About {
             task_id: &task.task_id,
             tenant: &task.tenant,
-            class: &task.class,
+            class,
             priority: task.priority,
-            input_tokens: task.input_tokens,
-            max_output_tokens: task.max_output_tokens,
+            input_tokens,
+            max_output_tokens,
+            stage: 0,
+            stages: (task.stages.len() as u32).max(1),
         }
     }
 
@@ -69,17 +80,30 @@ impl<'a> About<'a> {
             priority: task.shape.priority,
             input_tokens: task.input_tokens,
             max_output_tokens: task.max_output_tokens,
+            stage: task.stage,
+            stages: task.stage_count(),
         }
     }
 }
 
-fn chain(state: &State, resource: ResourceIndex) -> ModelChain<'_> {
-    let resource = state.fleet.at(resource);
-    vec![ChainLink {
-        stage: 0,
-        resource: Cow::Borrowed(&resource.id),
-        model: Cow::Borrowed(&resource.spec.model),
-    }]
+/// From `stage` on: the resource that serves it, then those that are planned for the later ones.
+fn chain<'a>(
+    state: &'a State,
+    stage: u32,
+    resource: ResourceIndex,
+    plan: Option<&Vec<ResourceIndex>>,
+) -> ModelChain<'a> {
+    let later = plan.map(Vec::as_slice).unwrap_or_default();
+    let mut chain = Vec::with_capacity(1 + later.len());
+    for (stage, resource) in (stage..).zip(std::iter::once(&resource).chain(later)) {
+        let resource = state.fleet.at(*resource);
+        chain.push(ChainLink {
+            stage,
+            resource: Cow::Borrowed(&resource.id),
+            model: Cow::Borrowed(&resource.spec.model),
+        });
+    }
+    chain
 }
 
 impl Renderer<'_> {
@@ -93,6 +117,7 @@ impl Renderer<'_> {
                 fallbacks,
                 lease_until,
                 metrics,
+                plans,
                 ..
             } => {
                 let known = task.as_deref().or_else(|| Some(&*state.tasks.get(key)?.task));
@@ -104,6 +129,7 @@ impl Renderer<'_> {
                     fallbacks,
                     lease_until: *lease_until,
                     metrics: *metrics,
+                    plans,
                 };
                 self.routed(state, &routed, source);
             }
@@ -113,7 +139,7 @@ impl Renderer<'_> {
             Fact::Duplicate { .. } => {
                 if let Some(task) = source.task {
                     let reason = Some(RefusalReason::Duplicate);
-                    self.denied(state, &task.task_id, 0, reason, source.traceparent);
+                    self.denied(state, &task.task_id, (0, 0), reason, source.traceparent);
                 }
             }
             Fact::AttemptEnded { key, end, tokens, requests, overrun_tokens, .. } => {
@@ -136,7 +162,16 @@ impl Renderer<'_> {
                 });
             }
             Fact::BreakerTold { resource, status } => self.breaker(state, *resource, *status),
-            Fact::LoadPublished => self.load(state),
+            Fact::StrategyChanged { to } => self.strategy(state, *to),
+            Fact::LoadPublished { due, owners, lacks } => {
+                self.load(state, owners, lacks);
+                if *due {
+                    self.system(state);
+                }
+            }
+            Fact::RightsGiven { limit, to_lane, rights } => {
+                self.given(state, limit, *to_lane, *rights);
+            }
             Fact::Queued { .. }
             | Fact::BatchOpened { .. }
             | Fact::PolicySet(_)
@@ -144,6 +179,7 @@ impl Renderer<'_> {
             | Fact::HealthSet { .. }
             | Fact::ControlSkipped { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::RightsTaken { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }
@@ -184,15 +220,22 @@ impl Renderer<'_> {
     }
 
     fn routed(&mut self, state: &State, routed: &Routed<'_>, source: Source<'_>) {
-        let Routed { about, attempt, reservation, fallbacks, lease_until, metrics } = routed;
+        let Routed { about, attempt, reservation, fallbacks, lease_until, metrics, plans } = routed;
         let resource = state.fleet.at(reservation.resource);
         let reserved = Reserved { slots: 1, requests: 1, tokens: reservation.tokens };
         let decision_id = self.outputs.next_id();
+        let others = fallbacks.iter().enumerate();
+        let domain = |resource: ResourceIndex| state.fleet.terms(resource).domain;
         let decision = RouteDecision {
             attempt: *attempt,
             outcome: Outcome::Routed,
-            primary: chain(state, reservation.resource),
-            fallbacks: fallbacks.iter().map(|resource| chain(state, *resource)).collect(),
+            primary: chain(state, about.stage, reservation.resource, plans.first()),
+            fallbacks: others
+                .map(|(at, one)| chain(state, about.stage, *one, plans.get(at + 1)))
+                .collect(),
+            fallbacks_apart: fallbacks
+                .iter()
+                .all(|one| domain(*one) != domain(reservation.resource)),
             metrics: *metrics,
             start_by_at_ms: Some(state.batch_time.plus_ms(state.policy.start_within_ms)),
             lease_until_at_ms: Some(*lease_until),
@@ -212,7 +255,7 @@ impl Renderer<'_> {
             resource: Cow::Borrowed(&resource.id),
             task_id: Cow::Borrowed(about.task_id),
             attempt: *attempt,
-            stage: 0,
+            stage: about.stage,
             lane: state.lane,
             at_ms: state.batch_time,
             reserved_at_ms: state.batch_time,
@@ -281,6 +324,7 @@ impl Renderer<'_> {
             | RefusalReason::Budget
             | RefusalReason::BacklogFull
             | RefusalReason::Shed => {
+                let attempt = (about.stage, attempt);
                 self.denied(state, about.task_id, attempt, Some(reason), source.traceparent);
             }
             RefusalReason::NoCapableResource
@@ -307,7 +351,7 @@ impl Renderer<'_> {
         &mut self,
         state: &State,
         task_id: &str,
-        attempt: u32,
+        (stage, attempt): (u32, u32),
         reason: Option<RefusalReason>,
         traceparent: Option<&[u8]>,
     ) {
@@ -316,7 +360,7 @@ impl Renderer<'_> {
             resource: Cow::Borrowed(""),
             task_id: Cow::Borrowed(task_id),
             attempt,
-            stage: 0,
+            stage,
             lane: state.lane,
             at_ms: state.batch_time,
             reserved_at_ms: state.batch_time,
@@ -350,7 +394,7 @@ impl Renderer<'_> {
             resource: Cow::Borrowed(&resource.id),
             task_id: Cow::Borrowed(&live.task.task_id),
             attempt: live.attempt,
-            stage: 0,
+            stage: live.task.stage,
             lane: state.lane,
             at_ms: state.batch_time,
             reserved_at_ms: reserved_at,
@@ -363,48 +407,6 @@ impl Renderer<'_> {
             codec.encode_allocation_event(&event, out);
         });
     }
-
-    /// A snapshot of each resource that was used since the last one.
-    fn load(&mut self, state: &State) {
-        for (_, resource) in state.fleet.iter().filter(|(_, resource)| resource.used()) {
-            let snapshot = LoadSnapshot {
-                lane: state.lane,
-                resource: Cow::Borrowed(&resource.id),
-                at_ms: state.batch_time,
-                health: resource.health,
-                load: loads(resource, state.batch_time),
-                in_flight: u64::from(resource.slots_in_use),
-                backlog: state.backlog.len() as u64,
-            };
-            let key = format!("{}/{}", state.lane, resource.id);
-            let codec = self.codec;
-            self.event(state, Topic::LoadSnapshots, &key, None, |out| {
-                codec.encode_load_snapshot(&snapshot, out);
-            });
-        }
-    }
-}
-
-fn loads(resource: &Resource, now: Timestamp) -> Vec<DimensionLoad<'_>> {
-    let slots = DimensionLoad {
-        dimension: Cow::Borrowed("slots"),
-        window_s: 0,
-        limit: u64::from(resource.spec.slots),
-        units: u64::from(resource.slots_units),
-        used: u64::from(resource.slots_in_use),
-        used_max: u64::from(resource.slots_used_max),
-        price: resource.slot_price.usual_task(now),
-    };
-    let rates = resource.rates.iter().map(|rate| DimensionLoad {
-        dimension: Cow::Borrowed(rate.limit.dimension.name()),
-        window_s: rate.limit.window_s,
-        limit: rate.limit.amount,
-        units: rate.units,
-        used: rate.window.used(),
-        used_max: rate.used_max,
-        price: rate.price.usual_task(now),
-    });
-    std::iter::once(slots).chain(rates).collect()
 }
 
 struct Routed<'a> {
@@ -414,6 +416,7 @@ struct Routed<'a> {
     fallbacks: &'a [ResourceIndex],
     lease_until: Timestamp,
     metrics: Option<RouteMetrics>,
+    plans: &'a [Vec<ResourceIndex>],
 }
 
 /// What is left of a reservation for the answer.
@@ -427,7 +430,7 @@ fn decision<'a>(state: &State, decision_id: &'a str, about: &About<'a>) -> Route
         decision_id: Cow::Borrowed(decision_id),
         task_id: Cow::Borrowed(about.task_id),
         attempt: 1,
-        stage: 0,
+        stage: about.stage,
         lane: state.lane,
         outcome: Outcome::Refused,
         reason: None,
@@ -446,5 +449,7 @@ fn decision<'a>(state: &State, decision_id: &'a str, about: &About<'a>) -> Route
         health_offset: state.health_position - 1,
         refusals: Vec::new(),
         payload: None,
+        fallbacks_apart: true,
+        stages: about.stages,
     }
 }

@@ -36,7 +36,10 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     })
 }
@@ -120,7 +123,10 @@ impl Lane {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished => {}
+            | Fact::LoadPublished { .. }
+            | Fact::RightsGiven { .. }
+            | Fact::RightsTaken { .. }
+            | Fact::StrategyChanged { .. } => {}
         }
     }
 
@@ -162,7 +168,10 @@ impl Lane {
                 | Fact::LeaseExtended { .. }
                 | Fact::BreakerTold { .. }
                 | Fact::FailoverEnded { .. }
-                | Fact::LoadPublished
+                | Fact::LoadPublished { .. }
+                | Fact::RightsGiven { .. }
+                | Fact::RightsTaken { .. }
+                | Fact::StrategyChanged { .. }
                 | Fact::DeadLettered { .. } => continue,
             };
             let Some(live) = self.state.tasks.get(&key) else { continue };
@@ -227,7 +236,10 @@ impl Lane {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished
+            | Fact::LoadPublished { .. }
+            | Fact::RightsGiven { .. }
+            | Fact::RightsTaken { .. }
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }
@@ -294,6 +306,11 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         recent,
         in_flight,
         load_published_at,
+        sharing,
+        shares,
+        reserved,
+        spikes,
+        affinity,
     } = one;
     let resources = || {
         let pairs = fleet.iter().zip(other.fleet.iter());
@@ -322,6 +339,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| differ("health_position", health_position, &other.health_position))
         .or_else(|| differ("in_flight", in_flight, &other.in_flight))
         .or_else(|| differ("load_published_at", load_published_at, &other.load_published_at))
+        .or_else(|| differ("sharing", sharing, &other.sharing))
         .or_else(|| differ("stake", stake, &other.stake))
         .or_else(|| differ("tasks", &tasks.len(), &other.tasks.len()))
         .or_else(held)
@@ -335,6 +353,10 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         .or_else(|| whole("recent ids", *recent == other.recent))
         .or_else(|| whole("leases", *leases == other.leases))
         .or_else(|| whole("backlog", *backlog == other.backlog))
+        .or_else(|| whole("affinity", *affinity == other.affinity))
         .or_else(|| whole("tenants", *tenants == other.tenants))
         .or_else(|| whole("fleet", *fleet == other.fleet))
+        .or_else(|| whole("shares", *shares == other.shares))
+        .or_else(|| differ("reserved", reserved, &other.reserved))
+        .or_else(|| whole("spikes", *spikes == other.spikes))
 }

@@ -1,10 +1,9 @@
 //! The whole lane at a seq, as bytes: what recovery begins with in place of the first batch.
 //!
 //! `magic, format version, header, state, live tasks, recent task ids, XXH3-128 of all that`. Header,
-//! state and tasks are postcard's. The lane stands still while its bytes are taken, so what is large
-//! is copied rather than encoded: a shape that tasks share is written once, recent ids are the bytes
-//! that they are in memory, leases follow from the tasks. The hash is computed elsewhere. A
-//! snapshot is a cache of the journal: one that cannot be used is dropped, and an older one or the
+//! state and tasks are postcard's. The lane stands still only while it is frozen: what is large is
+//! shared with it, and becomes bytes on another thread. A shape that tasks share is written once,
+//! recent ids are the bytes that they are in memory, leases follow from the tasks. A snapshot is a cache of the journal: one that cannot be used is dropped, and an older one or the
 //! journal's beginning serves.
 
 pub mod stored;
@@ -15,13 +14,14 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::journal::ChainHash;
 use super::{Lane, LaneSettings};
+use crate::routing::TaskKey;
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::{ENGINE_VERSION, FACT_LEVEL};
-use crate::routing::recent::Recent;
-use crate::routing::state::State;
+use crate::routing::recent::{Recent, RecentIds};
+use crate::routing::state::{LiveTask, State};
 
 /// Raised with every change of the state's encoding.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 
 const MAGIC: [u8; 4] = *b"PMLS";
 const HASH_BYTES: usize = 16;
@@ -57,23 +57,41 @@ pub enum SnapshotError {
     Other { lane: u32, lanes: u32 },
 }
 
+/// A lane at a seq, taken off it, to be made bytes of on another thread.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frozen {
+    /// Up to the live tasks.
+    head: Vec<u8>,
+    /// In the order of the state; what is large of each is shared with it.
+    tasks: Vec<(TaskKey, LiveTask)>,
+    recent: RecentIds,
+}
+
+impl Frozen {
+    /// The snapshot's bytes, with their hash.
+    ///
+    /// # Errors
+    /// Where a part of the state cannot be encoded: a bug.
+    pub fn encode(&self) -> Result<Vec<u8>, SnapshotError> {
+        let Frozen { head, tasks, recent } = self;
+        // Room for all of it: growing would copy it again and again.
+        let usual = head.len() + tasks.len() * TASK_BYTES + recent.len() * RECENT_BYTES;
+        let mut bytes = Vec::with_capacity(usual + HASH_BYTES);
+        bytes.extend_from_slice(head);
+        let mut bytes = tasks::write(tasks, bytes).map_err(unencodable)?;
+        recent.write(&mut bytes);
+        seal(&mut bytes);
+        Ok(bytes)
+    }
+}
+
 impl Lane {
     /// The lane as its last batch left it. To be taken right after [`Lane::prepare`] or
     /// [`Lane::fold`]: a later `prepare` moves the state on in time even where it makes no batch.
     ///
     /// # Errors
     /// Where a part of the state cannot be encoded: a bug.
-    pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
-        let mut bytes = self.snapshot_unsealed()?;
-        seal(&mut bytes);
-        Ok(bytes)
-    }
-
-    /// As [`Lane::snapshot`], without the hash at its end: [`seal`] adds it, on another thread.
-    ///
-    /// # Errors
-    /// As [`Lane::snapshot`].
-    pub fn snapshot_unsealed(&self) -> Result<Vec<u8>, SnapshotError> {
+    pub fn freeze(&self) -> Result<Frozen, SnapshotError> {
         let header = SnapshotHeader {
             engine_version: ENGINE_VERSION,
             fact_level: FACT_LEVEL,
@@ -84,21 +102,22 @@ impl Lane {
             hash: self.hash.0,
             offsets: self.decided().map(|(_, offset)| offset),
         };
-        let mut bytes = Vec::with_capacity(self.snapshot_bytes_usual());
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
-        let bytes = postcard::to_extend(&header, bytes);
-        let mut bytes = bytes
-            .and_then(|bytes| postcard::to_extend(&self.state, bytes))
-            .and_then(|bytes| tasks::write(&self.state, bytes))
-            .map_err(|error| SnapshotError::Unencodable(error.to_string()))?;
-        self.state.recent.write(&mut bytes);
-        Ok(bytes)
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        head.extend_from_slice(&MAGIC);
+        head.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
+        let head = postcard::to_extend(&header, head)
+            .and_then(|head| postcard::to_extend(&self.state, head))
+            .map_err(unencodable)?;
+        let tasks = self.state.tasks.iter().map(|(key, live)| (*key, live.clone())).collect();
+        Ok(Frozen { head, tasks, recent: self.state.recent.ids() })
     }
 
-    /// Room for all of it: growing would copy it again and again.
-    fn snapshot_bytes_usual(&self) -> usize {
-        BYTES_MIN + self.state.tasks.len() * TASK_BYTES + self.state.recent.len() * RECENT_BYTES
+    /// The bytes of [`Lane::freeze`] at once.
+    ///
+    /// # Errors
+    /// As [`Lane::freeze`].
+    pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
+        self.freeze()?.encode()
     }
 
     /// The lane that the bytes were taken of, number `lane` of `lanes`.
@@ -143,11 +162,15 @@ impl Lane {
 }
 
 /// The fleet, its windows and the rest; a task, with a long id; a recent id.
-const BYTES_MIN: usize = 256 << 10;
+const HEAD_BYTES: usize = 256 << 10;
 const TASK_BYTES: usize = 160;
 const RECENT_BYTES: usize = 24;
 
-/// Adds the hash to the bytes of [`Lane::snapshot_unsealed`].
+fn unencodable(error: postcard::Error) -> SnapshotError {
+    SnapshotError::Unencodable(error.to_string())
+}
+
+/// Adds the hash of the bytes.
 pub fn seal(bytes: &mut Vec<u8>) {
     let hash = xxh3_128(bytes);
     bytes.extend_from_slice(&hash.to_be_bytes());
@@ -252,7 +275,7 @@ mod tests {
                 bytes[5] = 9;
                 sealed(bytes);
             },
-            "the snapshot has format 9 and fact level 0; this release reads format 2 and fact levels up to 2",
+            "the snapshot has format 9 and fact level 0; this release reads format 3 and fact levels up to 2",
         );
         check(
             1,

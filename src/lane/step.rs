@@ -1,15 +1,17 @@
 //! The order of a batch: control records, inbox, results, timers, tasks.
 
-use crate::model::event::InboxMessage;
+use crate::model::event::{InboxBody, InboxMessage};
 use crate::model::reason::RefusalReason;
 use crate::model::result::TaskResult;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::routing::allocator::{ResultVerdict, decide_result};
-use crate::routing::balancer::{NewArrival, Turn, distribute_load};
+use crate::routing::balancer::{NewArrival, Turn, distribute_load, tried};
 use crate::routing::control::{decide_breakers, decide_fleet, decide_health, decide_policy};
 use crate::routing::engine::{decide_ended_wait, decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
+use crate::routing::sharing::{decide_given, decide_load, decide_taken};
+use crate::routing::spikes::{handle_spikes, shed};
 use crate::routing::{TaskKey, timers};
 
 use super::batch::Batch;
@@ -20,6 +22,7 @@ use super::{Control, Lane};
 
 impl Lane {
     pub(super) fn step(&mut self, batch: &mut Batch<'_>) {
+        self.memo.lacks.forget();
         self.step_breakers(batch);
         self.step_controls(batch);
         let mut left = self.settings.batch_records_max;
@@ -37,6 +40,22 @@ impl Lane {
         self.step_given_up(batch);
         self.step_tasks(batch, left);
         self.step_ended_waits(batch);
+        self.step_spikes(batch);
+        self.step_sharing(batch);
+    }
+
+    /// Last, because it depends on what the batch's tasks took and went without. In a full batch
+    /// too; bounded by itself.
+    fn step_sharing(&mut self, batch: &mut Batch<'_>) {
+        for advice in batch.take_advice() {
+            match decide_given(&self.state, &self.memo.lacks, &advice) {
+                Some(fact) => batch.apply(&mut self.state, fact, Source::default()),
+                None => batch.advice_ignored(),
+            }
+        }
+        if let Some(fact) = decide_load(&self.state, &self.memo.lacks) {
+            batch.apply(&mut self.state, fact, Source::default());
+        }
     }
 
     fn step_controls(&mut self, batch: &mut Batch<'_>) {
@@ -85,7 +104,15 @@ impl Lane {
         match entry.body {
             Body::Good(message) => {
                 let traceparent = entry.traceparent.as_deref();
-                self.settle(batch, &message.result, traceparent, None);
+                match &message.body {
+                    InboxBody::Result(result) => self.settle(batch, result, traceparent, None),
+                    InboxBody::Rights(transfer) => {
+                        let fact = decide_taken(&self.state, message.from_lane, transfer);
+                        batch.apply(&mut self.state, fact, Source::default());
+                    }
+                    // Followed when it is known what the lane's own tasks go without.
+                    InboxBody::Advice(advice) => batch.advised(advice.clone()),
+                }
             }
             Body::Dead(dead) => {
                 batch.bury(&mut self.state, InputTopic::LaneInbox, &dead.0, &dead.1);
@@ -131,7 +158,7 @@ impl Lane {
                 batch.forward(&InboxMessage {
                     from_lane: self.state.lane,
                     to_lane,
-                    result: result.clone(),
+                    body: InboxBody::Result(result.clone()),
                 });
                 return;
             }
@@ -181,11 +208,6 @@ impl Lane {
             batch.apply(&mut self.state, fact, Source::default());
         }
         self.step_breakers(batch);
-        let policy = &self.state.policy;
-        let due = self.state.load_published_at.plus_ms(policy.load_snapshot_ms);
-        if self.state.fleet.used() && due <= self.state.batch_time {
-            batch.apply(&mut self.state, Fact::LoadPublished, Source::default());
-        }
     }
 
     /// Tasks that are given up and whose records have been read again, and waiting ones whose
@@ -200,7 +222,14 @@ impl Lane {
                 .enumerate()
                 .map(|(number, tried)| {
                     let resource = &self.state.fleet.at(tried.resource).id;
-                    format!("attempt {} on {resource}: {}", number + 1, tried.end.name())
+                    // Stages count from 1 for people; those before have succeeded.
+                    let stage = match &live.task.stages {
+                        Some(stages) => {
+                            format!("stage {} of {}, ", live.task.stage + 1, stages.len())
+                        }
+                        None => String::new(),
+                    };
+                    format!("{stage}attempt {} on {resource}: {}", number + 1, tried.end.name())
                 })
                 .collect();
             let (reason, record) = match last {
@@ -251,7 +280,7 @@ impl Lane {
 
     /// The tasks that wait and the new ones, together in the order of what they stand to lose.
     fn step_tasks(&mut self, batch: &mut Batch<'_>, mut left: usize) {
-        let mut waiting = self.state.backlog.tried();
+        let mut waiting = tried(&self.state);
         loop {
             let arrivals = self.take_tasks(batch, &mut left);
             let turns = self.turns(&waiting, &arrivals);
@@ -336,6 +365,19 @@ impl Lane {
                 batch.apply(&mut self.state, fact, Source::default());
                 self.ready.remove(key);
             }
+        }
+    }
+
+    /// After all tasks were tried: what is in force is what became of them. Bounded by itself.
+    fn step_spikes(&mut self, batch: &mut Batch<'_>) {
+        if let Some(fact) = handle_spikes(&self.state) {
+            batch.apply(&mut self.state, fact, Source::default());
+        }
+        for key in shed(&self.state) {
+            let reason = RefusalReason::Shed;
+            let fact = Fact::Refused { key, known: true, reason, candidates: Vec::new() };
+            batch.apply(&mut self.state, fact, Source::default());
+            self.ready.remove(key);
         }
     }
 

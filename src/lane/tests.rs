@@ -2,9 +2,13 @@
 //! again.
 
 mod breakers;
+mod chains;
+mod fairness;
 mod flow;
 pub(crate) mod laws;
 mod prices;
+mod sharing;
+mod spikes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

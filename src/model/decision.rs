@@ -76,8 +76,9 @@ pub struct RouteDecision<'a> {
     pub decision_id: Cow<'a, str>,
     #[serde(borrow)]
     pub task_id: Cow<'a, str>,
-    /// From 1.
+    /// Of this stage, from 1.
     pub attempt: u32,
+    /// The stage that is decided, from 0; class and sizes are this one's.
     pub stage: u32,
     /// The partition to which the results of this attempt go.
     pub lane: u32,
@@ -89,8 +90,9 @@ pub struct RouteDecision<'a> {
     #[serde(borrow)]
     pub class: Cow<'a, str>,
     pub priority: Priority,
+    /// From this stage to the last: the first is reserved, the others are planned.
     pub primary: ModelChain<'a>,
-    /// The next best chains, none of which shares a failure domain with the primary.
+    /// The next best chains for this stage and those after it; see `fallbacks_apart`.
     pub fallbacks: Vec<ModelChain<'a>>,
     pub metrics: Option<RouteMetrics>,
     pub decided_at_ms: Timestamp,
@@ -109,6 +111,21 @@ pub struct RouteDecision<'a> {
     pub refusals: Vec<Refusal<'a>>,
     #[serde(skip)]
     pub payload: Option<Cow<'a, [u8]>>,
+    /// No fallback shares a failure domain with the primary. Where it says otherwise, the fleet has
+    /// no other that could serve.
+    #[serde(default = "yes")]
+    pub fallbacks_apart: bool,
+    /// How many stages the task has.
+    #[serde(default = "one")]
+    pub stages: u32,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// Bound of the refusals that travel with a decision; `explain` derives all of them.

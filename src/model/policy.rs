@@ -43,6 +43,15 @@ pub struct Policy {
     pub load_snapshot_ms: u64,
     /// Pools of the fleet whose decision topic does not exist; found by the shell.
     pub pools_missing: Vec<String>,
+    /// Of what all priorities are given, each below the highest gets at least this share while it
+    /// waits; in [0, 0.2].
+    pub priority_share_min: f64,
+    /// A task whose next stage is served in another region begins it this much later.
+    pub transfer_ms: f64,
+    /// What it costs to bring a million tokens of the next stage's input to another region.
+    pub transfer_usd_per_million_tokens: f64,
+    /// This share of an input's cost and reading time is saved where its session was served last; in [0, 1].
+    pub affinity_share: f64,
 }
 
 impl Default for Policy {
@@ -63,6 +72,10 @@ impl Default for Policy {
             reserve_output: ReserveOutput::All,
             load_snapshot_ms: 5_000,
             pools_missing: Vec::new(),
+            priority_share_min: 0.01,
+            transfer_ms: 100.0,
+            transfer_usd_per_million_tokens: 0.0004,
+            affinity_share: 0.25,
         }
     }
 }

@@ -254,7 +254,13 @@ fn check_limits(limits: &[Limit], check: &mut impl FnMut(Result<(), Invalid>)) {
         let given = format!("{} limits", limits.len());
         check(Err(Invalid::new("limits", given, &format!("at most {LIMITS_MAX}"))));
     }
-    for limit in limits {
+    for (place, limit) in limits.iter().enumerate() {
+        let is_same =
+            |other: &Limit| other.dimension == limit.dimension && other.window_s == limit.window_s;
+        if limits[..place].iter().any(is_same) {
+            let given = format!("two of {} in {} s", limit.dimension.name(), limit.window_s);
+            check(Err(Invalid::new("limits", given, "one of each dimension and window")));
+        }
         if limit.amount == 0 || limit.amount > 1_000_000_000_000 {
             check(Err(Invalid::new("limits.amount", limit.amount, "1 to 1,000,000,000,000")));
         }

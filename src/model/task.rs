@@ -103,6 +103,9 @@ pub struct Stage {
     pub input_tokens: u32,
     #[serde(default = "default_max_output_tokens")]
     pub max_output_tokens: u32,
+    /// Models that may serve this stage, in place of the task's; empty: the task's.
+    #[serde(default)]
+    pub models: Vec<String>,
 }
 
 /// A task as a producer published it. See `schemas/task.avsc` for the wire format.
@@ -133,6 +136,8 @@ pub struct Task {
     pub session: Option<String>,
     #[serde(default)]
     pub features: Vec<f32>,
+    /// In order; empty: one stage, the task itself. Where there are some, class and sizes are theirs,
+    /// and the task's own are not looked at.
     #[serde(default)]
     pub stages: Vec<Stage>,
     /// Opaque; passed on with the decision. The text as it came where the task was JSON.
@@ -248,6 +253,10 @@ impl Task {
             check_name("stages.class", &stage.class, NAME_BYTES_MAX)?;
             check_tokens("stages.input_tokens", stage.input_tokens)?;
             check_tokens("stages.max_output_tokens", stage.max_output_tokens)?;
+            check_count("stages.models", stage.models.len(), REQUIREMENTS_MAX)?;
+            for name in &stage.models {
+                check_name("stages.models", name, NAME_BYTES_MAX)?;
+            }
         }
         match &self.payload {
             Some(payload) if payload.len() > PAYLOAD_BYTES_MAX => Err(Invalid::new(

@@ -346,7 +346,10 @@ pub fn is_decision(fact: &Fact) -> bool {
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }

@@ -261,7 +261,10 @@ fn admits(fact: &Fact) -> bool {
         | Fact::ControlSkipped { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }
@@ -282,7 +285,10 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::ControlSkipped { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }

@@ -17,6 +17,7 @@ use crate::lane::LaneSettings;
 use crate::model::journal::JournalRecord;
 use crate::model::time::Timestamp;
 use crate::routing::TaskKey;
+use crate::routing::chain::first_shape;
 use crate::routing::explain::{Asked, Considered, explain};
 use crate::routing::fact::{ENGINE_VERSION, Fact, NewTask};
 use crate::routing::shape::Shape;
@@ -151,7 +152,10 @@ fn refused_task(
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     });
     if !refused {
@@ -160,14 +164,10 @@ fn refused_task(
     let tasks = player.tasks_of(source, &batch.record)?;
     Ok(tasks.into_iter().find(|found| found.key == key).map(|found| {
         let created_at = found.task.created_at_ms.unwrap_or(found.at);
-        NewTask {
-            task_id: found.task.task_id.as_str().into(),
-            shape: std::sync::Arc::new(Shape::of(&found.task)),
-            offset: found.record.offset,
-            deadline_at: found.task.deadline_ms.map_or(Timestamp::MAX, |ms| created_at.plus_ms(ms)),
-            input_tokens: found.task.input_tokens,
-            max_output_tokens: found.task.max_output_tokens,
-        }
+        let shape = first_shape(&found.task).unwrap_or_else(|| Shape::of(&found.task));
+        let deadline_at =
+            found.task.deadline_ms.map_or(Timestamp::MAX, |ms| created_at.plus_ms(ms));
+        NewTask::of(&found.task, std::sync::Arc::new(shape), found.record.offset, deadline_at)
     }))
 }
 
@@ -231,7 +231,10 @@ impl Telling<'_> {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished
+            | Fact::LoadPublished { .. }
+            | Fact::RightsGiven { .. }
+            | Fact::RightsTaken { .. }
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => None,
         };
         asked.map(|task| explain(state, &Asked::of(task, live))).unwrap_or_default()
@@ -241,17 +244,30 @@ impl Telling<'_> {
 fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
     let id = |index| state.fleet.at(index).id.to_string();
     match fact {
-        Fact::Routed { attempt, reservation, fallbacks, lease_until, .. } => (
-            "routed",
-            json!({
+        Fact::Routed { key, task, attempt, reservation, fallbacks, lease_until, plans, .. } => {
+            let known = task.as_deref().or_else(|| Some(&*state.tasks.get(key)?.task));
+            let chain = |first: &u16, plan: Option<&Vec<u16>>| {
+                let later = plan.into_iter().flatten().copied();
+                std::iter::once(*first).chain(later).map(id).collect::<Vec<_>>()
+            };
+            let mut detail = json!({
                 "attempt": attempt,
                 "resource": id(reservation.resource),
                 "fallbacks": fallbacks.iter().map(|one| id(*one)).collect::<Vec<_>>(),
                 "reserved": {"slots": 1, "requests": 1, "tokens": reservation.tokens},
                 "usd_micros": reservation.usd_micros,
                 "lease_until_at_ms": lease_until.as_ms(),
-            }),
-        ),
+            });
+            if let Some(known) = known.filter(|known| known.stages.is_some()) {
+                let others = fallbacks.iter().enumerate();
+                let others = others.map(|(at, one)| chain(one, plans.get(at + 1)));
+                detail["stage"] = json!(known.stage);
+                detail["stages"] = json!(known.stage_count());
+                detail["chain"] = json!(chain(&reservation.resource, plans.first()));
+                detail["fallback_chains"] = json!(others.collect::<Vec<_>>());
+            }
+            ("routed", detail)
+        }
         Fact::Queued { blocked_by, until, .. } => {
             ("queued", json!({"blocked_by": blocked_by.name(), "until_ms": until.as_ms()}))
         }
@@ -263,6 +279,7 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
                 Then::Done => "over",
                 Then::Again => "waits for another attempt",
                 Then::GiveUp => "attempts are spent",
+                Then::Next => "waits for its next stage",
             };
             let detail = json!({
                 "end": end.name(), "tokens": tokens, "overrun_tokens": overrun_tokens, "then": then,
@@ -279,7 +296,10 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::ControlSkipped { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => ("other", json!({})),
     }
 }

@@ -247,7 +247,7 @@ fn what_was_published_is_compared_too() {
     };
     check(
         &|records| records[1].value.as_mut().unwrap().push(b' '),
-        ("route-decisions 0-1-2-2", "647 bytes", "other 646 bytes"),
+        ("route-decisions 0-1-2-2", "681 bytes", "other 680 bytes"),
     );
     check(
         &|records| drop(records.remove(1)),

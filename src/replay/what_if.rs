@@ -23,6 +23,7 @@ use crate::lane::prepared::{OutputTopic, Prepared};
 use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::model::decision::{Outcome, RouteDecision};
+use crate::model::event::InboxMessage;
 use crate::model::journal::JournalRecord;
 use crate::model::result::{ResultStatus, TaskResult};
 use crate::model::time::Timestamp;
@@ -140,16 +141,16 @@ fn decisions<'a>(
     })
 }
 
-/// What was decided about a task: its id, the attempt, and where it goes.
-type Way = (String, u32, Option<String>);
+/// What was decided about a task: its id, stage and attempt, and where it goes.
+type Way = (String, u32, u32, Option<String>);
 
 fn way_of(decision: &RouteDecision<'_>) -> Way {
     let to = resource_of(decision).map(str::to_owned);
-    (decision.task_id.to_string(), decision.attempt, to)
+    (decision.task_id.to_string(), decision.stage, decision.attempt, to)
 }
 
-/// An attempt, by its task and number.
-type AttemptKey = (TaskKey, u32);
+/// An attempt, by its task, stage and number.
+type AttemptKey = (TaskKey, u32, u32);
 
 /// The lane under the change.
 struct Other {
@@ -201,9 +202,9 @@ impl Other {
         for (key, live) in &lane.state().tasks {
             if let crate::routing::state::Phase::InFlight { resource, reserved_at, .. } = live.phase
             {
-                real.insert((*key, live.attempt));
+                real.insert((*key, live.task.stage, live.attempt));
                 let id = lane.state().fleet.at(resource).id.to_string();
-                baseline.insert((*key, live.attempt), (id, reserved_at));
+                baseline.insert((*key, live.task.stage, live.attempt), (id, reserved_at));
             }
         }
         let next_result = lane.positions().task_results.unwrap_or(0);
@@ -222,7 +223,7 @@ impl Other {
 
     fn baseline_decided(&mut self, decision: &RouteDecision<'_>, at: Timestamp) {
         if let Some(resource) = resource_of(decision) {
-            let key = (TaskKey::of(&decision.task_id), decision.attempt);
+            let key = (TaskKey::of(&decision.task_id), decision.stage, decision.attempt);
             self.baseline.insert(key, (resource.to_owned(), at));
         }
     }
@@ -351,12 +352,12 @@ impl Other {
             let codec = std::sync::Arc::clone(&self.codec);
             let decoded = record.with_raw(*topic, |raw| {
                 if *topic == Topic::LaneInbox {
-                    return codec.decode_lane_inbox(raw).ok().map(|message| message.result);
+                    return codec.decode_lane_inbox(raw).ok().and_then(InboxMessage::into_result);
                 }
                 codec.decode_task_result(raw).ok()
             });
             let Some(result) = decoded else { continue };
-            let key = (TaskKey::of(&result.task_id), result.attempt);
+            let key = (TaskKey::of(&result.task_id), result.stage, result.attempt);
             if result.attempt > 0 && !self.real.contains(&key) {
                 continue;
             }
@@ -387,7 +388,7 @@ impl Other {
     /// Notes a decision; whether its result has to be modelled.
     fn decided(&mut self, decision: &RouteDecision<'_>, at: Timestamp) -> bool {
         let Some(resource) = resource_of(decision) else { return false };
-        let key = (TaskKey::of(&decision.task_id), decision.attempt);
+        let key = (TaskKey::of(&decision.task_id), decision.stage, decision.attempt);
         let same =
             self.baseline.get(&key).is_some_and(|(went, when)| went == resource && *when == at);
         if same {
@@ -398,7 +399,7 @@ impl Other {
         let result = TaskResult {
             task_id: decision.task_id.to_string(),
             attempt: decision.attempt,
-            stage: 0,
+            stage: decision.stage,
             resource: resource.to_owned(),
             lane: None,
             status: ResultStatus::Succeeded,

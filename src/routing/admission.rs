@@ -13,9 +13,10 @@ use governor::{Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 
 use super::fact::{Reservation, TenantIndex};
-use super::fleet::{Rate, Release};
+use super::fleet::{Deal, Rate, Release, Stand, renew};
 use crate::model::reason::RefusalReason;
 use crate::model::resource::{Dimension, Limit, TenantSpec};
+use crate::model::rights::{BUDGET_WINDOW_S, LimitKind};
 use crate::model::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,54 @@ pub struct Tenant {
     pub budget: Option<Rate>,
     /// The theoretical arrival time of governor's rate algorithm, nanoseconds since the epoch.
     pub burst_arrival_ns: Option<u64>,
+    /// Limits that were taken out, the longest gone first, and the budget where it was.
+    pub dormant: Vec<Rate>,
+    pub dormant_budget: Option<Rate>,
+}
+
+impl Tenant {
+    fn rates(&self) -> impl Iterator<Item = &Rate> {
+        self.rates.iter().chain(&self.budget)
+    }
+
+    fn rates_mut(&mut self) -> impl Iterator<Item = &mut Rate> {
+        self.rates.iter_mut().chain(&mut self.budget)
+    }
+
+    /// With those that were taken out and may come back.
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Rate> {
+        let Tenant { rates, budget, dormant, dormant_budget, .. } = self;
+        rates.iter_mut().chain(budget).chain(dormant).chain(dormant_budget)
+    }
+
+    /// Whether any of its limits was in use since its last load snapshot.
+    pub fn used(&self) -> bool {
+        self.rates().any(|rate| rate.used_max > 0)
+    }
+
+    /// How the lane stands with one of its limits; `None` where it never had it.
+    pub fn stand(&self, kind: LimitKind) -> Option<Stand> {
+        let in_force = !self.removed;
+        let (there, gone) = if kind == LimitKind::Budget {
+            (self.budget.as_ref(), self.dormant_budget.as_ref())
+        } else {
+            let of = |rate: &&Rate| rate.is(kind);
+            (self.rates.iter().find(of), self.dormant.iter().find(of))
+        };
+        let there = there.map(|rate| Stand { in_force, ..rate.stand() });
+        there.or_else(|| Some(Stand { in_force: false, ..gone?.stand() }))
+    }
+
+    fn hold(&mut self, kind: LimitKind, rights: u32, lanes: u32) {
+        let found = if kind == LimitKind::Budget {
+            self.budget.as_mut().or(self.dormant_budget.as_mut())
+        } else {
+            self.rates.iter_mut().chain(&mut self.dormant).find(|rate| rate.is(kind))
+        };
+        if let Some(rate) = found {
+            rate.hold(rights, lanes);
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,8 +90,6 @@ pub struct Tenants {
 /// Tenants that a fleet may name: indices are `u16`.
 pub const TENANTS_MAX: usize = 50_000;
 
-const HOUR_S: u32 = 3_600;
-
 impl Tenants {
     pub fn new(lane: u32, lanes: u32) -> Self {
         Tenants { lane, lanes, tenants: Vec::new(), by_id: BTreeMap::new() }
@@ -51,6 +98,11 @@ impl Tenants {
     pub fn index_of(&self, id: &str) -> Option<TenantIndex> {
         let index = *self.by_id.get(id)?;
         (!self.tenants[usize::from(index)].removed).then_some(index)
+    }
+
+    /// The tenant's weight inside a priority; 1 for one that the fleet does not name.
+    pub fn weight(&self, id: &str) -> f64 {
+        self.index_of(id).map_or(1.0, |index| self.tenants[usize::from(index)].spec.weight)
     }
 
     pub fn len(&self) -> usize {
@@ -65,8 +117,9 @@ impl Tenants {
         self.by_id.contains_key(id)
     }
 
-    /// Adds or changes a tenant; windows of limits that remain keep their debits.
-    pub fn set(&mut self, spec: &TenantSpec, start_within_ms: u64) {
+    /// Adds or changes a tenant by the fleet's record at this offset; limits that remain keep their
+    /// debits, and lanes their rights: see [`renew`].
+    pub fn set(&mut self, offset: i64, spec: &TenantSpec, start_within_ms: u64) {
         let index = match self.by_id.get(&spec.id) {
             Some(index) => usize::from(*index),
             None => {
@@ -77,37 +130,58 @@ impl Tenants {
                     rates: Vec::new(),
                     budget: None,
                     burst_arrival_ns: None,
+                    dormant: Vec::new(),
+                    dormant_budget: None,
                 });
                 self.tenants.len() - 1
             }
         };
-        let (lane, lanes) = (self.lane, self.lanes);
+        let deal = Deal { lane: self.lane, lanes: self.lanes, offset, start_within_ms };
         let tenant = &mut self.tenants[index];
-        let mut before = std::mem::take(&mut tenant.rates);
-        let budget_before = tenant.budget.take();
-        let mut keep = |limit: Limit| {
-            let same = |rate: &Rate| {
-                rate.limit.dimension == limit.dimension && rate.limit.window_s == limit.window_s
-            };
-            let mut rate = Rate::new(limit, lane, lanes, start_within_ms);
-            if let Some(at) = before.iter().position(same) {
-                let before = before.swap_remove(at);
-                (rate.window, rate.price) = (before.window, before.price);
+        renew(&mut tenant.rates, &mut tenant.dormant, &spec.limits, deal);
+        let before = tenant.budget.take().or(tenant.dormant_budget.take());
+        match spec.usd_per_hour {
+            Some(usd) => {
+                let amount = (usd * 1e6) as u64;
+                let limit =
+                    Limit { dimension: Dimension::Tokens, amount, window_s: BUDGET_WINDOW_S };
+                let mut budget = before.unwrap_or_else(|| Rate::new(limit, deal));
+                budget.resize(amount, deal.lanes);
+                tenant.budget = Some(budget);
             }
-            rate
-        };
-        tenant.rates = spec.limits.iter().map(|limit| keep(*limit)).collect();
-        tenant.budget = spec.usd_per_hour.map(|usd| {
-            let amount = (usd * 1e6) as u64;
-            let limit = Limit { dimension: Dimension::Tokens, amount, window_s: HOUR_S };
-            let mut rate = Rate::new(limit, lane, lanes, start_within_ms);
-            if let Some(before) = budget_before {
-                (rate.window, rate.price) = (before.window, before.price);
-            }
-            rate
-        });
+            None => tenant.dormant_budget = before,
+        }
         tenant.spec = spec.clone();
         tenant.removed = false;
+    }
+
+    /// How the lane stands with a limit of a tenant.
+    pub fn stand(&self, id: &str, kind: LimitKind) -> Option<Stand> {
+        self.tenants[usize::from(*self.by_id.get(id)?)].stand(kind)
+    }
+
+    /// From now on the lane holds so many rights of a limit.
+    pub fn hold(&mut self, id: &str, kind: LimitKind, rights: u32) {
+        if let Some(index) = self.by_id.get(id) {
+            self.tenants[usize::from(*index)].hold(kind, rights, self.lanes);
+        }
+    }
+
+    /// The tenant at an index that a fact or a live task carries.
+    pub fn at(&self, index: TenantIndex) -> &Tenant {
+        &self.tenants[usize::from(index)]
+    }
+
+    /// Every tenant, removed ones included, in the order of their indices.
+    pub fn iter(&self) -> impl Iterator<Item = (TenantIndex, &Tenant)> {
+        self.tenants.iter().enumerate().map(|(index, tenant)| (index as TenantIndex, tenant))
+    }
+
+    /// The highest uses of one tenant start again from what is in use now.
+    pub fn reset_peaks(&mut self, index: TenantIndex) {
+        for rate in self.tenants[usize::from(index)].rates_mut() {
+            rate.used_max = rate.window.used();
+        }
     }
 
     pub fn remove(&mut self, id: &str) {
@@ -118,7 +192,7 @@ impl Tenants {
 
     pub fn advance(&mut self, now: Timestamp) {
         for tenant in &mut self.tenants {
-            for rate in tenant.rates.iter_mut().chain(&mut tenant.budget) {
+            for rate in tenant.all_mut() {
                 rate.window.advance(now);
             }
         }
@@ -126,7 +200,7 @@ impl Tenants {
 
     pub fn resize_windows(&mut self, start_within_ms: u64) {
         for tenant in &mut self.tenants {
-            for rate in tenant.rates.iter_mut().chain(&mut tenant.budget) {
+            for rate in tenant.all_mut() {
                 rate.window = rate.window.resized(rate.limit.window_s, start_within_ms);
             }
         }

@@ -45,7 +45,8 @@ pub fn decide_result(state: &State, result: &TaskResult) -> ResultVerdict {
             ResultVerdict::UnknownTask
         };
     };
-    if result.attempt != live.attempt && result.attempt != 0 {
+    let attempt = (live.task.stage, live.attempt);
+    if (result.stage, result.attempt) != attempt && result.attempt != 0 {
         return ResultVerdict::Stale;
     }
     let (resource, lease_until) = match live.phase {
@@ -132,6 +133,7 @@ pub fn attempt_ended(
     let failures = live.failures + u32::from(end.is_failure());
     let spent = failures >= state.policy.attempts_max || live.attempt >= ATTEMPTS_ALL_MAX;
     let then = match end {
+        AttemptEnd::Succeeded if !live.task.later().is_empty() => Then::Next,
         AttemptEnd::Succeeded | AttemptEnd::Cancelled => Then::Done,
         AttemptEnd::Failed
         | AttemptEnd::RateLimited

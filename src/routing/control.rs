@@ -16,9 +16,14 @@ pub fn decide_fleet(state: &State, offset: i64, entry: FleetEntry) -> Result<Fac
     };
     match &entry {
         FleetEntry::Resource(spec) => {
-            let known = state.fleet.index_of(&spec.id).is_some();
+            let known = state.fleet.index_of(&spec.id);
+            let known = known.is_some_and(|index| !state.fleet.at(index).removed);
+            // Counted only where there may be too many.
             if !known && state.fleet.len() >= RESOURCES_MAX {
-                return full("resource", state.fleet.len(), RESOURCES_MAX);
+                let count = state.fleet.count();
+                if count >= RESOURCES_MAX {
+                    return full("resource", count, RESOURCES_MAX);
+                }
             }
         }
         FleetEntry::Tenant(spec) => {

@@ -13,6 +13,7 @@ use super::fact::{ResourceIndex, TenantIndex};
 use super::fleet::{Claim, Resource};
 use super::posterior::Belief;
 use super::shape::{Shape, SharedShape};
+use super::sharing::Lacks;
 use super::speed;
 use super::state::State;
 use crate::model::health::HealthStatus;
@@ -76,6 +77,11 @@ impl Candidate {
         prompt.base
             - prompt.per_token * f64::from(input_tokens)
             - self.per_output_token * output_tokens
+    }
+
+    /// The part of the utility that reading the input costs: money and time.
+    pub fn input_part(&self, input_tokens: u32) -> f64 {
+        self.prompts[speed::range(input_tokens)].per_token * f64::from(input_tokens)
     }
 }
 
@@ -250,6 +256,8 @@ pub struct Memo {
     pub(super) chances: Vec<(f64, f64, ResourceIndex)>,
     /// What tasks that were asked before wait for, in the batch that is being assigned.
     claims: BTreeMap<ResourceIndex, Claim>,
+    /// What tasks of the batch went without.
+    pub lacks: Lacks,
 }
 
 /// Candidates that all lists may hold together: 80 bytes each, so 21 MB.

@@ -1,6 +1,8 @@
 //! The routing engine: which resource serves a task now, with which fallbacks, or why none does.
 
+mod ahead;
 mod explore;
+mod kept;
 mod refused;
 mod survey;
 
@@ -8,6 +10,8 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::TaskKey;
+use super::affinity::session_of;
+use super::chain::{StageAsk, first_shape, stages_of};
 use super::eligibility::{Candidates, Memo};
 use super::fact::{Bid, Fact, Loss, NewTask, Reservation, ResourceIndex};
 use super::state::{Fallbacks, LiveTask, Phase, State};
@@ -17,9 +21,11 @@ use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::planted::{Bug, clock_ms, planted};
 
+pub(super) use ahead::{Ahead, Stretch};
 use explore::explore;
+use kept::{planned, preferred};
 use refused::refused;
-pub(super) use refused::{Sizes, size_or_room_miss};
+pub(super) use refused::{Sizes, later_worth, size_or_room_miss};
 pub(super) use survey::Prices;
 use survey::{Ask, Offer, Survey};
 
@@ -28,6 +34,7 @@ struct Choice {
     reservation: Reservation,
     fallbacks: Vec<ResourceIndex>,
     metrics: RouteMetrics,
+    plans: Vec<Vec<ResourceIndex>>,
 }
 
 enum Verdict {
@@ -69,12 +76,26 @@ fn verdict(
     let better = found.worth_waiting(state, memo, ask);
     match (found.now, better) {
         (Some(now), None) if !rationed => {
+            if state.lanes > 1
+                && let Some(better) = found.never_here(state, ask)
+            {
+                memo.lacks.went_without(better, ask.taking(state, better));
+            }
+            if let Some(offer) = planned(state, memo, ask, now) {
+                return serve(state, memo, ask, (offer, 1.0));
+            }
             let taken = explore(state, memo, ask, key, now);
             serve(state, memo, ask, taken)
         }
         (_, better) => {
             if let Some(offer) = better.or(found.first()) {
                 memo.add_claim(offer.candidate.resource, ask.tokens());
+            }
+            if state.lanes > 1
+                && let Some(offer) = better.or(found.first_later())
+            {
+                let resource = offer.candidate.resource;
+                memo.lacks.resource_waits(resource, ask.taking(state, resource));
             }
             match (found.has_any(), found.waits) {
                 (false, _) => Verdict::Refuse(found.furthest),
@@ -87,26 +108,15 @@ fn verdict(
     }
 }
 
-/// The first of the task's fallbacks that can serve it now.
-fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>> {
-    ask.preferred.iter().find_map(|resource| {
-        let (score, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
-        let candidate = ask.candidates.list.iter().find(|one| one.resource == resource)?;
-        let room = state.fleet.room(resource);
-        let utility = candidate.utility(ask.input_tokens, ask.output_expected);
-        let (score, price) = (*score, utility - *score);
-        room.fits(ask.tokens()).then_some(Offer { candidate, score, price, slots: room.slots })
-    })
-}
-
 fn serve(
     state: &State,
-    memo: &Memo,
+    memo: &mut Memo,
     ask: &Ask<'_>,
     (offer, propensity): (Offer<'_>, f64),
 ) -> Verdict {
     let candidate = offer.candidate;
     let (tokens, output) = (ask.tokens(), ask.output_expected);
+    let fallbacks = fallbacks(state, &memo.scored, candidate.resource);
     let terms = state.fleet.terms(candidate.resource);
     let cost_reserved = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
     let usd_micros = libm::ceil(cost_reserved * 1e6) as u64;
@@ -116,7 +126,14 @@ fn serve(
     };
     let burst_arrival_ns = match admitted {
         Ok(burst_arrival_ns) => burst_arrival_ns,
-        Err(reason) => return Verdict::Wait(reason),
+        Err(reason) => {
+            if state.lanes > 1
+                && let Some(tenant) = ask.candidates.tenant
+            {
+                memo.lacks.tenant_waits(tenant, ask.taking(state, candidate.resource));
+            }
+            return Verdict::Wait(reason);
+        }
     };
     Verdict::Serve(Choice {
         reservation: Reservation {
@@ -126,32 +143,66 @@ fn serve(
             usd_micros,
             burst_arrival_ns,
         },
-        fallbacks: fallbacks(state, &memo.scored, candidate.resource),
+        plans: plans(state, ask, candidate.resource, &fallbacks),
+        fallbacks,
         metrics: RouteMetrics {
             quality: candidate.quality,
             cost_usd: terms.cost_usd(ask.input_tokens, output),
             latency_ms: ask.latency(state, candidate.resource).expected_ms,
-            utility: candidate.utility(ask.input_tokens, output),
+            utility: ask.utility(state, candidate),
             price: offer.price,
             propensity,
         },
     })
 }
 
-/// The next best resources, none of which shares a failure domain with the primary or another.
+/// Who is to serve the later stages of a task that has some: behind the primary, and behind each
+/// fallback, which is needed where something of the primary's failure domain has failed.
+fn plans(
+    state: &State,
+    ask: &Ask<'_>,
+    primary: ResourceIndex,
+    fallbacks: &[ResourceIndex],
+) -> Vec<Vec<ResourceIndex>> {
+    let Some(ahead) = ask.ahead else { return Vec::new() };
+    let way = ahead.way(&ask.here(state, primary)).ok();
+    let domain = state.fleet.terms(primary).domain;
+    let around = |one: &ResourceIndex| ahead.way_around(state, &ask.here(state, *one), domain);
+    std::iter::once(way)
+        .chain(fallbacks.iter().map(around))
+        .map(|way| way.map(|way| ahead.plan(way)).unwrap_or_default())
+        .collect()
+}
+
+/// The next best resources, none of which shares a failure domain with the primary or another. Where
+/// all share the primary's, the next best of those: the decision says so.
 fn fallbacks(
     state: &State,
     scored: &[(f64, ResourceIndex)],
     primary: ResourceIndex,
 ) -> Vec<ResourceIndex> {
+    let domain = |resource: ResourceIndex| state.fleet.terms(resource).domain;
+    let apart = best_of(state, scored, |chosen, resource| {
+        domain(resource) != domain(primary)
+            && chosen.iter().all(|one| domain(*one) != domain(resource))
+    });
+    if !apart.is_empty() {
+        return apart;
+    }
+    best_of(state, scored, |chosen, resource| resource != primary && !chosen.contains(&resource))
+}
+
+/// The best of what may be added to those that were chosen before.
+fn best_of(
+    state: &State,
+    scored: &[(f64, ResourceIndex)],
+    may: impl Fn(&[ResourceIndex], ResourceIndex) -> bool,
+) -> Vec<ResourceIndex> {
     let mut chosen = Vec::with_capacity(state.policy.fallbacks_max as usize);
-    let domain = |resource| state.fleet.terms(resource).domain;
     for _ in 0..state.policy.fallbacks_max {
         let mut best: Option<(f64, ResourceIndex)> = None;
         for (utility, resource) in scored {
-            let apart = domain(*resource) != domain(primary)
-                && chosen.iter().all(|one| domain(*one) != domain(*resource));
-            if apart && best.is_none_or(|(best, _)| *utility > best) {
+            if may(&chosen, *resource) && best.is_none_or(|(best, _)| *utility > best) {
                 best = Some((*utility, *resource));
             }
         }
@@ -184,22 +235,13 @@ pub fn decide_task(
         return vec![Fact::Duplicate { key }];
     }
     let refuse = |reason, candidates| Fact::Refused { key, known: false, reason, candidates };
-    if task.stages.len() > 1 {
-        return vec![refuse(RefusalReason::NotSupported, Vec::new())];
-    }
-    let candidates = memo.candidates_of_task(state, task);
-    let ask = ask_of_new(state, &candidates, task, created_at);
+    let opening = Opening::of(state, memo, task);
+    let candidates = &opening.candidates;
+    let ahead = opening.ahead(state, memo, task);
+    let ask = ask_of_new(state, &opening, ahead.as_ref(), task, created_at);
     let deadline_at = deadline_at(task, created_at);
-    let new_task = || {
-        Arc::new(NewTask {
-            task_id: task.task_id.as_str().into(),
-            shape: Arc::clone(&candidates.shape),
-            offset,
-            deadline_at,
-            input_tokens: task.input_tokens,
-            max_output_tokens: task.max_output_tokens,
-        })
-    };
+    let new_task =
+        || Arc::new(NewTask::of(task, Arc::clone(&candidates.shape), offset, deadline_at));
     let mut judged = choose(state, memo, key, &ask);
     let is_full = state.backlog.len() >= state.policy.backlog_tasks_max as usize;
     if is_full && matches!(judged.verdict, Verdict::Wait(_)) {
@@ -216,8 +258,9 @@ pub fn decide_task(
             if is_full {
                 // The task that would be served last gives way.
                 let place = (task.priority, Reverse(loss), until);
-                match state.backlog.last() {
-                    Some(last) if place < (last.priority, last.loss, last.until) => {
+                let weight = |tenant: &str| state.tenants.weight(tenant);
+                match state.backlog.gives_way(place, &task.tenant, weight) {
+                    Some(last) => {
                         facts.push(Fact::Refused {
                             key: last.key,
                             known: true,
@@ -225,7 +268,7 @@ pub fn decide_task(
                             candidates: Vec::new(),
                         });
                     }
-                    Some(_) | None => {
+                    None => {
                         return vec![refuse(RefusalReason::BacklogFull, refused(state, &ask))];
                     }
                 }
@@ -238,9 +281,72 @@ pub fn decide_task(
 
 /// What a new task stands to lose by going without its best candidate.
 pub fn loss_of_new(state: &State, memo: &mut Memo, task: &Task, created_at: Timestamp) -> Loss {
-    let candidates = memo.candidates_of_task(state, task);
-    let ask = ask_of_new(state, &candidates, task, created_at);
+    let opening = Opening::of(state, memo, task);
+    let ahead = opening.ahead(state, memo, task);
+    let ask = ask_of_new(state, &opening, ahead.as_ref(), task, created_at);
     Survey::of(state, memo, &ask).loss(state)
+}
+
+/// A new task as its first stage asks for it.
+struct Opening {
+    candidates: Arc<Candidates>,
+    input_tokens: u32,
+    max_output_tokens: u32,
+    /// Those after the first.
+    later: Option<Vec<StageAsk>>,
+}
+
+impl Opening {
+    fn of(state: &State, memo: &mut Memo, task: &Task) -> Self {
+        if let Some(shape) = first_shape(task)
+            && let Some(first) = task.stages.first()
+        {
+            return Opening {
+                candidates: memo.candidates_of(state, &Arc::new(shape)),
+                input_tokens: first.input_tokens,
+                max_output_tokens: first.max_output_tokens,
+                later: stages_of(task).map(|stages| stages[1..].to_vec()),
+            };
+        }
+        Opening {
+            candidates: memo.candidates_of_task(state, task),
+            input_tokens: task.input_tokens,
+            max_output_tokens: task.max_output_tokens,
+            later: None,
+        }
+    }
+
+    fn ahead<'a>(&self, state: &'a State, memo: &mut Memo, task: &Task) -> Option<Ahead<'a>> {
+        let later = self.later.as_deref()?;
+        let stretch = Stretch {
+            shape: &self.candidates.shape,
+            input_tokens: self.input_tokens,
+            later,
+            has_deadline: task.deadline_ms.is_some(),
+            progress: None,
+            is_fresh: true,
+        };
+        Some(Ahead::of(state, memo, &stretch))
+    }
+}
+
+/// What lies before a task that the lane holds; `None` where it has no stages.
+pub(super) fn ahead_of<'a>(
+    state: &'a State,
+    memo: &mut Memo,
+    task: &NewTask,
+    live: Option<&LiveTask>,
+) -> Option<Ahead<'a>> {
+    task.stages.as_ref()?;
+    let stretch = Stretch {
+        shape: &task.shape,
+        input_tokens: task.input_tokens,
+        later: task.later(),
+        has_deadline: task.deadline_at != Timestamp::MAX,
+        progress: live.and_then(|live| live.progress.as_deref()),
+        is_fresh: live.is_some_and(|live| live.attempt == 0),
+    };
+    Some(Ahead::of(state, memo, &stretch))
 }
 
 /// Until when a task may wait for capacity.
@@ -253,7 +359,8 @@ pub fn decide_waiting(state: &State, memo: &mut Memo, key: TaskKey) -> Option<Fa
     let live = state.tasks.get(&key)?;
     let Phase::Waiting { until, .. } = live.phase else { return None };
     let candidates = memo.candidates_of(state, &live.task.shape);
-    let ask = ask_of(state, &candidates, live, until);
+    let ahead = ahead_of(state, memo, &live.task, Some(live));
+    let ask = ask_of(state, (&candidates, ahead.as_ref()), live, until);
     match choose(state, memo, key, &ask).verdict {
         Verdict::Serve(choice) => Some(routed(state, key, None, live.attempt + 1, choice)),
         Verdict::Wait(_) => None,
@@ -269,7 +376,8 @@ pub fn decide_ended_wait(state: &State, memo: &mut Memo, key: TaskKey) -> Option
     let live = state.tasks.get(&key)?;
     let Phase::Waiting { until, .. } = live.phase else { return None };
     let candidates = memo.candidates_of(state, &live.task.shape);
-    let ask = ask_of(state, &candidates, live, until);
+    let ahead = ahead_of(state, memo, &live.task, Some(live));
+    let ask = ask_of(state, (&candidates, ahead.as_ref()), live, until);
     let reason = match choose(state, memo, key, &ask).verdict {
         Verdict::Serve(_) => return None,
         Verdict::Wait(_) | Verdict::Refuse(_) if live.task.deadline_at <= state.batch_time => {
@@ -290,26 +398,31 @@ fn deadline_at(task: &Task, created_at: Timestamp) -> Timestamp {
 
 fn ask_of_new<'a>(
     state: &State,
-    candidates: &'a Candidates,
+    opening: &'a Opening,
+    ahead: Option<&'a Ahead<'a>>,
     task: &Task,
     created_at: Timestamp,
 ) -> Ask<'a> {
+    let Opening { candidates, input_tokens, max_output_tokens, .. } = opening;
+    let (input_tokens, max_output_tokens) = (*input_tokens, *max_output_tokens);
     let deadline_at = deadline_at(task, created_at);
     Ask {
         candidates,
-        input_tokens: task.input_tokens,
-        max_output_tokens: state.output_reserved(candidates.class, task.max_output_tokens),
-        output_expected: state.learned.output_expected(candidates.class, task.max_output_tokens),
+        input_tokens,
+        max_output_tokens: state.output_reserved(candidates.class, max_output_tokens),
+        output_expected: state.learned.output_expected(candidates.class, max_output_tokens),
         left_ms: left_ms(state, deadline_at),
         wait_ms: Some(wait_until(state, deadline_at).ms_since(state.batch_time) as f64),
         tried: &[],
         preferred: Fallbacks::NONE,
+        ahead,
+        affine: state.affinity.of(session_of(task)),
     }
 }
 
 fn ask_of<'a>(
     state: &State,
-    candidates: &'a Candidates,
+    (candidates, ahead): (&'a Candidates, Option<&'a Ahead<'a>>),
     live: &'a LiveTask,
     until: Timestamp,
 ) -> Ask<'a> {
@@ -331,6 +444,8 @@ fn ask_of<'a>(
         wait_ms,
         tried: live.tried(),
         preferred: live.fallbacks,
+        ahead,
+        affine: state.affinity.of(live.task.session),
     }
 }
 
@@ -354,5 +469,6 @@ fn routed(
         fallbacks: choice.fallbacks,
         bid,
         metrics: Some(choice.metrics),
+        plans: choice.plans,
     }
 }

@@ -3,6 +3,8 @@
 //! Facts carry results, so this assigns, adds and removes. It must give the same state for the
 //! same facts for ever; golden journals check that.
 
+mod sharing;
+
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -14,10 +16,12 @@ use super::fact::{
 };
 use super::fleet::Release;
 use super::learned::Attempted;
+use super::spikes::went;
 use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
+use crate::model::system_health::Strategy;
 use crate::model::time::Timestamp;
 
 impl State {
@@ -28,14 +32,17 @@ impl State {
                 self.results_caught_up_at = *results_caught_up_at;
                 self.fleet.advance(*at);
                 self.tenants.advance(*at);
+                self.reserved.advance(*at);
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
                 self.open_slots();
+                self.ripen();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
                     self.fleet.resize_windows(policy.start_within_ms);
                     self.tenants.resize_windows(policy.start_within_ms);
+                    self.reserved.resize_windows(policy.start_within_ms);
                 }
                 self.policy = (**policy).clone();
                 self.fleet.changed();
@@ -47,24 +54,43 @@ impl State {
                 self.apply_health();
             }
             Fact::ControlSkipped { topic, offset, .. } => match topic {
-                ControlTopic::Fleet => self.fleet_position = offset + 1,
+                ControlTopic::Fleet => {
+                    self.fleet_position = offset + 1;
+                    self.drop_early(*offset);
+                }
                 ControlTopic::HealthEvents => self.health_position = offset + 1,
             },
             Fact::Routed {
-                key, task, attempt, reservation, fallbacks, lease_until, bid, ..
+                key,
+                task,
+                attempt,
+                reservation,
+                fallbacks,
+                lease_until,
+                bid,
+                plans,
+                ..
             } => {
                 self.hear(*bid);
+                self.spikes.routed.add_v1(self.batch_time);
                 if let Some(task) = task {
+                    let outcome = bid.map(|bid| went(self, reservation.resource, bid.rather));
+                    let tenant = Some(task.shape.tenant.as_str());
+                    self.spikes.arrived_v1(tenant, outcome, self.batch_time);
                     self.admit(*key, Arc::clone(task));
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
+                self.plan(*key, plans);
             }
             Fact::Queued { key, task, blocked_by, until, loss, bid } => {
                 self.hear(*bid);
+                let tenant = Some(task.shape.tenant.as_str());
+                self.spikes.arrived_v1(tenant, Some(Strategy::Delay), self.batch_time);
                 self.admit(*key, Arc::clone(task));
                 self.wait(*key, *blocked_by, *until, *loss);
             }
-            Fact::Refused { key, known, .. } => {
+            Fact::Refused { key, known, reason, .. } => {
+                self.count_refused(*known, *reason);
                 if *known {
                     self.drop_task(*key);
                 } else {
@@ -96,6 +122,10 @@ impl State {
                 match then {
                     Then::Done => self.drop_task(*key),
                     Then::Again => self.wait(*key, RefusalReason::NoCapacity, *until, Loss::MAX),
+                    Then::Next => {
+                        self.begin_stage(*key, *usd_micros);
+                        self.wait(*key, RefusalReason::NoCapacity, *until, Loss::MAX);
+                    }
                     Then::GiveUp => {
                         if let Some(live) = self.tasks.get_mut(key) {
                             live.phase = Phase::GivenUp;
@@ -109,15 +139,20 @@ impl State {
             Fact::FailoverEnded { resource, .. } => {
                 self.failovers.remove(resource);
             }
-            Fact::LoadPublished => {
-                self.load_published_at = self.batch_time;
-                self.fleet.reset_peaks();
-            }
+            Fact::LoadPublished { due, owners, lacks } => self.load_told(*due, owners, lacks),
+            Fact::RightsGiven { limit, rights, .. } => self.give_rights(limit, *rights),
+            Fact::RightsTaken { transfer, how, .. } => self.take_rights(transfer, *how),
+            Fact::StrategyChanged { to } => self.spikes.changed(*to, self.batch_time),
         }
     }
 
     fn set_fleet(&mut self, offset: i64, entry: &FleetEntry) {
         self.fleet_position = offset + 1;
+        self.set_entry(offset, entry);
+        self.share_new(offset, entry);
+    }
+
+    fn set_entry(&mut self, offset: i64, entry: &FleetEntry) {
         match entry {
             FleetEntry::Resource(spec) => {
                 let is_same = self.fleet.index_of(&spec.id).is_some_and(|index| {
@@ -129,15 +164,25 @@ impl State {
                 if !is_same && let Some(index) = self.fleet.index_of(&spec.id) {
                     self.learned.forget(index);
                     self.health.breakers.forget(index);
+                    if self.fleet.at(index).slots_in_use == 0 {
+                        self.reserved.forget(index);
+                    }
+                    self.affinity.forget(index);
                 }
                 self.apply_health();
             }
-            FleetEntry::ResourceRemoved(id) => self.fleet.remove(id),
+            FleetEntry::ResourceRemoved(id) => self.fleet.remove(offset, id),
             FleetEntry::Tenant(spec) => {
-                self.tenants.set(spec, self.policy.start_within_ms);
+                self.tenants.set(offset, spec, self.policy.start_within_ms);
+                if let Some(tenant) = self.tenants.index_of(&spec.id) {
+                    self.reserved.set(tenant, spec);
+                }
                 self.fleet.changed();
             }
             FleetEntry::TenantRemoved(id) => {
+                if let Some(tenant) = self.tenants.index_of(id) {
+                    self.reserved.remove(tenant);
+                }
                 self.tenants.remove(id);
                 self.fleet.changed();
             }
@@ -161,9 +206,22 @@ impl State {
         }
     }
 
+    fn count_refused(&mut self, known: bool, reason: RefusalReason) {
+        if !known {
+            self.spikes.arrived_v1(None, None, self.batch_time);
+        }
+        // Whoever cancels was not refused.
+        if reason != RefusalReason::Cancelled {
+            self.spikes.refused.add_v1(self.batch_time);
+        }
+        if reason == RefusalReason::Shed {
+            self.spikes.shed.add_v1(self.batch_time);
+        }
+    }
+
     /// What a new task wanted moves the stake, and the price of the slots that it wanted.
     fn hear(&mut self, bid: Option<Bid>) {
-        let Some(Bid { wanted, busy_ms, gain }) = bid else { return };
+        let Some(Bid { wanted, busy_ms, gain, .. }) = bid else { return };
         if let Some(gain) = gain {
             self.stake.add(f64::from(gain));
         }
@@ -172,8 +230,10 @@ impl State {
 
     fn admit(&mut self, key: TaskKey, task: Arc<NewTask>) {
         self.recent.insert(self.batch_time, key);
+        let progress = task.stages.is_some().then(Box::default);
         let live = LiveTask {
             task,
+            progress,
             attempt: 0,
             failures: 0,
             fallbacks: Fallbacks::NONE,
@@ -207,7 +267,14 @@ impl State {
         self.fleet.reserve(reservation, self.batch_time, self.stake.get());
         if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
             self.tenants.debit(tenant, self.batch_time, reservation, self.stake.get());
+            let resource = self.fleet.at(reservation.resource);
+            let start_within_ms = self.policy.start_within_ms;
+            self.reserved.debit(tenant, resource, reservation, self.batch_time, start_within_ms);
         }
+        let (priority, tokens) = (live.task.shape.priority, reservation.tokens_expected as f64);
+        self.shares.charge_v1(priority, &live.task.shape.tenant, tokens, self.batch_time);
+        let waits = |one| self.backlog.waits(one);
+        self.shares.owe_v1(priority, tokens, self.policy.priority_share_min, waits);
     }
 
     fn end_attempt(&mut self, key: TaskKey, end: AttemptEnd, used: &Used) {
@@ -231,9 +298,12 @@ impl State {
         if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
             let back = usd_micros.saturating_sub(used.usd_micros);
             self.tenants.release(tenant, &release, back);
+            self.reserved.release(tenant, resource, &release);
         }
         live.failures += u32::from(end.is_failure());
-        if end != AttemptEnd::Succeeded {
+        if end == AttemptEnd::Succeeded {
+            self.affinity.served(live.task.session, resource);
+        } else {
             live.tried.get_or_insert_default().push(Tried { resource, end });
         }
         if end == AttemptEnd::FailedOver
@@ -241,6 +311,32 @@ impl State {
         {
             *count += 1;
         }
+    }
+
+    /// Keeps who is to serve the later stages.
+    fn plan(&mut self, key: TaskKey, plans: &[Vec<ResourceIndex>]) {
+        if let Some(live) = self.tasks.get_mut(&key)
+            && let Some(progress) = &mut live.progress
+        {
+            progress.plan = plans.first().cloned().unwrap_or_default();
+        }
+    }
+
+    /// Puts the next stage in the place of the one that has succeeded.
+    fn begin_stage(&mut self, key: TaskKey, usd_micros: u64) {
+        let Some(live) = self.tasks.get_mut(&key) else { return };
+        let (Phase::InFlight { resource, .. }, Some(next)) = (live.phase, live.task.next_stage())
+        else {
+            return;
+        };
+        live.task = Arc::new(next);
+        live.attempt = 0;
+        live.failures = 0;
+        live.fallbacks = Fallbacks::NONE;
+        live.tried = None;
+        let progress = live.progress.get_or_insert_default();
+        progress.served.push(resource);
+        progress.spent_usd_micros += usd_micros;
     }
 
     fn learn(&mut self, key: TaskKey, end: AttemptEnd, shown: &Shown) {
@@ -280,7 +376,8 @@ impl State {
 
     fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp, loss: Loss) {
         if let Some(live) = self.tasks.get_mut(&key) {
-            let turn = self.backlog.insert(live.task.shape.priority, loss, until, key);
+            let shape = &live.task.shape;
+            let turn = self.backlog.insert(shape.priority, &shape.tenant, loss, until, key);
             live.phase = Phase::Waiting { until, turn, blocked_by, loss };
         }
     }
@@ -289,8 +386,9 @@ impl State {
         if let Some(live) = self.tasks.get(&key)
             && let Phase::Waiting { until, turn, loss, .. } = live.phase
         {
-            let (priority, loss) = (live.task.shape.priority, Reverse(loss));
-            self.backlog.remove(&Place { priority, loss, until, turn, key });
+            let (shape, loss) = (&live.task.shape, Reverse(loss));
+            let place = Place { priority: shape.priority, loss, until, turn, key };
+            self.backlog.remove(&shape.tenant, &place);
         }
     }
 

@@ -6,32 +6,21 @@ use serde::Serialize;
 use super::eligibility::{Memo, miss};
 use super::engine::{self, Sizes};
 use super::fact::NewTask;
-use super::shape::SharedShape;
 use super::state::{LiveTask, State};
 use crate::model::reason::RefusalReason;
 use crate::model::task::Objective;
-use crate::model::time::Timestamp;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    pub shape: &'a SharedShape,
-    pub input_tokens: u32,
-    pub max_output_tokens: u32,
-    pub deadline_at: Timestamp,
+    pub task: &'a NewTask,
     /// Where the lane holds the task: what it has tried.
     pub live: Option<&'a LiveTask>,
 }
 
 impl<'a> Asked<'a> {
     pub fn of(task: &'a NewTask, live: Option<&'a LiveTask>) -> Self {
-        Asked {
-            shape: &task.shape,
-            input_tokens: task.input_tokens,
-            max_output_tokens: task.max_output_tokens,
-            deadline_at: task.deadline_at,
-            live,
-        }
+        Asked { task, live }
     }
 }
 
@@ -55,7 +44,7 @@ pub struct Missed {
     pub had: String,
 }
 
-/// `utility = quality − cost − latency − price`, in the units of the task's objective.
+/// `utility = quality − cost − latency − price + saved + later`, in the units of the task's objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Utility {
     pub utility: f64,
@@ -63,6 +52,10 @@ pub struct Utility {
     pub cost: f64,
     pub latency: f64,
     pub price: f64,
+    /// Where its session was served last: what of cost and latency that saves.
+    pub saved: f64,
+    /// What the later stages are worth from here, transfers between regions and prices taken off.
+    pub later: f64,
     /// What lies behind them: predicted quality, US dollars, milliseconds.
     pub quality_predicted: f64,
     pub cost_usd: f64,
@@ -72,17 +65,22 @@ pub struct Utility {
 /// Every resource of the fleet, the best first, the refused last.
 pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
     let mut memo = Memo::default();
-    let candidates = memo.candidates_of(state, asked.shape);
-    let weights = Objective::from(asked.shape.objective).weights();
+    let NewTask { shape, input_tokens, max_output_tokens, deadline_at, .. } = asked.task;
+    let (input_tokens, max_output_tokens) = (*input_tokens, *max_output_tokens);
+    let candidates = memo.candidates_of(state, shape);
+    let ahead = engine::ahead_of(state, &mut memo, asked.task, asked.live);
+    let affine = state.affinity.of(asked.task.session);
+    let weights = Objective::from(shape.objective).weights();
     let sizes = Sizes {
         candidates: &candidates,
-        input_tokens: asked.input_tokens,
-        max_output_tokens: asked.max_output_tokens,
-        deadline_at: asked.deadline_at,
+        input_tokens,
+        max_output_tokens,
+        deadline_at: *deadline_at,
+        ahead: ahead.as_ref(),
     };
-    let expected = state.learned.output_expected(candidates.class, asked.max_output_tokens);
-    let reserved = state.output_reserved(candidates.class, asked.max_output_tokens);
-    let paid = engine::Prices::new(state, &candidates, asked.input_tokens, reserved, expected);
+    let expected = state.learned.output_expected(candidates.class, max_output_tokens);
+    let reserved = state.output_reserved(candidates.class, max_output_tokens);
+    let paid = engine::Prices::new(state, &candidates, input_tokens, reserved, expected);
     let tried = asked.live.map(LiveTask::tried).unwrap_or_default();
     let mut found = Vec::new();
     for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {
@@ -90,26 +88,33 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
         let terms = candidate.map(|candidate| {
             let prices = state.fleet.terms(index);
             let output = expected;
-            let cost_usd = prices.cost_usd(asked.input_tokens, output);
-            let latency_ms = state.latency(index, asked.input_tokens, output).expected_ms;
+            let cost_usd = prices.cost_usd(input_tokens, output);
+            let latency_ms = state.latency(index, input_tokens, output).expected_ms;
             let (cost, latency) = (weights.usd * cost_usd, weights.second * latency_ms / 1_000.0);
-            let before = candidate.utility(asked.input_tokens, output);
+            let before = candidate.utility(input_tokens, output);
             let price = paid.of(state, index);
             // What is left is the quality's part, degradation included.
             let quality = before + cost + latency;
             let quality_predicted = candidate.quality;
+            let saved = match affine == Some(index) {
+                true => state.policy.affinity_share * candidate.input_part(input_tokens),
+                false => 0.0,
+            };
+            let later = engine::later_worth(state, &sizes, index);
             Utility {
-                utility: before - price,
+                utility: before + saved - price + later,
                 quality,
                 cost,
                 latency,
                 price,
+                saved,
+                later,
                 quality_predicted,
                 cost_usd,
                 latency_ms,
             }
         });
-        let missed = match miss(state, asked.shape, (index, resource)) {
+        let missed = match miss(state, shape, (index, resource)) {
             Some(miss) => Some(Missed { rule: miss.rule, needed: miss.needed, had: miss.had }),
             None => engine::size_or_room_miss(state, &sizes, index)
                 .map(|(rule, needed, had)| Missed { rule, needed, had }),

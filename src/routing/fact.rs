@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
+use super::affinity::SessionHash;
+use super::chain::Stages;
 use super::shape::SharedShape;
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
@@ -17,6 +19,8 @@ use crate::model::health::{HealthEvent, HealthStatus};
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
+use crate::model::rights::{LimitKind, LimitName, RightsTransfer};
+use crate::model::system_health::Strategy;
 use crate::model::time::Timestamp;
 
 /// The level of the facts that this release writes.
@@ -43,6 +47,8 @@ pub struct Bid {
     /// What it gains by its best candidate over the average one, in utility without prices; `None`
     /// where it has only one.
     pub gain: Option<f32>,
+    /// Its best candidate without prices.
+    pub rather: ResourceIndex,
 }
 
 /// What a waiting task stands to lose by going without its best candidate, in millionths of
@@ -70,6 +76,11 @@ pub struct NewTask {
     pub deadline_at: Timestamp,
     pub input_tokens: u32,
     pub max_output_tokens: u32,
+    /// The stage that is to be decided or under way, from 0; class and sizes are this one's.
+    pub stage: u32,
+    /// All stages; `None` where the task names none.
+    pub stages: Option<Stages>,
+    pub session: SessionHash,
 }
 
 /// What an attempt reserves.
@@ -156,6 +167,8 @@ pub enum Then {
     Again,
     /// Its attempts are spent: it waits only to be read again for its dead letter.
     GiveUp,
+    /// The stage has succeeded: the next one waits for its first attempt.
+    Next,
 }
 
 /// Why a candidate was refused, for the decision record; not journaled, because deciding again
@@ -203,6 +216,9 @@ pub enum Fact {
         bid: Option<Bid>,
         #[serde(skip)]
         metrics: Option<RouteMetrics>,
+        /// Of a task with stages: who is to serve those after this one, first where it goes, then
+        /// where each of the fallbacks would go.
+        plans: Vec<Vec<ResourceIndex>>,
     },
     /// Nothing is free that is worth having: the task waits in the backlog.
     Queued {
@@ -257,7 +273,13 @@ pub enum Fact {
         tasks: u64,
     },
     /// The lane's load was published: the highest uses start again.
-    LoadPublished,
+    LoadPublished {
+        /// Of everything that was used, because it was time; else of what cannot wait.
+        due: bool,
+        owners: Vec<LoadOwner>,
+        /// What the lane lacks of the owners' limits.
+        lacks: Vec<Lack>,
+    },
     /// An input record that could not be used.
     DeadLettered {
         topic: InputTopic,
@@ -265,6 +287,52 @@ pub enum Fact {
         /// The core had panicked on it.
         condemned: bool,
     },
+    /// The lane has given up rights for another one.
+    RightsGiven {
+        limit: LimitName,
+        to_lane: u32,
+        rights: u32,
+    },
+    /// Rights came from another lane.
+    RightsTaken {
+        from_lane: u32,
+        transfer: RightsTransfer,
+        how: Taken,
+    },
+    /// The lane does something else about its load from now on.
+    StrategyChanged {
+        to: Strategy,
+    },
+}
+
+/// Whose limits a load snapshot shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LoadOwner {
+    Resource(ResourceIndex),
+    Tenant(TenantIndex),
+}
+
+/// What a lane lacks of one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    pub owner: LoadOwner,
+    pub kind: LimitKind,
+    /// Units that tasks wait for, or went elsewhere without.
+    pub waiting: u64,
+    /// What the largest waiting task takes, where that is more than all the lane's units; else 0.
+    pub largest: u64,
+}
+
+/// What becomes of rights that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Taken {
+    /// The lane holds them.
+    Held,
+    /// They wait until the lane's clock shows the time at which they were given, and the lane
+    /// knows the limit.
+    Kept,
+    /// The limit that they belong to is no more.
+    Void,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

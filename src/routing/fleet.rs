@@ -1,6 +1,8 @@
 //! The fleet as a lane sees it: each resource with the lane's part of its limits, and what is in
 //! use of them.
 
+mod gone;
+mod rate;
 mod resource;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,12 +12,16 @@ use serde::{Deserialize, Serialize};
 
 use super::fact::{Reservation, ResourceIndex};
 use super::price::{Price, Toll};
-use super::rights::{first_deal, units};
+use super::rights::first_deal;
 use crate::model::health::HealthStatus;
-use crate::model::resource::{Dimension, RESOURCES_MAX, ResourceSpec};
+use crate::model::resource::{Dimension, Limit, RESOURCES_MAX, ResourceSpec};
+use crate::model::rights::LimitKind;
 use crate::model::time::Timestamp;
 
-pub use resource::{Claim, Rate, Release, Resource, Room};
+use gone::{Gone, Held};
+
+pub use rate::{Deal, Rate, Release, Stand, renew};
+pub use resource::{Claim, Resource, Room};
 
 /// The numbers of a resource that every scoring reads, apart from the rest so that they are dense.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -68,9 +74,13 @@ impl Terms {
     }
 }
 
-/// One more than resources can have at once, so that one of so many is free. Numbers are used again only
+/// One more than places can have at once, so that one of so many is free. Numbers are used again only
 /// then: journals of before have each new name's in its turn.
-const DOMAINS_MAX: usize = RESOURCES_MAX + 1;
+const DOMAINS_MAX: usize = PLACES_MAX + 1;
+
+/// Places of resources, with those that are gone and whose work or windows still count: indices are
+/// `u16`.
+const PLACES_MAX: usize = 2 * RESOURCES_MAX;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fleet {
@@ -87,6 +97,7 @@ pub struct Fleet {
     version: u64,
     /// Whether there is load that has not been published.
     used: bool,
+    gone: Gone,
 }
 
 impl Fleet {
@@ -102,6 +113,7 @@ impl Fleet {
             domains: Vec::new(),
             version: 1,
             used: false,
+            gone: Gone::default(),
         }
     }
 
@@ -157,6 +169,11 @@ impl Fleet {
         self.resources.len()
     }
 
+    /// Resources that the fleet has now: the same in all lanes that have read as far.
+    pub fn count(&self) -> usize {
+        self.resources.iter().filter(|resource| !resource.removed).count()
+    }
+
     /// Whether no resource was ever named.
     pub fn is_empty(&self) -> bool {
         self.resources.is_empty()
@@ -178,54 +195,59 @@ impl Fleet {
         number as u16
     }
 
-    /// Adds or changes a resource. What is in use stays in use; the windows of limits that remain
-    /// keep their debits.
+    /// Adds or changes a resource by the fleet's record at this offset. What is in use stays in use,
+    /// and lanes keep their rights: see [`renew`].
     pub fn set(&mut self, offset: i64, spec: &ResourceSpec, start_within_ms: u64) {
         let domain = self.domain(spec.domain());
         let terms = Terms::of(spec, domain);
-        let (lane, lanes) = (self.lane, self.lanes);
-        let index = match self.by_id.get(spec.id.as_str()) {
-            Some(index) => *index,
-            None => self.claim(offset, spec),
-        };
+        let lanes = self.lanes;
+        let deal = Deal { lane: self.lane, lanes, offset, start_within_ms };
+        let known = self.by_id.get(spec.id.as_str()).copied();
+        let held = self.gone.back(&spec.id);
+        let index = known.unwrap_or_else(|| self.claim(deal, spec, &held));
         let resource = &mut self.resources[usize::from(index)];
         if resource.removed {
             resource.removed = false;
             resource.incarnation = offset;
         }
-        let mut before = std::mem::take(&mut resource.rates);
-        for limit in &spec.limits {
-            let same = |rate: &Rate| {
-                rate.limit.dimension == limit.dimension && rate.limit.window_s == limit.window_s
-            };
-            let mut rate = match before.iter().position(same) {
-                Some(at) => before.swap_remove(at),
-                None => Rate::new(*limit, lane, lanes, start_within_ms),
-            };
-            if rate.limit.amount != limit.amount {
-                rate.limit = *limit;
-                rate.rights = first_deal(limit.amount, lane, lanes);
-                rate.units = units(rate.rights, limit.amount);
-            }
-            resource.rates.push(rate);
-        }
-        resource.slots_rights = first_deal(u64::from(spec.slots), lane, lanes);
-        resource.slots_units = units(resource.slots_rights, u64::from(spec.slots)) as u32;
+        renew(&mut resource.rates, &mut resource.dormant, &spec.limits, deal);
         resource.spec = spec.clone();
+        if std::mem::take(&mut resource.forgotten) {
+            resource.dormant.clear();
+            resource.rates.iter_mut().for_each(|rate| rate.deal_again(deal));
+            resource.slots_incarnation = offset;
+            resource.slots_rights = first_deal(u64::from(spec.slots), self.lane, lanes);
+        }
+        resource.hold(LimitKind::Slots, resource.slots_rights, lanes);
         self.terms[usize::from(index)] = terms;
         self.rooms[usize::from(index)] = resource.room();
         self.changed();
     }
 
-    /// A place for a resource that is new: that of one that is gone for good, or the next.
-    fn claim(&mut self, offset: i64, spec: &ResourceSpec) -> ResourceIndex {
+    /// A place for a resource that has none: that of one that is gone for good, or the next. `held`
+    /// is what the lane still holds of it.
+    fn claim(&mut self, deal: Deal, spec: &ResourceSpec, held: &[Held]) -> ResourceIndex {
         let id: Arc<str> = Arc::from(spec.id.as_str());
+        let slots = held.iter().find(|held| held.kind == LimitKind::Slots);
+        let amount = u64::from(spec.slots);
+        let dealt = || (first_deal(amount, deal.lane, deal.lanes), deal.offset);
+        let (slots_rights, slots_incarnation) =
+            slots.map_or_else(dealt, |held| (held.rights, held.incarnation));
+        let dormant = held.iter().filter_map(|held| match held.kind {
+            LimitKind::Rate { dimension, window_s } => {
+                let mut rate = Rate::new(Limit { dimension, amount: 1, window_s }, deal);
+                rate.incarnation = held.incarnation;
+                rate.hold(held.rights, deal.lanes);
+                Some(rate)
+            }
+            LimitKind::Slots | LimitKind::Budget => None,
+        });
         let resource = Resource {
             id: id.clone(),
             spec: spec.clone(),
-            incarnation: offset,
+            incarnation: deal.offset,
             removed: false,
-            slots_rights: 0,
+            slots_rights,
             slots_units: 0,
             slots_in_use: 0,
             slots_admitted: u32::MAX,
@@ -235,10 +257,20 @@ impl Fleet {
             rates: Vec::new(),
             health: HealthStatus::Healthy,
             severity: 0.0,
+            slots_incarnation,
+            dormant: dormant.collect(),
+            forgotten: false,
         };
-        let gone = |resource: &Resource| resource.removed && resource.slots_in_use == 0;
-        let index = match self.resources.iter().position(gone) {
+        let idle = |resource: &Resource| resource.removed && resource.is_idle();
+        let mut free = self.resources.iter().position(idle);
+        if free.is_none() && self.resources.len() >= PLACES_MAX {
+            // Windows may be as long as a day, and what is in them is worth less than a place.
+            let unused = |resource: &Resource| resource.removed && resource.slots_in_use == 0;
+            free = self.resources.iter().position(unused);
+        }
+        let index = match free {
             Some(index) => {
+                self.gone.keep(&self.resources[index]);
                 self.by_id.remove(&self.resources[index].id);
                 self.resources[index] = resource;
                 self.tolls[index] = Toll::FREE;
@@ -256,11 +288,36 @@ impl Fleet {
         index
     }
 
-    pub fn remove(&mut self, id: &str) {
-        if let Some(index) = self.index_of(id) {
-            self.resources[usize::from(index)].removed = true;
-            self.changed();
+    /// Takes a resource out by the fleet's record at this offset.
+    pub fn remove(&mut self, offset: i64, id: &str) {
+        let Some(index) = self.index_of(id) else { return };
+        let resource = &mut self.resources[usize::from(index)];
+        resource.removed = true;
+        let id = Arc::clone(&resource.id);
+        if let Some(forgotten) = self.gone.remember(&id, offset)
+            && let Some(index) = self.index_of(&forgotten)
+        {
+            self.resources[usize::from(index)].forgotten = true;
         }
+        self.changed();
+    }
+
+    /// How the lane stands with a limit of a resource that is there or remembered.
+    pub fn stand(&self, id: &str, kind: LimitKind) -> Option<Stand> {
+        if let Some(index) = self.index_of(id) {
+            let resource = self.at(index);
+            return (!resource.forgotten).then(|| resource.stand(kind)).flatten();
+        }
+        let Held { rights, incarnation, .. } = self.gone.held(id, kind)?;
+        Some(Stand { rights, incarnation, amount: 0, units: 0, used: 0, in_force: false })
+    }
+
+    /// From now on the lane holds so many rights of a limit.
+    pub fn hold(&mut self, id: &str, kind: LimitKind, rights: u32) {
+        let Some(index) = self.index_of(id) else { return self.gone.hold(id, kind, rights) };
+        let resource = &mut self.resources[usize::from(index)];
+        resource.hold(kind, rights, self.lanes);
+        self.rooms[usize::from(index)] = resource.room();
     }
 
     pub fn set_health(&mut self, index: ResourceIndex, health: HealthStatus, severity: f64) {
@@ -282,7 +339,7 @@ impl Fleet {
     /// Keeps the windows for a changed `start_within_ms`.
     pub fn resize_windows(&mut self, start_within_ms: u64) {
         for (resource, room) in self.resources.iter_mut().zip(&mut self.rooms) {
-            for rate in &mut resource.rates {
+            for rate in resource.rates.iter_mut().chain(&mut resource.dormant) {
                 rate.window = rate.window.resized(rate.limit.window_s, start_within_ms);
             }
             *room = resource.room();
@@ -304,6 +361,8 @@ impl Fleet {
                 rate.window.advance(now);
                 freed |= rate.window.used() != before;
             }
+            // Not in force, but it may come back, and then what is in it counts.
+            resource.dormant.iter_mut().for_each(|rate| rate.window.advance(now));
             if freed {
                 *room = resource.room();
             }
@@ -360,16 +419,14 @@ impl Fleet {
         self.used
     }
 
-    /// The highest uses start again from what is in use now.
-    pub fn reset_peaks(&mut self) {
-        self.used = false;
-        for resource in &mut self.resources {
-            resource.slots_used_max = resource.slots_in_use;
-            for rate in &mut resource.rates {
-                rate.used_max = rate.window.used();
-            }
-            self.used |= resource.used();
-        }
+    /// The highest uses of one resource start again from what is in use now.
+    pub fn reset_peaks(&mut self, index: ResourceIndex) {
+        self.resources[usize::from(index)].reset_peaks();
+    }
+
+    /// All that was used has been told.
+    pub fn told(&mut self) {
+        self.used = self.resources.iter().any(Resource::used);
     }
 }
 

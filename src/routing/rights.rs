@@ -1,11 +1,63 @@
-//! Rights: the millionths of a limit that a lane holds.
+//! Rights: the millionths of a limit that a lane holds, and what they are worth.
+//!
+//! Units are whole, rights are not: a third of 3 slots is 333,333 rights and a little. Where all
+//! the parts that are short of a unit by less than one right could never make up a unit together,
+//! they count as full, so that 3 slots serve 3 lanes. For limits so large that they could, they
+//! do not: there the loss is less than one unit for each lane.
 
 /// All rights of one limit together.
 pub const RIGHTS: u32 = 1_000_000;
 
-/// What `rights` are worth of `limit`, in whole units.
-pub fn units(rights: u32, limit: u64) -> u64 {
-    (u128::from(rights) * u128::from(limit) / u128::from(RIGHTS)) as u64
+/// A limit's amount and the number of lanes that share it: how rights are counted in units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scale {
+    pub limit: u64,
+    pub lanes: u32,
+}
+
+impl Scale {
+    /// What a part may be short of a unit, in millionths of a unit.
+    fn slack(self) -> u128 {
+        let short = u128::from(self.limit.saturating_sub(1));
+        // All lanes together stay below one unit: the sum of their units is within the limit.
+        if short * u128::from(self.lanes) < u128::from(RIGHTS) { short } else { 0 }
+    }
+
+    /// What `rights` are worth, in whole units. The units of all lanes together are at most the
+    /// limit, however the rights are spread.
+    pub fn units(self, rights: u32) -> u64 {
+        let worth = u128::from(rights) * u128::from(self.limit) + self.slack();
+        (worth / u128::from(RIGHTS)) as u64
+    }
+
+    /// The fewest rights that are worth so many units; more than all where the limit is smaller.
+    pub fn rights_for(self, units: u64) -> u64 {
+        let worth = (u128::from(units) * u128::from(RIGHTS)).saturating_sub(self.slack());
+        worth.div_ceil(u128::from(self.limit.max(1))) as u64
+    }
+
+    /// What a lane that holds `held` rights and keeps `kept` units gives where it is asked for
+    /// `asked` rights; 0: nothing.
+    ///
+    /// Whole units change hands: the receiver can use what the giver loses. Rights that are worth
+    /// nothing here are given as they are, so that fragments can be collected.
+    pub fn gift(self, held: u32, kept: u64, asked: u32) -> u32 {
+        let least = self.rights_for(kept);
+        let spare = u64::from(held).saturating_sub(least).min(u64::from(asked)) as u32;
+        let idle = u64::from(held).saturating_sub(self.rights_for(self.units(held)));
+        if u64::from(spare) <= idle {
+            return spare;
+        }
+        match self.units(spare) {
+            // A part of a unit would be lost here and of no use there.
+            0 => idle as u32,
+            units => {
+                let exact = (u128::from(units) * u128::from(RIGHTS))
+                    .div_ceil(u128::from(self.limit.max(1)));
+                spare.min(u32::try_from(exact).unwrap_or(u32::MAX))
+            }
+        }
+    }
 }
 
 /// The first deal: the rights of `lane` of `lanes`, so that every lane computes the same without a
@@ -35,13 +87,40 @@ mod tests {
     #[test]
     fn rows() {
         let deal = |limit, lanes: u32| -> Vec<u64> {
-            (0..lanes).map(|lane| units(first_deal(limit, lane, lanes), limit)).collect()
+            let scale = Scale { limit, lanes };
+            (0..lanes).map(|lane| scale.units(first_deal(limit, lane, lanes))).collect()
         };
         assert_eq!(deal(40, 1), [40]);
+        assert_eq!(deal(1, 4), [1, 0, 0, 0]);
         assert_eq!(deal(2, 4), [1, 1, 0, 0]);
+        assert_eq!(deal(3, 3), [1, 1, 1]);
+        assert_eq!(deal(7, 7), [1; 7]);
         assert_eq!(deal(40, 4), [10, 10, 10, 10]);
         assert_eq!(deal(10, 4), [3, 3, 2, 2]);
         assert_eq!(deal(200_000, 8), [25_000; 8]);
+    }
+
+    #[test]
+    fn gifts() {
+        let check = |limit, held, kept, asked, expected| {
+            let scale = Scale { limit, lanes: 4 };
+            assert_eq!(scale.gift(held, kept, asked), expected, "{limit} {held} {kept} {asked}");
+        };
+        // One slot of four is a quarter of the rights.
+        check(4, 1_000_000, 0, 250_000, 250_000);
+        check(4, 1_000_000, 0, 300_000, 250_000);
+        check(4, 1_000_000, 2, 1_000_000, 500_000);
+        check(4, 250_000, 1, 250_000, 0);
+        check(4, 250_000, 1, 0, 0);
+        // Half a slot is of use to nobody, unless it is of no use here.
+        check(4, 250_000, 0, 125_000, 0);
+        check(4, 375_000, 1, 125_000, 125_000);
+        check(4, 375_000, 1, 1_000_000, 125_000);
+        check(3, 333_333, 0, 333_333, 333_333);
+        // More than is held, and more than there is.
+        check(4, 250_000, 0, u32::MAX, 250_000);
+        check(4, 0, 0, 1_000_000, 0);
+        check(4, 250_000, 9, 1_000_000, 0);
     }
 
     proptest! {
@@ -49,8 +128,54 @@ mod tests {
         fn never_more_than_the_limit(limit in 1u64..10_000_000, lanes in 1u32..64) {
             let rights: u64 = (0..lanes).map(|lane| u64::from(first_deal(limit, lane, lanes))).sum();
             prop_assert_eq!(rights, u64::from(RIGHTS));
-            let dealt: u64 = (0..lanes).map(|lane| units(first_deal(limit, lane, lanes), limit)).sum();
+            let scale = Scale { limit, lanes };
+            let dealt: u64 =
+                (0..lanes).map(|lane| scale.units(first_deal(limit, lane, lanes))).sum();
             prop_assert!(dealt <= limit);
+        }
+
+        /// However rights are spread, their units are within the limit.
+        #[test]
+        fn no_spread_is_worth_more(
+            limit in prop_oneof![1u64..100, 1u64..3_000_000],
+            cuts in proptest::collection::vec(0u32..=RIGHTS, 0..63),
+        ) {
+            let mut cuts = cuts;
+            cuts.extend([0, RIGHTS]);
+            cuts.sort_unstable();
+            let scale = Scale { limit, lanes: cuts.len() as u32 - 1 };
+            let worth: u64 = cuts.windows(2).map(|pair| scale.units(pair[1] - pair[0])).sum();
+            prop_assert!(worth <= limit, "{worth} of {limit}");
+        }
+
+        #[test]
+        fn rights_for_is_the_least(limit in 1u64..3_000_000, part in 0u64..1_000_000, lanes in 1u32..64) {
+            let scale = Scale { limit, lanes };
+            let units = part * limit / 1_000_000;
+            let least = scale.rights_for(units);
+            prop_assert!(least <= u64::from(RIGHTS));
+            prop_assert!(scale.units(least as u32) >= units);
+            prop_assert!(least == 0 || scale.units(least as u32 - 1) < units);
+        }
+
+        /// Never below what is kept, never more than was asked; what is lost here is worth as much
+        /// there.
+        #[test]
+        fn a_gift_is_whole_units(
+            limit in prop_oneof![1u64..100, 1u64..3_000_000],
+            held in 0u32..=RIGHTS, asked in any::<u32>(), lanes in 1u32..64, share in 0u64..=100,
+            other in 0u32..=RIGHTS,
+        ) {
+            let scale = Scale { limit, lanes };
+            let kept = scale.units(held) * share / 100;
+            let gift = scale.gift(held, kept, asked);
+            prop_assert!(gift <= held && gift <= asked);
+            let (before, after) = (scale.units(held), scale.units(held - gift));
+            prop_assert!(after >= kept);
+            let other = other.min(RIGHTS - held);
+            let gained = scale.units(other + gift) - scale.units(other);
+            // Large limits have several units to a right, and there one may get lost.
+            prop_assert!(gained + limit.div_ceil(u64::from(RIGHTS)) >= before - after);
         }
     }
 }

@@ -9,15 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
 use super::admission::Tenants;
+use super::affinity::Affinity;
 use super::backlog::Backlog;
 use super::capability::ClassIndex;
+use super::chain::Progress;
 use super::fact::{AttemptEnd, Loss, NewTask, ResourceIndex};
 use super::fleet::Fleet;
 use super::health::Health;
 use super::learned::Learned;
 use super::price::Stake;
 use super::recent::Recent;
+use super::reserved::Reserved;
+use super::shares::Shares;
+use super::sharing::Sharing;
 use super::speed::Latency;
+use super::spikes::Spikes;
 use crate::model::policy::{Policy, ReserveOutput};
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
@@ -83,6 +89,8 @@ pub struct LiveTask {
     /// Boxed, because most tasks never have one, and there may be millions of them.
     pub tried: Option<Box<Vec<Tried>>>,
     pub phase: Phase,
+    /// Of a task with stages.
+    pub progress: Option<Box<Progress>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +125,11 @@ pub struct State {
     pub recent: Recent,
     pub in_flight: u64,
     pub load_published_at: Timestamp,
+    pub sharing: Sharing,
+    pub shares: Shares,
+    pub reserved: Reserved,
+    pub spikes: Spikes,
+    pub affinity: Affinity,
 }
 
 impl State {
@@ -161,6 +174,11 @@ impl State {
             recent: Recent::default(),
             in_flight: 0,
             load_published_at: Timestamp::EPOCH,
+            sharing: Sharing::default(),
+            shares: Shares::default(),
+            reserved: Reserved::default(),
+            spikes: Spikes::default(),
+            affinity: Affinity::default(),
         }
     }
 

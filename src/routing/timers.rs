@@ -74,5 +74,6 @@ pub fn next(state: &State) -> Option<Timestamp> {
     let leases = state.leases.first().map(|(until, _)| until.plus_ms(state.policy.lease_grace_ms));
     let waits = state.backlog.first_until().map(|(until, _)| until);
     let failover = (!state.failovers.is_empty()).then_some(state.batch_time);
-    [leases, waits, failover, state.health.breakers.due()].into_iter().flatten().min()
+    let strategy = state.spikes.due();
+    [leases, waits, failover, state.health.breakers.due(), strategy].into_iter().flatten().min()
 }

@@ -3,6 +3,7 @@
 
 mod chain;
 mod leases;
+mod rights;
 mod snapshots;
 
 use super::logs::Logs;
@@ -49,12 +50,9 @@ pub fn look(world: &World, settings: &LaneSettings, progress: Progress) -> Findi
     let (mut decisions, mut allocations) = (Vec::new(), Vec::new());
     let tasks: Vec<TaskSeen> = logs
         .all(Topic::Tasks)
-        .map(|record| TaskSeen {
-            partition: record.partition,
-            offset: record.offset,
-            task: record
-                .with_raw(Topic::Tasks, |raw| codec.decode_task(raw).ok())
-                .map(|task| names.keep(&task.task_id)),
+        .map(|record| {
+            let task = record.with_raw(Topic::Tasks, |raw| codec.decode_task(raw).ok());
+            names.task(record.partition, record.offset, task.as_ref())
         })
         .collect();
     for record in logs.all(Topic::RouteDecisions) {
@@ -86,6 +84,7 @@ pub fn look(world: &World, settings: &LaneSettings, progress: Progress) -> Findi
         Err(error) => findings.say("fleet", error.to_string()),
     }
     leases::check(world, &logs, &mut findings);
+    rights::check(world, &logs, &lanes, &mut findings);
     for (number, chain) in lanes.iter().enumerate() {
         chain.check(world, &logs, &mut findings);
         snapshots::check(world, settings, &logs, chain, &mut findings);

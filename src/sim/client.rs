@@ -1,17 +1,18 @@
 //! The modelled client: does what the real worker asks for, as `stream/client` does with librdkafka.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::group::{self, GroupEvent, Membership};
 use super::instance::Instance;
 use super::keeper::{Answer, Desk, Request};
+use super::planner::PLANNING_LANE;
 use super::producer::Producer;
 use super::reader::{Found, Reader, offset_at, record_at};
 use crate::config::StartFrom;
 use crate::model::Topic;
 use crate::stream::worker::event::{Command, Event, Failure, FoundSnapshot, SnapshotSource};
-use crate::stream::worker::{Worker, WorkerSettings};
+use crate::stream::worker::{LaneState, Worker, WorkerSettings};
 
 /// Control topics are read this often.
 const CONTROLS_US: u64 = 100_000;
@@ -25,6 +26,8 @@ pub struct Client<'a> {
     worker: Worker,
     membership: Rc<RefCell<Membership>>,
     desk: Rc<Desk>,
+    /// Whether the planner of rights runs in this process.
+    plans: Rc<Cell<bool>>,
     inputs: Reader,
     controls: Reader,
     journals: Reader,
@@ -40,12 +43,14 @@ impl<'a> Client<'a> {
         settings: WorkerSettings,
         membership: Rc<RefCell<Membership>>,
         desk: Rc<Desk>,
+        plans: Rc<Cell<bool>>,
     ) -> Self {
         Client {
             instance,
             worker: Worker::new(settings),
             membership,
             desk,
+            plans,
             inputs: Reader::default(),
             controls: Reader::default(),
             journals: Reader::default(),
@@ -77,6 +82,8 @@ impl<'a> Client<'a> {
             self.read().await;
             self.hear();
             self.tell(Event::Tick);
+            let states = self.worker.lane_states();
+            self.plans.set(states.contains(&(PLANNING_LANE, LaneState::Running)));
         }
     }
 

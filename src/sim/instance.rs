@@ -15,6 +15,7 @@ use super::faults::{DELAY_US, Fault, OUTAGE_US, OVERTAKEN_US, PAUSE_US, RESTART_
 use super::group::{self, Membership};
 use super::keeper::{self, Desk};
 use super::network::{BEGIN_MS, Fate};
+use super::planner;
 use super::world::World;
 use crate::broker::wire::{Reply, Request};
 use crate::stream::clock::Now;
@@ -178,21 +179,25 @@ impl Instance {
         let membership = Rc::new(RefCell::new(Membership::default()));
         let desk = Rc::new(Desk::default());
         let done = Rc::new(Cell::new(false));
+        let plans = Rc::new(Cell::new(false));
         self.ending.set(false);
         let member = timeline.spawn(group::keep(Rc::clone(self), Rc::clone(&membership)));
         let snapshots = settings.snapshot.clone();
         let keeper = timeline.spawn(keeper::keep(Rc::clone(self), Rc::clone(&desk), snapshots));
+        let load_ms = settings.lane.policy.load_snapshot_ms;
+        let planner = planner::plan(Rc::clone(self), Rc::clone(&plans), load_ms);
+        let planner = timeline.spawn(planner);
         let worker = {
             let (instance, done) = (Rc::clone(self), Rc::clone(&done));
             let (settings, keeper) = (settings.clone(), timeline.current());
             self.keeper.set(Some(keeper));
             timeline.spawn(async move {
-                Client::new(&instance, settings, membership, desk).run().await;
+                Client::new(&instance, settings, membership, desk, plans).run().await;
                 done.set(true);
                 instance.world.network.timeline.wake(keeper);
             })
         };
-        *self.processes.borrow_mut() = vec![member, keeper, worker];
+        *self.processes.borrow_mut() = vec![member, keeper, planner, worker];
         // Woken where the process has ended, in whatever way.
         while !done.get() && !self.processes.borrow().is_empty() {
             let ended = timeline.now_us() >= until_us;

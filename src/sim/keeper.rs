@@ -119,8 +119,8 @@ impl Keeper {
         }
     }
 
-    async fn keep(&mut self, mut taken: Taken) -> Option<Manifest> {
-        let packed = packed::pack(&mut taken, self.settings.zstd_level, CHUNK_BYTES);
+    async fn keep(&mut self, taken: Taken) -> Option<Manifest> {
+        let packed = packed::pack(&taken, self.settings.zstd_level, CHUNK_BYTES);
         let (mut manifest, stored) = match packed {
             Ok(packed) => packed,
             Err(error) => {

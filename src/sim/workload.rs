@@ -37,11 +37,14 @@ pub fn fleet() -> Vec<serde_json::Value> {
         .map(|number| {
             json!({
                 "id": format!("r{number}"), "model": "m", "provider": format!("p{}", number / 2),
-                "region": "eu", "context_window": 4_000, "max_output_tokens": 400,
-                "slots": 6 + number, "quality": {"default": 0.5},
+                "region": if number % 2 == 0 { "eu" } else { "us" },
+                "context_window": 4_000, "max_output_tokens": 400,
+                "slots": 6 + number,
+                // All want the first, which has the least.
+                "quality": {"default": if number == 0 { 0.8 } else { 0.5 }},
                 "limits": [
-                    {"dimension": "requests", "amount": 40, "window_s": 3},
-                    {"dimension": "tokens", "amount": 12_000, "window_s": 5},
+                    {"dimension": "requests", "amount": if number == 0 { 14 } else { 40 }, "window_s": 3},
+                    {"dimension": "tokens", "amount": if number == 0 { 4_000 } else { 12_000 }, "window_s": 5},
                 ],
             })
         })
@@ -106,6 +109,16 @@ fn task(id: u64, dice: &mut ChaCha8Rng) -> serde_json::Value {
     if dice.chance(1, 5) {
         task["deadline_ms"] = json!(dice.within(2_000..30_000));
     }
+    if dice.chance(1, 6) {
+        let stage = |dice: &mut ChaCha8Rng| {
+            json!({
+                "name": "stage", "input_tokens": dice.within(10..300),
+                "max_output_tokens": dice.within(10..150),
+            })
+        };
+        let stages: Vec<_> = (0..dice.within(2..4)).map(|_| stage(dice)).collect();
+        task["stages"] = json!(stages);
+    }
     task
 }
 
@@ -155,7 +168,8 @@ pub async fn work(world: Rc<World>, mut dice: ChaCha8Rng) {
             let Found::Record(topic, partition, record) = found else { continue };
             record.with_raw(topic, partition, |raw| match world.codec.decode_route_decision(raw) {
                 Ok(decision) if decision.outcome == Outcome::Routed => {
-                    let resource = decision.primary.first().map(|link| link.resource.to_string());
+                    let decided = decision.primary.iter().find(|link| link.stage == decision.stage);
+                    let resource = decided.map(|link| link.resource.to_string());
                     let resource = resource.unwrap_or_default();
                     let number = resource.strip_prefix('r').and_then(|number| number.parse().ok());
                     let condition =
@@ -163,6 +177,7 @@ pub async fn work(world: Rc<World>, mut dice: ChaCha8Rng) {
                     let attempt = Attempt {
                         task: decision.task_id.to_string(),
                         number: decision.attempt,
+                        stage: decision.stage,
                         lane: decision.lane,
                         resource,
                         condition: condition.unwrap_or(Condition::Well),
@@ -180,6 +195,7 @@ pub async fn work(world: Rc<World>, mut dice: ChaCha8Rng) {
 struct Attempt {
     task: String,
     number: u32,
+    stage: u32,
     lane: u32,
     resource: String,
     condition: Condition,
@@ -188,7 +204,7 @@ struct Attempt {
 impl Attempt {
     fn report(&self, world: &World, lane: u32, status: &str, tokens: u64) {
         let result = json!({
-            "task_id": self.task, "attempt": self.number, "lane": self.lane,
+            "task_id": self.task, "attempt": self.number, "stage": self.stage, "lane": self.lane,
             "resource": self.resource, "status": status, "output_tokens": tokens,
         });
         let partition = i32::try_from(lane).unwrap_or(0);

@@ -7,7 +7,7 @@ use crate::model::snapshot::SnapshotPoint;
 use crate::model::time::Timestamp;
 
 /// The last batch of a lane that was committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitPoint {
     pub epoch: u32,
     pub seq: u64,

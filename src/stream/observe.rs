@@ -218,6 +218,7 @@ impl<'a> Observer<'a> {
             state.in_flight,
             backlog,
         );
+        self.telemetry.lane_system(lane.number(), lane.system_health());
         let resources = state.fleet.iter().map(|(_, resource)| {
             let windows = resource.rates.iter().map(|rate| WindowView {
                 dimension: rate.limit.dimension.name(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::worker::event::Taken;
 use crate::config;
-use crate::lane::snapshot::seal;
+use crate::lane::snapshot::SnapshotError;
 use crate::lane::snapshot::stored::{self, StoredError};
 use crate::model::snapshot::{
     Dropped, KeptAt, MANIFEST_FORMAT, Manifest, SnapshotKey, SnapshotPart, SnapshotPoint,
@@ -29,19 +29,34 @@ fn damaged(manifest: &Manifest) -> impl Fn(StoredError) -> Damaged {
     move |problem| Damaged { seq, problem }
 }
 
-/// Seals and compresses what was taken, to be published in chunks of this size; its bytes are empty
-/// after that.
+/// Why nothing could be made of what was taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    #[error(transparent)]
+    Encode(#[from] SnapshotError),
+    #[error("it cannot be compressed")]
+    Compress(#[from] std::io::Error),
+}
+
+/// Encodes and compresses what was taken, to be published in chunks of this size.
 ///
 /// # Errors
-/// zstd's.
+/// The state cannot be encoded, or zstd's.
 pub fn pack(
-    taken: &mut Taken,
+    taken: &Taken,
     zstd_level: i32,
     chunk_bytes: usize,
-) -> std::io::Result<(Manifest, Vec<u8>)> {
-    let mut bytes = std::mem::take(&mut taken.bytes);
-    seal(&mut bytes);
-    let stored = zstd::bulk::compress(&bytes, zstd_level)?;
+) -> Result<(Manifest, Vec<u8>), PackError> {
+    pack_bytes(taken, &taken.frozen.encode()?, zstd_level, chunk_bytes)
+}
+
+fn pack_bytes(
+    taken: &Taken,
+    bytes: &[u8],
+    zstd_level: i32,
+    chunk_bytes: usize,
+) -> Result<(Manifest, Vec<u8>), PackError> {
+    let stored = zstd::bulk::compress(bytes, zstd_level)?;
     let manifest = Manifest {
         format: MANIFEST_FORMAT,
         lane: taken.lane,
@@ -324,7 +339,8 @@ mod tests {
         assert_eq!(manifest.drops, [Dropped { seq: 10, chunks: 1 }]);
     }
 
-    fn taken(bytes: Vec<u8>) -> Taken {
+    fn taken() -> Taken {
+        let settings = crate::lane::tests::settings(crate::model::policy::Policy::default());
         Taken {
             lane: 1,
             run: 0,
@@ -335,7 +351,7 @@ mod tests {
             local: true,
             publish: true,
             published: SnapshotPoint::default(),
-            bytes,
+            frozen: crate::lane::Lane::genesis(1, 2, 1, settings).freeze().unwrap(),
         }
     }
 
@@ -347,8 +363,8 @@ mod tests {
             dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (dice >> 56) as u8
         });
-        let mut taken = taken(bytes.take(2 * CHUNK_BYTES + 1).collect());
-        let (manifest, stored) = pack(&mut taken, 1, CHUNK_BYTES).unwrap();
+        let bytes: Vec<u8> = bytes.take(2 * CHUNK_BYTES + 1).collect();
+        let (manifest, stored) = pack_bytes(&taken(), &bytes, 1, CHUNK_BYTES).unwrap();
         assert_eq!(manifest.chunks, 3);
         let records: Vec<_> = chunks(&manifest, &stored, CHUNK_BYTES).collect();
         let mut pieces = Pieces::of(&manifest).unwrap();

@@ -1,6 +1,7 @@
 //! (I/O) The instance's view of `load-snapshots`: the newest record of each key, read on a thread of its
 //! own from where the local store left off, kept there, and shown to `http`. What an instance needs to
-//! do its work is not in it: without brokers or disk it is older, or only in memory.
+//! do its work is not in it: without brokers or disk it is older, or only in memory. Where lane 0 runs, the
+//! planner of rights is told what is new as well, and advises on this thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
+use super::advisor::Advisor;
 use super::client::reader::Quiet;
 use super::client::settings;
 use crate::clock::{Stopwatch, wall_now};
@@ -29,8 +31,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// Brokers that do not answer are asked again.
 const ASK: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// What has changed is shown, and is stored, this often; stored earlier where it is much.
-const SHOW_EVERY: Duration = Duration::from_millis(500);
+/// What has changed is shown, and is stored, this often; stored earlier where it is much. A lane that has
+/// run dry is seen, and advised about, within this time.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
 const STORE_EVERY: Duration = Duration::from_secs(5);
 const CHANGES_MAX: usize = 1_000;
 /// A topic that has got more partitions is noticed within this time.
@@ -79,6 +82,9 @@ struct View<'a> {
     /// Partitions that were read to their end in this run.
     ended: BTreeSet<i32>,
     is_full: bool,
+    /// Whether it was shown that the topic is read.
+    is_read: bool,
+    advisor: Advisor<'a>,
 }
 
 impl<'a> View<'a> {
@@ -98,6 +104,8 @@ impl<'a> View<'a> {
             unshown: BTreeSet::new(),
             ended: BTreeSet::new(),
             is_full: false,
+            is_read: false,
+            advisor: Advisor::new(config, codec, telemetry),
         };
         let opened = LoadStore::open(
             &kafka.data_directory,
@@ -156,6 +164,7 @@ impl<'a> View<'a> {
                 shown = Stopwatch::start();
                 self.show();
             }
+            self.advisor.go_on();
             if stored.elapsed() >= STORE_EVERY || self.unstored.len() >= CHANGES_MAX {
                 stored = Stopwatch::start();
                 self.keep();
@@ -176,6 +185,7 @@ impl<'a> View<'a> {
         let metadata = consumer.fetch_metadata(Some(self.topic), ASK)?;
         let found = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let count = found.map_or(0, |topic| topic.partitions().len());
+        self.advisor.lanes(u32::try_from(count).unwrap_or(u32::MAX));
         let known = consumer.assignment()?;
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::try_from(count).unwrap_or(i32::MAX) {
@@ -264,16 +274,21 @@ impl<'a> View<'a> {
     }
 
     fn show(&mut self) {
+        let read = !self.positions.is_empty()
+            && self.positions.keys().all(|partition| self.ended.contains(partition));
+        if self.unshown.is_empty() && (self.is_read || !read) {
+            return;
+        }
+        self.is_read |= read;
         let unshown = std::mem::take(&mut self.unshown);
         let changes: Vec<_> = unshown
             .into_iter()
             .map(|key| {
                 let snapshot = self.entries.get(&key).and_then(|kept| self.decode(&key, kept));
+                self.advisor.told(&key, snapshot.as_ref());
                 (Arc::from(key), snapshot.map(Arc::new))
             })
             .collect();
-        let read = !self.positions.is_empty()
-            && self.positions.keys().all(|partition| self.ended.contains(partition));
         self.telemetry.load_changed(|view| {
             for (key, snapshot) in changes {
                 match snapshot {

@@ -6,10 +6,11 @@
 //! assigned → *asked* what is committed → (*starting*, where nothing is) or *finding* a snapshot to
 //! begin with → *folding* its journal up to that batch and to its end → *catching up* with the control topics → *running*; or *stopped*, where anything
 //! does not fit. After a transaction whose outcome is not known to be ours, its lanes are *asked*
-//! again: what is committed is the verdict, and a lane that comes back after a rebalance takes the
-//! same way.
+//! again: what is committed is the verdict, where need be after *checking* the journal's end, and a
+//! lane that comes back after a rebalance takes the same way.
 
 mod careful;
+mod checking;
 mod epoch;
 pub mod event;
 mod folding;
@@ -90,6 +91,8 @@ enum Phase {
         target: CommitPoint,
     },
     Folding(Fold),
+    /// The end of the journal is read, whether it has the pending batch.
+    Checking(Check),
     /// The control topics are read to their ends.
     CatchingUp {
         fleet: bool,
@@ -116,6 +119,14 @@ struct Fold {
     any: bool,
     /// The offsets are not ours, and are accepted.
     reset: Option<Reset>,
+}
+
+/// What is looked for in a lane's journal: the pending batch, which the committed offsets do not know.
+#[derive(Debug)]
+struct Check {
+    committed: Option<CommitPoint>,
+    /// Of the batch that stands in the pending one's place.
+    found: Option<CommitPoint>,
 }
 
 /// The phase of a lane, for those who watch.
@@ -219,6 +230,7 @@ impl Worker {
                 | Phase::Finding { .. }
                 | Phase::Starting
                 | Phase::Folding(_)
+                | Phase::Checking(_)
                 | Phase::CatchingUp { .. }
                 | Phase::Running
                 | Phase::Stopped(_),
@@ -355,7 +367,7 @@ impl Worker {
     fn stop_lane(&mut self, number: u32, error: LaneError) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let was_running = matches!(slot.phase, Phase::Running | Phase::Asked { runs: true, .. });
-        if matches!(slot.phase, Phase::Folding(_)) {
+        if matches!(slot.phase, Phase::Folding(_) | Phase::Checking(_)) {
             self.commands.push_back(Command::StopJournal { lane: number });
         }
         slot.held = None;
@@ -410,6 +422,7 @@ impl Slot {
             | Phase::Finding { .. }
             | Phase::Starting
             | Phase::Folding(_)
+            | Phase::Checking(_)
             | Phase::Stopped(_) => false,
         }
     }
@@ -420,6 +433,7 @@ impl Slot {
             | Phase::Finding { .. }
             | Phase::Starting
             | Phase::Folding(_)
+            | Phase::Checking(_)
             | Phase::CatchingUp { .. } => LaneState::Restoring,
             Phase::Running
                 if self.held.as_ref().is_some_and(|held| held.is_paused() || !held.reads) =>

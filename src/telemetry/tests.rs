@@ -55,6 +55,10 @@ fn busy() -> Telemetry {
         facts: 9,
         fact_bytes: 900,
         wait_ms: vec![1, 20, 70_000],
+        rights_given: 3,
+        rights_taken: 2,
+        rights_void: 0,
+        advice_ignored: 1,
     };
     telemetry.batch_committed(&counts, Duration::from_millis(4));
     telemetry
@@ -78,6 +82,7 @@ fn a_batch_is_counted_by_what_became_of_it() {
         "input_records",
         "decisions",
         "refusals",
+        "rights_messages",
         "dead_letters",
         "failovers",
         "lease_expirations",
@@ -103,6 +108,9 @@ fn a_batch_is_counted_by_what_became_of_it() {
             "input_records_total{topic=\"tasks\",outcome=\"duplicate\"} 1",
             "lease_expirations_total 4",
             "refusals_total{reason=\"quality\"} 1",
+            "rights_messages_total{outcome=\"given\"} 3",
+            "rights_messages_total{outcome=\"ignored\"} 1",
+            "rights_messages_total{outcome=\"taken\"} 2",
             "task_to_commit_seconds_bucket{le=\"+Inf\"} 3",
             "task_to_commit_seconds_bucket{le=\"0.005\"} 1",
             "task_to_commit_seconds_bucket{le=\"0.025\"} 2",

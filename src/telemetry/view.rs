@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::TransactionBegins;
 use super::label::LaneState;
+use crate::model::system_health::{Strategy, SystemHealth};
 
 /// What one lane, or all lanes together, hold and use of one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -61,6 +62,8 @@ pub struct LaneView {
     pub in_flight: u64,
     pub backlog: u64,
     pub restore_remaining_records: u64,
+    /// As of its last batch.
+    pub system: Option<SystemHealth>,
     /// By input topic.
     pub lag: BTreeMap<&'static str, InputLag>,
     /// Summed over the lanes where they are shown: see [`View::resources`].
@@ -195,6 +198,7 @@ impl Collector for ViewCollector {
             self.begins.oldest_seconds(),
         )?;
         lanes(&mut encoder, &view)?;
+        strategies(&mut encoder, &view)?;
         let resources = view.resources();
         // A bound, should a fleet be larger than what a metrics store takes well.
         resource_metrics(&mut encoder, &resources[..resources.len().min(super::NAMES_MAX)])
@@ -234,6 +238,27 @@ fn lanes(encoder: &mut DescriptorEncoder<'_>, view: &View) -> Result<(), fmt::Er
         "lane_restore_remaining_records",
         "Journal records that the lane has yet to fold.",
         lanes().map(|(lane, view)| (vec![("lane", lane)], view.restore_remaining_records as f64)),
+    )
+}
+
+fn strategies(encoder: &mut DescriptorEncoder<'_>, view: &View) -> Result<(), fmt::Error> {
+    let systems = || view.lanes.values().filter_map(|lane| lane.system.as_ref());
+    let lanes = Strategy::ALL.map(|strategy| {
+        let count = systems().filter(|system| system.strategy == strategy).count();
+        (vec![("strategy", strategy.name().to_owned())], count as f64)
+    });
+    let help = "Lanes in which the strategy is in force.";
+    family(encoder, "spike_strategy", help, lanes.into_iter())?;
+    let rates = [
+        ("now", systems().map(|system| system.arrivals_per_s).sum()),
+        ("usual", systems().map(|system| system.arrivals_per_s_usual).sum()),
+        ("expected", systems().map(|system| system.arrivals_per_s_expected).sum()),
+    ];
+    family(
+        encoder,
+        "arrivals_per_second",
+        "New tasks in a second: of the last few seconds, usually, and as expected next.",
+        rates.into_iter().map(|(kind, rate): (_, f64)| (vec![("kind", kind.to_owned())], rate)),
     )
 }
 

@@ -49,7 +49,7 @@ fn held(slots: u32, requests: u32, tokens: u64) -> Reserved {
 impl History {
     fn task(mut self, task: &str) -> Self {
         let offset = self.tasks.len() as i64;
-        self.tasks.push(TaskSeen { partition: 0, offset, task: Some(Arc::from(task)) });
+        self.tasks.push(TaskSeen { partition: 0, offset, task: Some(Arc::from(task)), stages: 1 });
         self
     }
 
@@ -171,7 +171,7 @@ fn a_planted_loss_is_found() {
     check(&lost.dead(1), &[]);
 
     let mut undecodable = History::default();
-    undecodable.tasks.push(TaskSeen { partition: 3, offset: 7, task: None });
+    undecodable.tasks.push(TaskSeen { partition: 3, offset: 7, task: None, stages: 1 });
     check(&undecodable, &["lost: undecodable task record (partition 3, offset 7)"]);
     undecodable.dead_letters.push(DeadLetterSeen { partition: 3, offset: 7 });
     check(&undecodable, &[]);

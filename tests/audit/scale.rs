@@ -181,6 +181,7 @@ fn the_bundled_demo_is_a_tight_fit() {
         .iter()
         .enumerate()
         .map(|(index, one)| TaskSeen {
+            stages: 1,
             partition: 0,
             offset: index as i64,
             task: Some(Arc::from(one.task.task_id.as_str())),

@@ -125,6 +125,7 @@ fn full_task() -> Task {
             class: "code".to_owned(),
             input_tokens: 300,
             max_output_tokens: 500,
+            models: Vec::new(),
         }],
         payload: Some(vec![0, 255, b'{']),
     }
@@ -249,6 +250,8 @@ fn route_decisions() {
         health_offset: -1,
         refusals: Vec::new(),
         payload: Some(br#"{"messages":[]}"#.into()),
+        fallbacks_apart: true,
+        stages: 1,
     };
     let refused = RouteDecision {
         outcome: Outcome::Refused,
@@ -280,7 +283,8 @@ fn route_decisions() {
         "lease_until_at_ms": 1_700_158_678_764_i64,
         "reserved": {"slots": 1, "requests": 1, "tokens": 5_000_000_000_i64},
         "input_tokens": 374, "max_output_tokens": 1_024, "health_offset": -1, "refusals": [],
-        "payload": {"base64": STANDARD.encode(br#"{"messages":[]}"#)}
+        "payload": {"base64": STANDARD.encode(br#"{"messages":[]}"#)},
+        "fallbacks_apart": true, "stages": 1,
     });
     let mut seen_refused = seen_routed.clone();
     for (name, value) in [

@@ -3,5 +3,6 @@
 mod world;
 
 mod path;
+mod planner;
 mod snapshots;
 mod view;

@@ -139,8 +139,19 @@ fn settings(topic: Topic) -> Vec<Setting> {
             retention(7, "a lane that was down for long still has to read it"),
             bytes(INPUT_BYTES, "a result with a long error"),
         ],
-        Topic::HealthEvents | Topic::Fleet => {
+        Topic::HealthEvents => {
             vec![policy("compact", COMPACTED), bytes(INPUT_BYTES, "as for every input")]
+        }
+        Topic::Fleet => {
+            const AGREED: &str = "rights belong to the record by which their limit came: a lane                 that stood still has to read the records that the others read";
+            let kept =
+                |name| Setting { name, rule: Rule::AtLeast(7 * DAY_MS), must: false, why: AGREED };
+            vec![
+                policy("compact", COMPACTED),
+                bytes(INPUT_BYTES, "as for every input"),
+                kept("min.compaction.lag.ms"),
+                kept("delete.retention.ms"),
+            ]
         }
         Topic::LoadSnapshots | Topic::Snapshots => vec![policy("compact", COMPACTED)],
         Topic::RouteDecisions => vec![

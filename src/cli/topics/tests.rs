@@ -68,7 +68,7 @@ fn a_new_installation_has_one_lane_and_every_topic() {
             "task-results 1 cleanup.policy=delete max.message.bytes=2097152 retention.ms=604800000",
             "lane-inbox 1 cleanup.policy=delete max.message.bytes=2097152 retention.ms=604800000",
             "health-events 1 cleanup.policy=compact max.message.bytes=2097152",
-            "fleet 1 cleanup.policy=compact max.message.bytes=2097152",
+            "fleet 1 cleanup.policy=compact delete.retention.ms=604800000 max.message.bytes=2097152 min.compaction.lag.ms=604800000",
             "route-decisions 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=604800000",
             "allocation-events 1 cleanup.policy=delete retention.ms=604800000",
             "balance-events 1 cleanup.policy=delete retention.ms=604800000",

@@ -50,7 +50,7 @@ fn bytes_that_mean_nothing_have_a_reason() {
         (
             Some(other),
             "unknown_fingerprint",
-            "the Avro schema with fingerprint 0f7ccd212b2fd420 is not known for this topic",
+            "the Avro schema with fingerprint e082c96e3ba94756 is not known for this topic",
         ),
         (
             Some(vec![0, 0, 0, 3, 132, 1]),
@@ -100,6 +100,7 @@ fn tasks_out_of_bounds_have_a_reason() {
         class: "c".to_owned(),
         input_tokens: 1,
         max_output_tokens: 1,
+        models: Vec::new(),
     };
     let rows = [
         (
@@ -171,13 +172,13 @@ fn counts_beyond_the_record_are_errors() {
             let mut bytes = Vec::new();
             let codec = avro();
             codec.encode_load_snapshot(&snapshot(), &mut bytes);
-            // The count of an empty array, the last but two bytes.
-            let at = bytes.len() - 3;
+            // The count of an empty array, the last but three bytes.
+            let at = bytes.len() - 4;
             bytes.splice(at..=at, huge);
             bytes
         }),
     ));
-    let problem = "-9223372036854775808 items where 1 bytes are left".to_owned();
+    let problem = "-9223372036854775808 items where 2 bytes are left".to_owned();
     assert_eq!(event, Err(DecodeError::Avro { field: "load", problem }));
 }
 
@@ -190,6 +191,7 @@ fn snapshot() -> crate::model::event::LoadSnapshot<'static> {
         load: Vec::new(),
         in_flight: 0,
         backlog: 0,
+        system: None,
     }
 }
 

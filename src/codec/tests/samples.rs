@@ -2,6 +2,8 @@
 //! which checks them, gives them back.
 
 mod examples;
+mod inbox;
+mod system;
 
 use std::borrow::Cow;
 
@@ -16,9 +18,7 @@ use crate::model::allocation::AllocationEvent;
 use crate::model::decision::{
     ChainLink, ModelChain, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
-use crate::model::event::{
-    BalanceEvent, DimensionLoad, InboxMessage, LoadSnapshot, OperatorAction,
-};
+use crate::model::event::{BalanceEvent, DimensionLoad, LoadSnapshot, OperatorAction};
 use crate::model::health::HealthEvent;
 use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
@@ -30,6 +30,7 @@ use crate::model::task::{Objective, Priority, Requirements, Stage, Task, Weights
 use crate::model::time::Timestamp;
 
 pub use examples::{decision_example, resource_example, task_example};
+pub use inbox::lane_inbox;
 
 /// A record around a value.
 pub fn record<'a>(topic: Topic, key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> RawRecord<'a> {
@@ -104,12 +105,13 @@ fn requirements() -> impl Strategy<Value = Requirements> {
 }
 
 fn stage() -> impl Strategy<Value = Stage> {
-    (name(), name(), 0_u32..=100_000_000, 0_u32..=100_000_000).prop_map(
-        |(name, class, input_tokens, max_output_tokens)| Stage {
+    (name(), name(), 0_u32..=100_000_000, 0_u32..=100_000_000, vec(name(), 0..3)).prop_map(
+        |(name, class, input_tokens, max_output_tokens, models)| Stage {
             name,
             class,
             input_tokens,
             max_output_tokens,
+            models,
         },
     )
 }
@@ -179,11 +181,6 @@ pub fn task_result() -> impl Strategy<Value = TaskResult> {
             error,
         },
     )
-}
-
-pub fn lane_inbox() -> impl Strategy<Value = InboxMessage> {
-    (any::<u32>(), any::<u32>(), task_result())
-        .prop_map(|(from_lane, to_lane, result)| InboxMessage { from_lane, to_lane, result })
 }
 
 pub fn health_event() -> impl Strategy<Value = HealthEvent> {
@@ -361,6 +358,8 @@ pub fn route_decision() -> impl Strategy<Value = RouteDecision<'static>> {
             health_offset,
             refusals,
             payload: payload.map(Cow::Owned),
+            fallbacks_apart: attempt % 2 == 0,
+            stages: attempt,
         },
     )
 }
@@ -405,8 +404,9 @@ pub fn balance_event() -> impl Strategy<Value = BalanceEvent<'static>> {
 }
 
 pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
-    let load = (cow(), any::<u32>(), count(), count(), count(), count(), number()).prop_map(
-        |(dimension, window_s, limit, units, used, used_max, price)| DimensionLoad {
+    let held = (any::<u32>(), any::<i64>(), count(), count(), option::of(time()));
+    let load = (cow(), any::<u32>(), count(), count(), count(), count(), number(), held).prop_map(
+        |(dimension, window_s, limit, units, used, used_max, price, held)| DimensionLoad {
             dimension,
             window_s,
             limit,
@@ -414,11 +414,17 @@ pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
             used,
             used_max,
             price,
+            rights: held.0,
+            incarnation: held.1,
+            waiting: held.2,
+            largest_waiting: held.3,
+            waiting_since_ms: held.4,
         },
     );
     let health = select(&inputs::HEALTH_STATUSES[..]);
-    (any::<u32>(), cow(), time(), health, vec(load, 0..4), count(), count()).prop_map(
-        |(lane, resource, at_ms, health, load, in_flight, backlog)| LoadSnapshot {
+    let system = option::of(system::system_health());
+    (any::<u32>(), cow(), time(), health, vec(load, 0..4), count(), count(), system).prop_map(
+        |(lane, resource, at_ms, health, load, in_flight, backlog, system)| LoadSnapshot {
             lane,
             resource,
             at_ms,
@@ -426,6 +432,7 @@ pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
             load,
             in_flight,
             backlog,
+            system,
         },
     )
 }

@@ -9,6 +9,8 @@ use crate::codec::writers::fingerprint;
 use crate::codec::{inputs, outputs};
 use crate::model::Topic;
 use crate::model::reason::RefusalReason;
+use crate::model::rights::Counted;
+use crate::model::system_health::{Strategy, SystemStatus};
 use crate::model::task::Priority;
 
 fn all() -> Vec<&'static TopicSchema> {
@@ -106,8 +108,11 @@ fn enums_are_those_of_the_model() {
     check("HealthScope", &inputs::HEALTH_SCOPES, |value| value as i64);
     check("HealthStatus", &inputs::HEALTH_STATUSES, |value| value as i64);
     check("Dimension", &inputs::DIMENSIONS, |value| value as i64);
+    check("Counted", &Counted::ALL, |value| value as i64);
     check("Outcome", &outputs::OUTCOMES, |value| value as i64);
     check("AllocationKind", &outputs::ALLOCATION_KINDS, |value| value as i64);
+    check("SystemStatus", &SystemStatus::ALL, |value| value as i64);
+    check("Strategy", &Strategy::ALL, |value| value as i64);
     check("BalanceKind", &outputs::BALANCE_KINDS, |value| value as i64);
     let objectives = all_definitions();
     let objective = objectives.iter().find(|definition| definition["name"] == "Objective").unwrap();

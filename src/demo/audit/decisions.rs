@@ -60,12 +60,86 @@ pub(super) fn check_tasks(
             });
         }
     }
+    check_stages(tasks, &last, &dead, report);
     let mut unknown: Vec<_> = last.iter().filter(|(task, _)| !known.contains(*task)).collect();
     unknown.sort_unstable_by_key(|(task, _)| *task);
     for (_, decision) in unknown {
         report.find(Finding::Inconsistent {
             attempt: decision.attempt.clone(),
             detail: "decided, and no such task was ever published".to_owned(),
+        });
+    }
+}
+
+/// A task whose last decision serves a stage that is not its last was left half-way. A repeated
+/// id has the stages of its first record.
+fn check_stages(
+    tasks: &[TaskSeen],
+    last: &IndexMap<&Arc<str>, &DecisionSeen>,
+    dead: &BTreeSet<DeadLetterSeen>,
+    report: &mut AuditReport,
+) {
+    let mut seen: IndexSet<&Arc<str>> = IndexSet::with_capacity(tasks.len());
+    for record in tasks {
+        let Some(task) = record.task.as_ref().filter(|task| seen.insert(task)) else { continue };
+        let Some(decision) = last.get(task) else { continue };
+        let place = DeadLetterSeen { partition: record.partition, offset: record.offset };
+        let stage = decision.attempt.stage;
+        let half_way = decision.outcome == Outcome::Routed
+            && stage + 1 < record.stages
+            && !dead.contains(&place);
+        let detail = if stage >= record.stages {
+            format!("decided stage {stage} of a task with {} stages", record.stages)
+        } else if half_way {
+            format!("the last of {} stages was never decided", record.stages)
+        } else {
+            continue;
+        };
+        report.find(Finding::Inconsistent { attempt: decision.attempt.clone(), detail });
+    }
+}
+
+/// A later stage begins when the one before has ended: its last attempt was released before.
+pub(super) fn check_order(
+    decisions: &[DecisionSeen],
+    allocations: &[AllocationSeen],
+    report: &mut AuditReport,
+) {
+    let later = decisions.iter().filter(|one| one.attempt.stage > 0 && one.attempt.attempt == 1);
+    let later: IndexSet<(&Arc<str>, u32)> =
+        later.map(|one| (&one.attempt.task, one.attempt.stage)).collect();
+    if later.is_empty() {
+        return;
+    }
+    let mut released: IndexSet<(&Arc<str>, u32)> = IndexSet::new();
+    let mut begun: Vec<&AllocationSeen> = Vec::new();
+    for event in allocations {
+        let AttemptKey { task, stage, .. } = &event.attempt;
+        match event.kind {
+            AllocationKind::Released => {
+                released.insert((task, *stage));
+            }
+            AllocationKind::Reserved if *stage > 0 && !released.contains(&(task, *stage - 1)) => {
+                begun.push(event);
+            }
+            AllocationKind::Reserved
+            | AllocationKind::Adjusted
+            | AllocationKind::Expired
+            | AllocationKind::Denied
+            | AllocationKind::FailedOver => {}
+        }
+    }
+    for event in begun {
+        report.find(Finding::Inconsistent {
+            attempt: event.attempt.clone(),
+            detail: "begun before the stage before it had ended".to_owned(),
+        });
+    }
+    let missing = later.iter().filter(|(task, stage)| !released.contains(&(*task, *stage - 1)));
+    for (task, stage) in missing {
+        report.find(Finding::Inconsistent {
+            attempt: AttemptKey { task: Arc::clone(task), stage: *stage, attempt: 1 },
+            detail: "decided, and the stage before it never ended".to_owned(),
         });
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::model::allocation::{AllocationEvent, AllocationKind};
 use crate::model::decision::{Outcome, Reserved, RouteDecision};
 use crate::model::reason::RefusalReason;
+use crate::model::task::Task;
 
 /// What is decided exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +31,8 @@ pub struct TaskSeen {
     pub offset: i64,
     /// `None` where the record cannot be decoded: then only a dead letter can account for it.
     pub task: Option<Arc<str>>,
+    /// How many stages it has.
+    pub stages: u32,
 }
 
 /// A record of `route-decisions`.
@@ -74,6 +77,16 @@ impl Names {
         let kept: Arc<str> = Arc::from(name);
         self.0.insert(Arc::clone(&kept));
         kept
+    }
+
+    /// A record of `tasks`, where it can be decoded.
+    pub fn task(&mut self, partition: i32, offset: i64, task: Option<&Task>) -> TaskSeen {
+        TaskSeen {
+            partition,
+            offset,
+            task: task.map(|task| self.keep(&task.task_id)),
+            stages: task.map_or(1, |task| task.stages.len().max(1) as u32),
+        }
     }
 
     pub fn decision(&mut self, decision: &RouteDecision<'_>) -> DecisionSeen {

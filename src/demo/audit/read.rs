@@ -112,9 +112,8 @@ impl History {
         let record = raw(topic, message);
         let place = || format!("{} {}:{}", message.topic(), record.partition, record.offset);
         if topic == Topic::Tasks {
-            let task = codec.decode_task(&record).ok().map(|task| names.keep(&task.task_id));
-            let (partition, offset) = (record.partition, record.offset);
-            self.tasks.push(TaskSeen { partition, offset, task });
+            let task = codec.decode_task(&record).ok();
+            self.tasks.push(names.task(record.partition, record.offset, task.as_ref()));
         } else if topic == Topic::RouteDecisions {
             let decision = codec.decode_route_decision(&record).with_context(place)?;
             self.decisions.push(names.decision(&decision));

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::time::Timestamp;
 use crate::routing::TaskKey;
+use crate::routing::affinity::SessionHash;
+use crate::routing::chain::{Progress, Stages};
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::NewTask;
 use crate::routing::shape::{Shape, SharedShape};
@@ -26,6 +28,10 @@ struct Row<'a> {
     fallbacks: Fallbacks,
     tried: Option<Vec<Tried>>,
     phase: Phase,
+    stage: u32,
+    stages: Option<Stages>,
+    session: SessionHash,
+    progress: Option<Progress>,
 }
 
 /// Shapes by the order of their first task.
@@ -73,14 +79,14 @@ impl<'a> Shapes<'a> {
     }
 }
 
-pub fn write(state: &State, bytes: Vec<u8>) -> postcard::Result<Vec<u8>> {
+pub fn write(tasks: &[(TaskKey, LiveTask)], bytes: Vec<u8>) -> postcard::Result<Vec<u8>> {
     let mut shapes = Shapes::default();
-    for live in state.tasks.values() {
+    for (_, live) in tasks {
         shapes.number(&live.task.shape);
     }
     let mut bytes = postcard::to_extend(&shapes.table, bytes)?;
-    bytes = postcard::to_extend(&state.tasks.len(), bytes)?;
-    for (key, live) in &state.tasks {
+    bytes = postcard::to_extend(&tasks.len(), bytes)?;
+    for (key, live) in tasks {
         bytes.extend_from_slice(&key.0);
         let task = &*live.task;
         let row = Row {
@@ -95,6 +101,10 @@ pub fn write(state: &State, bytes: Vec<u8>) -> postcard::Result<Vec<u8>> {
             fallbacks: live.fallbacks,
             tried: live.tried.as_deref().cloned(),
             phase: live.phase,
+            stage: task.stage,
+            stages: task.stages.clone(),
+            session: task.session,
+            progress: live.progress.as_deref().cloned(),
         };
         bytes = postcard::to_extend(&row, bytes)?;
     }
@@ -122,6 +132,9 @@ pub fn read<'a>(state: &mut State, memo: &mut Memo, bytes: &'a [u8]) -> postcard
             deadline_at: row.deadline_at,
             input_tokens: row.input_tokens,
             max_output_tokens: row.max_output_tokens,
+            stage: row.stage,
+            stages: row.stages,
+            session: row.session,
         };
         match row.phase {
             Phase::InFlight { lease_until, .. } => {
@@ -136,6 +149,7 @@ pub fn read<'a>(state: &mut State, memo: &mut Memo, bytes: &'a [u8]) -> postcard
             fallbacks: row.fallbacks,
             tried: row.tried.map(Box::new),
             phase: row.phase,
+            progress: row.progress.map(Box::new),
         };
         state.tasks.insert(key, live);
     }

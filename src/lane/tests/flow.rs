@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
-use super::Bench;
+use super::{Bench, settings};
+use crate::lane::LaneSettings;
 use crate::model::policy::Policy;
+use crate::model::time::Timestamp;
 
 fn policy() -> Policy {
     Policy { load_snapshot_ms: 1_000_000_000, ..Policy::default() }
@@ -138,12 +140,6 @@ fn every_refusal_has_its_reason() {
         (json!({"input_tokens": 1_000_000}), "context_window"),
         (json!({"max_output_tokens": 20_000}), "context_window"),
         (json!({"deadline_ms": 10}), "deadline"),
-        (
-            json!({"stages": [
-                {"name": "one", "input_tokens": 1}, {"name": "two", "input_tokens": 1},
-            ]}),
-            "not_supported",
-        ),
     ];
     for (change, reason) in rows {
         let mut bench = bench();
@@ -337,4 +333,17 @@ fn a_task_that_another_owner_gave_up_is_read_again_for_its_dead_letter() {
     let shown = left_behind.step();
     assert!(shown.iter().any(|line| line.starts_with("tasks.dlq")), "{shown:?}");
     assert!(left_behind.lane.state().tasks.is_empty());
+}
+
+#[test]
+fn a_lease_does_not_end_over_a_result_that_waits_for_the_next_batch() {
+    let mut bench = Bench::with(LaneSettings { batch_records_max: 1, ..settings(policy()) });
+    bench.resource("a", json!({}));
+    bench.task("t1", json!({}));
+    bench.step();
+    bench.result("t1", 9, "succeeded", json!({}));
+    bench.result("t1", 1, "succeeded", json!({"input_tokens": 100, "output_tokens": 20}));
+    bench.lane.results_caught_up(Timestamp::from_ms(1_100_000));
+    assert_eq!(bench.step_at(1_100_000), Vec::<String>::new(), "one record, of an old attempt");
+    assert_eq!(bench.step_at(1_100_100), ["released a t1 #1 0/1/120 over 0 -"]);
 }

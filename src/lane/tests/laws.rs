@@ -105,7 +105,9 @@ pub(crate) fn run_keeping(acts: &[Act], batch_records_max: usize, keep_every: u6
             {"dimension": "tokens", "amount": tokens, "window_s": 10},
             {"dimension": "requests", "amount": 5, "window_s": 3},
         ]);
-        bench.resource(&format!("r{resource}"), json!({"slots": slots, "limits": limits}));
+        let region = if resource == 2 { "us" } else { "eu" };
+        let change = json!({"slots": slots, "limits": limits, "region": region});
+        bench.resource(&format!("r{resource}"), change);
     };
     for resource in 0..3 {
         limit(&mut bench, resource, 2, 1_000);
@@ -124,6 +126,13 @@ pub(crate) fn run_keeping(acts: &[Act], batch_records_max: usize, keep_every: u6
                 if *deadline {
                     task["deadline_ms"] = json!(15_000);
                 }
+                if id % 2 == 0 {
+                    task["session"] = json!(format!("s{}", id % 8));
+                }
+                if id % 3 == 0 {
+                    let stage = json!({"name": "s", "input_tokens": 50, "max_output_tokens": 60});
+                    task["stages"] = json!([stage, stage]);
+                }
                 bench.task(&format!("t{id}"), task);
             }
             Act::Result { id, attempt, status, tokens } => {
@@ -136,8 +145,9 @@ pub(crate) fn run_keeping(acts: &[Act], batch_records_max: usize, keep_every: u6
                     "late",
                     "cancelled",
                 ][usize::from(*status)];
-                let tokens = json!({"output_tokens": tokens});
-                bench.result(&format!("t{id}"), *attempt, status, tokens);
+                let stage = if id % 3 == 0 { tokens % 2 } else { 0 };
+                let change = json!({"output_tokens": tokens, "stage": stage});
+                bench.result(&format!("t{id}"), *attempt, status, change);
             }
             Act::Health { resource, status } => {
                 let status = ["healthy", "degraded", "unhealthy", "drain"][usize::from(*status)];

@@ -45,8 +45,23 @@ fn detail_text(kind: &str, detail: &Value) -> String {
                 .as_array()
                 .map(|all| all.iter().filter_map(Value::as_str).collect())
                 .unwrap_or_default();
+            let names = |value: &Value, between: &str| {
+                let names = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+                names.collect::<Vec<_>>().join(between)
+            };
+            // Stages count from 1 for people.
+            let stage = match (detail["stage"].as_u64(), detail["stages"].as_u64()) {
+                (Some(stage), Some(stages)) => {
+                    format!(
+                        "stage {} of {stages}, chain {}, ",
+                        stage + 1,
+                        names(&detail["chain"], " → ")
+                    )
+                }
+                (Some(_) | None, _) => String::new(),
+            };
             format!(
-                "attempt {} → {}, reserved 1 slot, 1 request, {} tokens, fallbacks {}",
+                "{stage}attempt {} → {}, reserved 1 slot, 1 request, {} tokens, fallbacks {}",
                 detail["attempt"],
                 text("resource"),
                 detail["reserved"]["tokens"],
@@ -64,8 +79,12 @@ fn detail_text(kind: &str, detail: &Value) -> String {
 
 fn considered_text(one: &Considered, width: usize) -> String {
     let terms = one.terms.map(|terms| {
+        // Most tasks have neither.
+        let more = [("saved", terms.saved), ("later stages", terms.later)];
+        let more = more.into_iter().filter(|(_, worth)| *worth != 0.0);
+        let more: String = more.map(|(name, worth)| format!(" + {name} {worth:.4}")).collect();
         format!(
-            "{:.4} = quality {:.4} − cost {:.4} − latency {:.4} − price {:.4}",
+            "{:.4} = quality {:.4} − cost {:.4} − latency {:.4} − price {:.4}{more}",
             terms.utility, terms.quality, terms.cost, terms.latency, terms.price
         )
     });

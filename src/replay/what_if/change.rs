@@ -136,7 +136,10 @@ impl Change {
             | Fact::LeaseExtended { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
-            | Fact::LoadPublished
+            | Fact::LoadPublished { .. }
+            | Fact::RightsGiven { .. }
+            | Fact::RightsTaken { .. }
+            | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => Ok(None),
         }
     }

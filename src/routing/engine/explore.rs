@@ -70,7 +70,7 @@ pub(super) fn explore<'a>(
     }
     let mut taken = 0.0;
     for (chance, score, resource) in &memo.chances {
-        let room = state.fleet.room(*resource);
+        let room = state.room(ask.candidates.tenant, *resource);
         if !room.fits(ask.tokens()) {
             continue;
         }
@@ -80,9 +80,8 @@ pub(super) fn explore<'a>(
             && let Some(candidate) =
                 ask.candidates.list.iter().find(|one| one.resource == *resource)
         {
-            let utility = candidate.utility(ask.input_tokens, ask.output_expected);
-            let offer =
-                Offer { candidate, score: *score, price: utility - score, slots: room.slots };
+            let price = ask.price(state, candidate, *score);
+            let offer = Offer { candidate, score: *score, price, slots: room.slots };
             return (offer, chance);
         }
         left -= chance;

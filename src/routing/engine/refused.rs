@@ -3,6 +3,7 @@
 use super::super::eligibility::{Candidates, miss};
 use super::super::fact::{RefusedCandidate, ResourceIndex};
 use super::super::state::{Fallbacks, State};
+use super::ahead::Ahead;
 use super::left_ms;
 use super::survey::{Ask, size_miss};
 use crate::model::decision::REFUSALS_MAX;
@@ -15,6 +16,26 @@ pub struct Sizes<'a> {
     pub input_tokens: u32,
     pub max_output_tokens: u32,
     pub deadline_at: Timestamp,
+    /// Of a task with stages.
+    pub ahead: Option<&'a Ahead<'a>>,
+}
+
+impl Sizes<'_> {
+    fn ask(&self, state: &State) -> Ask<'_> {
+        let class = self.candidates.class;
+        Ask {
+            candidates: self.candidates,
+            input_tokens: self.input_tokens,
+            max_output_tokens: state.output_reserved(class, self.max_output_tokens),
+            output_expected: state.learned.output_expected(class, self.max_output_tokens),
+            left_ms: left_ms(state, self.deadline_at),
+            wait_ms: None,
+            tried: &[],
+            preferred: Fallbacks::NONE,
+            ahead: self.ahead,
+            affine: None,
+        }
+    }
 }
 
 /// Why a resource that the shape's rules let through cannot serve a task of these sizes now: the
@@ -24,18 +45,14 @@ pub fn size_or_room_miss(
     sizes: &Sizes<'_>,
     index: ResourceIndex,
 ) -> Option<(RefusalReason, String, String)> {
-    let class = sizes.candidates.class;
-    let ask = Ask {
-        candidates: sizes.candidates,
-        input_tokens: sizes.input_tokens,
-        max_output_tokens: state.output_reserved(class, sizes.max_output_tokens),
-        output_expected: state.learned.output_expected(class, sizes.max_output_tokens),
-        left_ms: left_ms(state, sizes.deadline_at),
-        wait_ms: None,
-        tried: &[],
-        preferred: Fallbacks::NONE,
-    };
-    explain_miss(state, &ask, index)
+    explain_miss(state, &sizes.ask(state), index)
+}
+
+/// What the later stages are worth from a resource, with the way to it from the stage before; 0
+/// where there is no way, or no stages.
+pub fn later_worth(state: &State, sizes: &Sizes<'_>, index: ResourceIndex) -> f64 {
+    let way = sizes.ask(state).way(state, index);
+    way.and_then(Result::ok).map_or(0.0, |way| way.worth)
 }
 
 fn explain_miss(
@@ -47,7 +64,7 @@ fn explain_miss(
         let (needed, had) = explain_size(state, ask, index, rule);
         return Some((rule, needed, had));
     }
-    let room = state.fleet.room(index);
+    let room = state.room(ask.candidates.tenant, index);
     if !room.fits(ask.tokens()) {
         let needed = format!("1 slot, 1 request, {} tokens", ask.tokens());
         let had =
@@ -55,7 +72,7 @@ fn explain_miss(
         return Some((RefusalReason::NoCapacity, needed, had));
     }
     let candidate = ask.candidates.list.iter().find(|candidate| candidate.resource == index)?;
-    let utility = candidate.utility(ask.input_tokens, ask.output_expected);
+    let utility = ask.utility(state, candidate);
     let prices = ask.prices(state);
     let price = prices.of(state, index);
     ask.is_priced_out(state, utility, price).then(|| {
@@ -97,6 +114,20 @@ fn explain_size(
         let needed = format!("{} tokens with {} of output", ask.tokens(), ask.max_output_tokens);
         let had = format!("{} with {}", terms.context_window, terms.max_output_tokens);
         return (needed, had);
+    }
+    if let Some(ahead) = ask.ahead {
+        let what = match (ahead.stuck, rule) {
+            (Some(_), _) => "a resource for every later stage".to_owned(),
+            (None, RefusalReason::Cost) => {
+                let ceiling = ask.candidates.shape.requirements.max_cost_usd.unwrap_or_default();
+                format!("at most {ceiling} USD with the later stages")
+            }
+            (None, _) => {
+                let left_ms = ask.left_ms.unwrap_or_default();
+                format!("within {left_ms} ms with the later stages")
+            }
+        };
+        return (what, "none".to_owned());
     }
     if rule == RefusalReason::Cost {
         let ceiling = ask.candidates.shape.requirements.max_cost_usd.unwrap_or_default();

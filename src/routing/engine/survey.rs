@@ -2,10 +2,13 @@
 
 use super::super::eligibility::{Candidate, Candidates, Memo, rank};
 use super::super::fact::{Bid, Loss, ResourceIndex};
+use super::super::fleet::Claim;
 use super::super::price::Toll;
 use super::super::shape::PlainObjective;
+use super::super::sharing::Taking;
 use super::super::speed::Latency;
 use super::super::state::{Fallbacks, State, Tried};
+use super::ahead::{Ahead, Here, Way};
 use crate::model::reason::RefusalReason;
 use crate::model::task::Objective;
 
@@ -25,11 +28,70 @@ pub(super) struct Ask<'a> {
     pub tried: &'a [Tried],
     /// Taken in this order where they can serve, before anything else.
     pub preferred: Fallbacks,
+    /// Of a task with stages: those that are left.
+    pub ahead: Option<&'a Ahead<'a>>,
+    /// Who served its session last.
+    pub affine: Option<ResourceIndex>,
 }
 
 impl Ask<'_> {
+    /// Without prices. Who served the session last has some of the input at hand.
+    pub fn utility(&self, state: &State, candidate: &Candidate) -> f64 {
+        let utility = candidate.utility(self.input_tokens, self.output_expected);
+        if self.affine == Some(candidate.resource) {
+            return utility + self.saved(state, candidate);
+        }
+        utility
+    }
+
+    /// What the session saves where it was served last.
+    pub fn saved(&self, state: &State, candidate: &Candidate) -> f64 {
+        state.policy.affinity_share * candidate.input_part(self.input_tokens)
+    }
+
+    /// What a candidate's limits ask for, given the score that it has.
+    pub fn price(&self, state: &State, candidate: &Candidate, score: f64) -> f64 {
+        match self.ahead {
+            None => self.utility(state, candidate) - score,
+            // The score has the later stages in it.
+            Some(_) => self.prices(state).of(state, candidate.resource),
+        }
+    }
+
+    /// The present stage there, for the way on from it.
+    pub fn here<'s>(&self, state: &'s State, resource: ResourceIndex) -> Here<'s> {
+        let terms = state.fleet.terms(resource);
+        Here {
+            region: &state.fleet.at(resource).spec.region,
+            cost_usd: terms.cost_usd(self.input_tokens, f64::from(self.max_output_tokens)),
+            upper_ms: self.latency(state, resource).upper_ms,
+            ceiling_usd: self.candidates.shape.requirements.max_cost_usd,
+            left_ms: self.left_ms,
+        }
+    }
+
+    /// The way on from a candidate; `None` for a task without stages.
+    pub fn way(
+        &self,
+        state: &State,
+        resource: ResourceIndex,
+    ) -> Option<Result<Way, RefusalReason>> {
+        self.ahead.map(|ahead| ahead.way(&self.here(state, resource)))
+    }
+
     pub fn tokens(&self) -> u64 {
         u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
+    }
+
+    /// What it takes there, of the resource and of its tenant.
+    pub fn taking(&self, state: &State, resource: ResourceIndex) -> Taking {
+        let terms = state.fleet.terms(resource);
+        let usd = terms.cost_usd(self.input_tokens, f64::from(self.max_output_tokens));
+        Taking {
+            priority: self.candidates.shape.priority,
+            tokens: self.tokens(),
+            usd_micros: libm::ceil(usd * 1e6) as u64,
+        }
     }
 
     pub fn prices(&self, state: &State) -> Prices {
@@ -69,6 +131,10 @@ pub(super) fn size_miss(
         || ask.max_output_tokens > terms.max_output_tokens
     {
         return Some(RefusalReason::ContextWindow);
+    }
+    // Deadline and ceiling are the whole chain's.
+    if let Some(way) = ask.way(state, index) {
+        return way.err();
     }
     if let Some(ceiling) = ask.candidates.shape.requirements.max_cost_usd
         && terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens)) > ceiling
@@ -149,6 +215,7 @@ pub(super) struct Survey<'a> {
     second: Option<f64>,
     /// Of the utilities, without prices.
     top: f64,
+    rather: ResourceIndex,
     sum: f64,
     count: u32,
     pub furthest: RefusalReason,
@@ -156,7 +223,6 @@ pub(super) struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     pub fn of(state: &State, memo: &mut Memo, ask: &Ask<'a>) -> Self {
-        let output = ask.output_expected;
         let tokens = ask.tokens();
         let prices = ask.prices(state);
         let mut found = Survey {
@@ -166,6 +232,7 @@ impl<'a> Survey<'a> {
             first: None,
             second: None,
             top: f64::NEG_INFINITY,
+            rather: 0,
             sum: 0.0,
             count: 0,
             furthest: ask.candidates.furthest,
@@ -188,11 +255,14 @@ impl<'a> Survey<'a> {
                 }
                 continue;
             }
-            let utility = candidate.utility(ask.input_tokens, output);
+            let utility = ask.utility(state, candidate);
             let price = prices.of(state, candidate.resource);
-            let score = utility - price;
+            let score = match ask.way(state, candidate.resource) {
+                Some(Ok(way)) => utility - price + way.worth,
+                Some(Err(_)) | None => utility - price,
+            };
             memo.scored.push((score, candidate.resource));
-            found.count(utility);
+            found.count(utility, candidate.resource);
             let offer = Offer { candidate, score, price, slots: 0 };
             found.compare(offer);
             let fits_ever = tokens <= terms.tokens_max;
@@ -200,7 +270,7 @@ impl<'a> Survey<'a> {
             if found.now.is_some_and(|best| score < best.score) {
                 continue;
             }
-            let room = state.fleet.room(candidate.resource);
+            let room = state.room(ask.candidates.tenant, candidate.resource);
             if !room.fits(tokens) {
                 if fits_ever {
                     found.keep_later(offer);
@@ -212,13 +282,18 @@ impl<'a> Survey<'a> {
                 found.now = Some(Offer { slots: room.slots, ..offer });
             }
         }
+        if let Some(stuck) = ask.ahead.and_then(|ahead| ahead.stuck) {
+            found.furthest = stuck;
+        }
         found
     }
 
-    fn count(&mut self, utility: f64) {
+    fn count(&mut self, utility: f64, resource: ResourceIndex) {
         self.count += 1;
         self.sum += utility;
-        self.top = if utility > self.top { utility } else { self.top };
+        if utility > self.top {
+            (self.top, self.rather) = (utility, resource);
+        }
     }
 
     fn compare(&mut self, offer: Offer<'a>) {
@@ -245,6 +320,20 @@ impl<'a> Survey<'a> {
         }
     }
 
+    /// The best of those without room that could ever have some.
+    pub fn first_later(&self) -> Option<Offer<'a>> {
+        self.later.first().copied().flatten()
+    }
+
+    /// A resource better than the best with room, of which this lane's part never fits the task.
+    pub fn never_here(&self, state: &State, ask: &Ask<'_>) -> Option<ResourceIndex> {
+        let offer = self.first_later()?;
+        let is_better = self.now.is_some_and(|now| offer.score > now.score);
+        let resource = offer.candidate.resource;
+        let is_never = is_better && !state.fleet.at(resource).could_fit(ask.tokens());
+        is_never.then_some(resource)
+    }
+
     /// Whether no rule stops every candidate.
     pub fn has_any(&self) -> bool {
         self.count > 0
@@ -268,7 +357,8 @@ impl<'a> Survey<'a> {
         let wanted = self.first?.candidate.resource;
         let busy_ms = ask.latency(state, wanted).expected_ms as u32;
         let gain = self.top - self.sum / f64::from(self.count);
-        Some(Bid { wanted, busy_ms, gain: (self.count > 1).then_some(gain as f32) })
+        let gain = (self.count > 1).then_some(gain as f32);
+        Some(Bid { wanted, busy_ms, gain, rather: self.rather })
     }
 
     /// What is better than the best with room even after the wait for it, where the task can wait
@@ -285,11 +375,20 @@ impl<'a> Survey<'a> {
             }
             let resource = offer.candidate.resource;
             let latency = ask.latency(state, resource);
-            let (now, ahead) = (state.batch_time, memo.claim(resource));
+            let kept = state.kept_from(ask.candidates.tenant, resource);
+            let (now, ahead) = (state.batch_time, memo.claim(resource).and(kept));
             let room_in =
                 state.fleet.room_in_ms(resource, now, ask.tokens(), latency.expected_ms, ahead);
             let Some(room_in_ms) = room_in else { continue };
-            let late = ask.left_ms.is_some_and(|left_ms| room_in_ms + latency.upper_ms > left_ms);
+            // There is room, and it is kept for others: nobody knows for how long.
+            if room_in_ms <= 0.0 && kept != Claim::default() {
+                continue;
+            }
+            let then_ms = ask
+                .ahead
+                .map_or(0.0, |ahead| ahead.least_ms(&state.fleet.at(resource).spec.region));
+            let answer_ms = room_in_ms + latency.upper_ms + then_ms;
+            let late = ask.left_ms.is_some_and(|left_ms| answer_ms > left_ms);
             if late || room_in_ms > wait_ms {
                 continue;
             }

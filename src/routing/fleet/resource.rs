@@ -5,59 +5,29 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::price::{Price, Take, Toll};
-use super::super::rights::{first_deal, units};
-use super::super::window::Window;
+use super::super::price::{Price, Toll};
+use super::super::rights::Scale;
+use super::rate::{Rate, Stand};
 use crate::model::health::HealthStatus;
-use crate::model::resource::{Dimension, Limit, ResourceSpec};
+use crate::model::resource::{Dimension, ResourceSpec};
+use crate::model::rights::LimitKind;
 use crate::model::time::Timestamp;
-
-/// One rate limit, and the lane's part of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Rate {
-    pub limit: Limit,
-    pub rights: u32,
-    pub units: u64,
-    pub window: Window,
-    pub price: Price,
-    /// The highest use since the last load snapshot.
-    pub used_max: u64,
-}
-
-impl Rate {
-    pub fn new(limit: Limit, lane: u32, lanes: u32, start_within_ms: u64) -> Self {
-        let rights = first_deal(limit.amount, lane, lanes);
-        Rate {
-            limit,
-            rights,
-            units: units(rights, limit.amount),
-            window: Window::new(limit.window_s, start_within_ms),
-            price: Price::default(),
-            used_max: 0,
-        }
-    }
-
-    pub fn free(&self) -> u64 {
-        self.units.saturating_sub(self.window.used())
-    }
-
-    pub fn debit(&mut self, at: Timestamp, amount: u64) {
-        self.window.debit(at, amount);
-        self.used_max = self.used_max.max(self.window.used());
-    }
-
-    /// Moves the price: `amount` is expected to stay taken.
-    pub fn charge(&mut self, at: Timestamp, amount: f64, stake: f64) {
-        let window_ms = f64::from(self.limit.window_s) * 1_000.0;
-        self.price.rise(Take { amount, units: self.units as f64, window_ms }, stake, at);
-    }
-}
 
 /// What tasks that were asked before this one wait for on a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Claim {
     pub tasks: u32,
     pub tokens: u64,
+}
+
+impl Claim {
+    /// Both together.
+    pub fn and(self, other: Claim) -> Claim {
+        Claim {
+            tasks: self.tasks.saturating_add(other.tasks),
+            tokens: self.tokens.saturating_add(other.tokens),
+        }
+    }
 }
 
 /// What is free of a resource in this lane: the least over its limits.
@@ -97,9 +67,70 @@ pub struct Resource {
     pub health: HealthStatus,
     /// In [0, 1].
     pub severity: f64,
+    /// See [`crate::model::rights::LimitName::incarnation`].
+    pub slots_incarnation: i64,
+    /// Limits that the fleet took out, the longest gone first.
+    pub dormant: Vec<Rate>,
+    /// It is gone for so long that its rights are dealt anew should it come back.
+    pub forgotten: bool,
 }
 
 impl Resource {
+    /// How the lane stands with one of its limits; `None` where it never had it.
+    pub fn stand(&self, kind: LimitKind) -> Option<Stand> {
+        let in_force = !self.removed;
+        if kind == LimitKind::Slots {
+            return Some(Stand {
+                rights: self.slots_rights,
+                incarnation: self.slots_incarnation,
+                amount: u64::from(self.spec.slots),
+                units: u64::from(self.slots_units),
+                used: u64::from(self.slots_in_use),
+                in_force,
+            });
+        }
+        let of = |rates: &[Rate]| rates.iter().find(|rate| rate.is(kind)).map(Rate::stand);
+        let dormant = || Some(Stand { in_force: false, ..of(&self.dormant)? });
+        of(&self.rates).map(|stand| Stand { in_force, ..stand }).or_else(dormant)
+    }
+
+    /// From now on the lane holds so many rights of one of its limits.
+    pub(super) fn hold(&mut self, kind: LimitKind, rights: u32, lanes: u32) {
+        if kind == LimitKind::Slots {
+            let scale = Scale { limit: u64::from(self.spec.slots), lanes };
+            self.slots_rights = rights;
+            self.slots_units = scale.units(rights) as u32;
+            return;
+        }
+        let mut rates = self.rates.iter_mut().chain(&mut self.dormant);
+        if let Some(rate) = rates.find(|rate| rate.is(kind)) {
+            rate.hold(rights, lanes);
+        }
+    }
+
+    /// Nothing of it is in use, and nothing was in any window.
+    pub(super) fn is_idle(&self) -> bool {
+        let mut rates = self.rates.iter().chain(&self.dormant);
+        self.slots_in_use == 0 && rates.all(|rate| rate.window.used() == 0)
+    }
+
+    /// Whether a task could have room in the lane, were nothing in use.
+    pub fn could_fit(&self, tokens: u64) -> bool {
+        self.slots_units > 0
+            && self.rates.iter().all(|rate| match rate.limit.dimension {
+                Dimension::Requests => rate.units > 0,
+                Dimension::Tokens => rate.units >= tokens,
+            })
+    }
+
+    /// The highest uses start again from what is in use now.
+    pub(super) fn reset_peaks(&mut self) {
+        self.slots_used_max = self.slots_in_use;
+        for rate in &mut self.rates {
+            rate.used_max = rate.window.used();
+        }
+    }
+
     /// Whether new work may go there.
     pub fn serves(&self) -> bool {
         !self.removed
@@ -169,7 +200,7 @@ impl Resource {
         self.slots_units.min(self.slots_admitted)
     }
 
-    fn slots_free(&self) -> u32 {
+    pub fn slots_free(&self) -> u32 {
         self.slots_open().saturating_sub(self.slots_in_use)
     }
 
@@ -182,30 +213,6 @@ impl Resource {
             slots: self.slots_free(),
             requests: free(Dimension::Requests),
             tokens: free(Dimension::Tokens),
-        }
-    }
-}
-
-/// The correction of a reservation: what is given back at its time, and an overrun debited now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Release {
-    pub reserved_at: Timestamp,
-    pub now: Timestamp,
-    pub requests_back: u64,
-    pub tokens_back: u64,
-    pub overrun_tokens: u64,
-}
-
-impl Release {
-    pub fn apply(&self, rate: &mut Rate) {
-        match rate.limit.dimension {
-            Dimension::Requests => rate.window.credit(self.reserved_at, self.requests_back),
-            Dimension::Tokens => {
-                rate.window.credit(self.reserved_at, self.tokens_back);
-                if self.overrun_tokens > 0 {
-                    rate.debit(self.now, self.overrun_tokens);
-                }
-            }
         }
     }
 }

@@ -202,7 +202,10 @@ fn control(fact: &Fact) -> Option<(Topic, i64)> {
         | Fact::LeaseExtended { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }

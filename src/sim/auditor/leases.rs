@@ -14,10 +14,13 @@ use crate::sim::world::World;
 /// A lane's clock may be ahead of the broker's by as much: of its owner, or of the one before.
 const AHEAD_MS: i64 = 2 * CLOCK_OFFSET_MS as i64;
 
+/// Task, stage, and the attempt's number.
+type Attempt = (String, u32, u32);
+
 pub fn check(world: &World, logs: &Logs, findings: &mut Findings) {
     let codec = &world.codec;
     // The first end that each attempt's worker reported to its lane.
-    let mut ended: BTreeMap<(String, u32), i64> = BTreeMap::new();
+    let mut ended: BTreeMap<Attempt, i64> = BTreeMap::new();
     for record in logs.all(Topic::TaskResults) {
         let decoded = record.with_raw(Topic::TaskResults, |raw| codec.decode_task_result(raw));
         let Ok(result) = decoded else { continue };
@@ -33,17 +36,17 @@ pub fn check(world: &World, logs: &Logs, findings: &mut Findings) {
         let is_here = result.lane.and_then(|lane| i32::try_from(lane).ok());
         if is_end && is_here == Some(record.partition) {
             let at = record.timestamp_ms;
-            let known = ended.entry((result.task_id, result.attempt)).or_insert(at);
+            let known = ended.entry((result.task_id, result.stage, result.attempt)).or_insert(at);
             *known = at.min(*known);
         }
     }
-    let mut leases: BTreeMap<(String, u32), i64> = BTreeMap::new();
+    let mut leases: BTreeMap<Attempt, i64> = BTreeMap::new();
     for record in logs.all(Topic::RouteDecisions) {
         record.with_raw(Topic::RouteDecisions, |raw| {
             if let Ok(decision) = codec.decode_route_decision(raw)
                 && let Some(until) = decision.lease_until_at_ms
             {
-                let attempt = (decision.task_id.to_string(), decision.attempt);
+                let attempt = (decision.task_id.to_string(), decision.stage, decision.attempt);
                 leases.insert(attempt, until.as_ms());
             }
         });
@@ -54,13 +57,13 @@ pub fn check(world: &World, logs: &Logs, findings: &mut Findings) {
             if event.kind != AllocationKind::Expired {
                 return;
             }
-            let attempt = (event.task_id.to_string(), event.attempt);
+            let attempt = (event.task_id.to_string(), event.stage, event.attempt);
             if let (Some(ended), Some(until)) = (ended.get(&attempt), leases.get(&attempt))
                 && ended + AHEAD_MS <= *until
             {
-                let (task, number) = attempt;
+                let (task, stage, number) = attempt;
                 let detail = format!(
-                    "attempt {number} of task {task} expired at {}: its result is of {ended}, its lease \
+                    "attempt {number} of stage {stage} of task {task} expired at {}: its result is of {ended}, its lease \
                      until {until}",
                     event.at_ms.as_ms()
                 );

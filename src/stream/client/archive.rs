@@ -38,8 +38,8 @@ pub enum ArchiveError {
 
 /// Whether records that go out come in.
 #[derive(Default)]
-struct Deliveries {
-    undelivered: AtomicU32,
+pub struct Deliveries {
+    pub undelivered: AtomicU32,
 }
 
 impl ClientContext for Deliveries {

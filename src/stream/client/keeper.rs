@@ -157,13 +157,14 @@ impl Keeping<'_> {
         }
     }
 
-    fn keep(&mut self, mut taken: Taken) -> Option<Manifest> {
+    fn keep(&mut self, taken: Taken) -> Option<Manifest> {
         let took = Stopwatch::start();
         let zstd_level = self.config.snapshot.zstd_level;
-        let (mut manifest, stored) = match packed::pack(&mut taken, zstd_level, CHUNK_BYTES) {
+        let (mut manifest, stored) = match packed::pack(&taken, zstd_level, CHUNK_BYTES) {
             Ok(packed) => packed,
             Err(error) => {
-                warn!(lane = taken.lane, seq = taken.seq, %error, "a snapshot cannot be compressed");
+                let error = chain(&error);
+                warn!(lane = taken.lane, seq = taken.seq, error, "no snapshot can be made");
                 return None;
             }
         };

@@ -108,6 +108,22 @@ pub fn snapshot_producer(config: &Config) -> ClientConfig {
     client
 }
 
+/// What the planner's producer holds: all the advice of a round, several times.
+const ADVICE_KBYTES_MAX: u64 = 1_024;
+
+/// The producer of the planner's advice. What was not delivered soon is of no use any more.
+pub fn advice_producer(config: &Config) -> ClientConfig {
+    let mut client = client_config(&config.kafka);
+    client
+        .set("enable.idempotence", "true")
+        .set("delivery.report.only.error", "true")
+        .set("linger.ms", "5")
+        .set("message.timeout.ms", "5000")
+        .set("compression.type", "lz4")
+        .set("queue.buffering.max.kbytes", ADVICE_KBYTES_MAX.to_string());
+    client
+}
+
 /// The producer that compares clocks.
 pub fn clock_producer(config: &Config) -> ClientConfig {
     let mut client = client_config(&config.kafka);

@@ -6,6 +6,7 @@ use crate::codec::RawRecord;
 use crate::config::StartFrom;
 use crate::lane::FoldError;
 use crate::lane::prepared::Prepared;
+use crate::lane::snapshot::Frozen;
 use crate::model::Topic;
 use crate::model::snapshot::{Manifest, SnapshotPoint};
 use crate::model::time::Timestamp;
@@ -89,8 +90,7 @@ pub struct Taken {
     pub publish: bool,
     /// The newest published one before.
     pub published: SnapshotPoint,
-    /// Not sealed yet.
-    pub bytes: Vec<u8>,
+    pub frozen: Frozen,
 }
 
 /// Why a lane does not begin with a snapshot; it looks for an older one, or folds its whole journal.

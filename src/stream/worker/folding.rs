@@ -83,6 +83,9 @@ impl Worker {
 
     pub(super) fn journal_record(&mut self, number: u32, value: &[u8]) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
+        if matches!(slot.phase, Phase::Checking(_)) {
+            return self.check_record(number, value);
+        }
         let Phase::Folding(fold) = &mut slot.phase else { return };
         let Some(held) = &mut slot.held else { return };
         fold.ended_us = None;
@@ -131,6 +134,9 @@ impl Worker {
 
     pub(super) fn journal_end(&mut self, now: Now, number: u32) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
+        if matches!(slot.phase, Phase::Checking(_)) {
+            return self.checked(now, number);
+        }
         let Phase::Folding(fold) = &mut slot.phase else { return };
         if let Some(target) = fold.target.take_if(|_| fold.reached) {
             slot.phase = Phase::Starting;

@@ -35,6 +35,8 @@ pub(super) struct Held {
     pub snapshots: Snapshots,
     /// The batch after that, where it is decided and not known to be committed.
     pub pending: Option<Arc<Prepared>>,
+    /// Its transaction was left without being ended, so that it may be committed.
+    unsure: bool,
     pub careful: Option<Careful>,
     /// Whether its inputs are read: not before a fleet exists.
     pub reads: bool,
@@ -77,6 +79,7 @@ impl Held {
             reset: None,
             snapshots: Snapshots::default(),
             pending: None,
+            unsure: false,
             careful: None,
             reads: false,
             queued_since_us: None,
@@ -210,12 +213,27 @@ impl Held {
         }
     }
 
+    /// Nobody has seen how the transaction of the pending batch ended.
+    pub fn doubt(&mut self) {
+        self.unsure = self.pending.is_some();
+    }
+
+    pub fn is_unsure(&self) -> bool {
+        self.unsure
+    }
+
+    /// The pending batch is not committed, and nothing that is on its way can change that.
+    pub fn is_sure(&mut self) {
+        self.unsure = false;
+    }
+
     /// The pending batch is committed.
     pub fn settled(&mut self, now: Now) -> Vec<Command> {
         let mut commands = Vec::new();
         if let Some(batch) = self.pending.take() {
             self.committed = Some(CommitPoint::of(&batch));
             self.committed_at = batch.batch_time();
+            self.unsure = false;
             self.reset = None;
             self.snapshots.settled(now, &batch, &mut commands);
         }

@@ -87,9 +87,20 @@ impl Worker {
     /// Parks what is held: the lanes may come back in a moment, or never.
     pub(super) fn revoked(&mut self, now: Now) {
         for (number, slot) in std::mem::take(&mut self.slots) {
-            if matches!(slot.phase, Phase::Folding(_)) {
-                self.commands.push_back(Command::StopJournal { lane: number });
-                continue;
+            match slot.phase {
+                Phase::Folding(_) => {
+                    self.commands.push_back(Command::StopJournal { lane: number });
+                    continue;
+                }
+                Phase::Checking(_) => {
+                    self.commands.push_back(Command::StopJournal { lane: number });
+                }
+                Phase::Asked { .. }
+                | Phase::Finding { .. }
+                | Phase::Starting
+                | Phase::CatchingUp { .. }
+                | Phase::Running
+                | Phase::Stopped(_) => {}
             }
             if let Some(held) = slot.held {
                 let condemned = slot.condemned;
@@ -135,6 +146,7 @@ impl Worker {
             | Phase::Finding { .. }
             | Phase::Starting
             | Phase::Folding(_)
+            | Phase::Checking(_)
             | Phase::CatchingUp { .. }
             | Phase::Running
             | Phase::Stopped(_) => None,
@@ -174,10 +186,10 @@ impl Worker {
             return self.catch_up(number);
         }
         match verdict(held, point.as_ref()) {
-            Verdict::Committed | Verdict::Unchanged if runs => {
-                if verdict(held, point.as_ref()).is_committed() {
-                    self.commands.extend(held.settled(now));
-                }
+            Verdict::Unchanged if held.is_unsure() => self.check(number, point, runs),
+            Verdict::Unchanged if runs => slot.phase = Phase::Running,
+            Verdict::Committed if runs => {
+                self.commands.extend(held.settled(now));
                 slot.phase = Phase::Running;
             }
             Verdict::Committed => {
@@ -206,7 +218,7 @@ impl Worker {
     }
 
     /// Makes the lane anew: from a snapshot where there is one, else from its whole journal.
-    fn recover(&mut self, now: Now, number: u32, point: Option<CommitPoint>) {
+    pub(super) fn recover(&mut self, now: Now, number: u32, point: Option<CommitPoint>) {
         let Some(target) = point else { return self.fold_all(now, number, FIRST_EPOCH, None) };
         let seq_max = target.seq;
         if let Some(slot) = self.slots.get_mut(&number) {
@@ -309,12 +321,6 @@ impl Worker {
             let topic = topic.default_name();
             self.stop_lane(lane, LaneError::Deleted { lane, topic, offset });
         }
-    }
-}
-
-impl Verdict {
-    fn is_committed(&self) -> bool {
-        matches!(self, Verdict::Committed)
     }
 }
 

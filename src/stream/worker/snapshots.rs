@@ -1,7 +1,7 @@
 //! When a lane's snapshot is taken, and what becomes of it.
 //!
-//! Its bytes are taken right after a batch is decided and belong to that batch: they go on their way
-//! only once it is committed. What stores and publishes them is elsewhere and takes its time; one
+//! The state is frozen right after a batch is decided and belongs to that batch: it goes on its way
+//! only once that is committed. What stores and publishes them is elsewhere and takes its time; one
 //! at a time for each lane. A published one counts from the transaction that carries its manifest.
 
 use super::event::{Command, SnapshotError, Taken};
@@ -127,8 +127,8 @@ impl Snapshots {
         if !publish && !local {
             return;
         }
-        self.taken = match lane.snapshot_unsealed() {
-            Ok(bytes) => Some(Taken {
+        self.taken = match lane.freeze() {
+            Ok(frozen) => Some(Taken {
                 lane: batch.lane,
                 run: self.run,
                 seq: batch.seq,
@@ -138,7 +138,7 @@ impl Snapshots {
                 local,
                 publish,
                 published: point,
-                bytes,
+                frozen,
             }),
             // It would be the same the next time: the lane goes on without.
             Err(error) => {
@@ -157,7 +157,9 @@ impl Snapshots {
             self.since_published.bytes = 0;
             commands.push(Command::SnapshotAnnounced(manifest));
         }
-        if let Some(taken) = self.taken.take() {
+        if let Some(mut taken) = self.taken.take() {
+            // The lane may have run anew since it was taken.
+            taken.run = self.run;
             self.since_local = Since::default();
             self.local_us = Some(now.monotonic_us);
             if taken.publish {
@@ -286,6 +288,7 @@ impl Worker {
             Phase::Asked { .. }
             | Phase::Starting
             | Phase::Folding(_)
+            | Phase::Checking(_)
             | Phase::CatchingUp { .. }
             | Phase::Running
             | Phase::Stopped(_) => None,

@@ -197,6 +197,21 @@ impl Bench {
         self.tell(Event::JournalEnd { lane });
     }
 
+    /// The journal of a lane that runs is read to its end, which has not the pending batch.
+    #[track_caller]
+    pub fn checks_journal(&mut self, lane: u32) {
+        let asked = self.commands();
+        let read = asked.iter().any(|one| one.starts_with(&format!("read journal {lane}")));
+        assert!(read, "{asked:?}");
+        self.read_journal(lane);
+        self.expect(&[&format!("stop journal {lane}"), "read controls 1 0"]);
+        self.controls();
+        let expected = ["runs 0", "read inputs tasks[0]@"];
+        let found = self.commands();
+        let starts = |(one, expected): (&String, &&str)| one.starts_with(*expected);
+        assert!(found.len() == 2 && found.iter().zip(&expected).all(starts), "{found:?}");
+    }
+
     /// Answers the last question about snapshots; with what one was taken of, or with nothing.
     pub fn answer_snapshot(&mut self, lane: u32, found: Option<(u64, &[u8])>) {
         let ask = self.finding;

@@ -88,7 +88,15 @@ impl Worker {
         }
     }
 
+    /// A new producer. Whatever the one before had begun is committed, or never will be.
     pub(super) fn open(&mut self, after: After) {
+        for batch in &self.batches {
+            let slot = self.slots.get_mut(&batch.lane).and_then(|slot| slot.held.as_mut());
+            let parked = self.parked.get_mut(&batch.lane).map(|parked| &mut parked.held);
+            if let Some(held) = slot.or(parked) {
+                held.doubt();
+            }
+        }
         self.producer = Producer::Opening(after);
         self.commands.push_back(Command::Reopen);
     }

@@ -70,6 +70,8 @@ pub fn decision_example() -> RouteDecision<'static> {
         health_offset: 12,
         refusals: Vec::new(),
         payload: Some(Cow::Borrowed(br#"{"messages":[]}"#)),
+        fallbacks_apart: true,
+        stages: 1,
     }
 }
 

@@ -68,6 +68,7 @@ fn an_unknown_outcome_is_settled_by_what_is_committed() {
     bench.pass_ms(1);
     bench.expect(&["fetch committed [0]"]);
     bench.answer_committed(&[0]);
+    bench.checks_journal(0);
     bench.pass_ms(5);
     bench.transact(&["produce 0 seq 2"]);
     assert_eq!(bench.produced[0], bench.produced[1]);
@@ -87,6 +88,46 @@ fn an_unknown_outcome_is_settled_by_what_is_committed() {
     bench.expect(&["read inputs", "read journal 0"]);
     bench.read_journal(0);
     bench.expect(&["stop journal 0", "read controls 1 0"]);
+    bench.controls();
+    bench.expect(&["runs 0", "read inputs tasks[0]@8 task-results[0]@0 lane-inbox[0]@0"]);
+}
+
+#[test]
+fn committed_offsets_that_a_late_request_has_set_back_are_not_believed() {
+    let mut bench = in_step(&[0], "commit");
+    let earlier = bench.commit_of(0);
+    bench.commit();
+    bench.tell(Event::Failed(unknown()));
+    bench.expect(&["reopen"]);
+    bench.tell(Event::Done);
+    bench.expect(&["fetch committed [0]"]);
+    bench.answer(vec![(0, earlier)]);
+    bench.commands();
+    bench.read_journal(0);
+    bench.expect(&["stop journal 0", "offsets of 0 behind: 1 of 2", "read controls 1 0"]);
+    bench.controls();
+    bench.expect(&["runs 0", "read inputs tasks[0]@1 task-results[0]@0 lane-inbox[0]@0"]);
+    bench.task(0, 1);
+    bench.pass_ms(5);
+    bench.transact(&["produce 0 seq 3"]);
+
+    // The same, and it is another instance that has written the batch's place in the journal.
+    let mut other = Bench::running(&[0]);
+    other.task(0, 7);
+    other.pass_ms(5);
+    other.transact(&["produce 0 seq 2"]);
+    let mut bench = in_step(&[0], "commit");
+    let earlier = bench.commit_of(0);
+    bench.tell(Event::Failed(unknown()));
+    bench.tell(Event::Done);
+    bench.expect(&["reopen", "fetch committed [0]"]);
+    bench.answer(vec![(0, earlier)]);
+    bench.commands();
+    bench.journals = other.journals;
+    bench.read_journal(0);
+    bench.expect(&["stop journal 0", "read journal 0"]);
+    bench.read_journal(0);
+    bench.expect(&["stop journal 0", "offsets of 0 behind: 1 of 2", "read controls 1 0"]);
     bench.controls();
     bench.expect(&["runs 0", "read inputs tasks[0]@8 task-results[0]@0 lane-inbox[0]@0"]);
 }
@@ -134,6 +175,7 @@ fn a_twin_is_fought_twice_and_then_left_alone() {
         bench.tell(Event::Done);
         bench.expect(&["fetch committed [0]"]);
         bench.answer_committed(&[0]);
+        bench.checks_journal(0);
         bench.pass_ms(50);
         bench.step_to("commit");
     }

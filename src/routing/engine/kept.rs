@@ -1,0 +1,42 @@
+//! What a task was told before, and is kept where it can be: its fallbacks, and the plan of its chain.
+
+use super::super::eligibility::Memo;
+use super::super::fact::ResourceIndex;
+use super::super::state::State;
+use super::survey::{Ask, Offer};
+
+/// The first of the task's fallbacks that can serve it now.
+pub(super) fn preferred<'a>(state: &State, memo: &Memo, ask: &Ask<'a>) -> Option<Offer<'a>> {
+    ask.preferred.iter().find_map(|resource| offer_of(state, memo, ask, resource))
+}
+
+/// A resource that was scored, where it can serve the task now.
+fn offer_of<'a>(
+    state: &State,
+    memo: &Memo,
+    ask: &Ask<'a>,
+    resource: ResourceIndex,
+) -> Option<Offer<'a>> {
+    let (score, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
+    let candidate = ask.candidates.list.iter().find(|one| one.resource == resource)?;
+    let room = state.room(ask.candidates.tenant, resource);
+    let (score, price) = (*score, ask.price(state, candidate, *score));
+    room.fits(ask.tokens()).then_some(Offer { candidate, score, price, slots: room.slots })
+}
+
+/// A plan is kept unless another resource is better by more than this share of the usual stake. Prices move
+/// by a hundredth of a stake with each task, so between two stages most plans are beaten by a little that is
+/// gone again with the next batch; whoever was told of a plan should not prepare for nothing. A tenth is
+/// ten such steps, and the most that keeping a plan can cost.
+const KEPT_STAKES: f64 = 0.1;
+
+/// Who was to serve this stage, where `best` is not worth the change.
+pub(super) fn planned<'a>(
+    state: &State,
+    memo: &Memo,
+    ask: &Ask<'a>,
+    best: Offer<'a>,
+) -> Option<Offer<'a>> {
+    let offer = offer_of(state, memo, ask, ask.ahead?.planned?)?;
+    (best.score - offer.score <= KEPT_STAKES * state.stake.get()).then_some(offer)
+}

@@ -1,0 +1,165 @@
+//! A rate limit in a lane: the lane's part of it, what is in use of that, and what it costs.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::price::{Price, Take};
+use super::super::rights::{Scale, first_deal};
+use super::super::window::Window;
+use crate::model::resource::{Dimension, LIMITS_MAX, Limit};
+use crate::model::rights::LimitKind;
+use crate::model::time::Timestamp;
+
+/// By which record, and to whom, rights are dealt.
+#[derive(Debug, Clone, Copy)]
+pub struct Deal {
+    pub lane: u32,
+    pub lanes: u32,
+    /// The offset of the fleet record.
+    pub offset: i64,
+    pub start_within_ms: u64,
+}
+
+/// One rate limit, and the lane's part of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    pub limit: Limit,
+    pub rights: u32,
+    pub units: u64,
+    pub window: Window,
+    pub price: Price,
+    /// The highest use since the last load snapshot.
+    pub used_max: u64,
+    /// See [`crate::model::rights::LimitName::incarnation`].
+    pub incarnation: i64,
+}
+
+/// How a lane stands with a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stand {
+    pub rights: u32,
+    pub incarnation: i64,
+    /// Of all lanes together.
+    pub amount: u64,
+    pub units: u64,
+    pub used: u64,
+    /// Whether the limit is in the fleet now.
+    pub in_force: bool,
+}
+
+/// Limits that were taken out of one resource or tenant and are remembered. One that comes back
+/// goes on with its rights and its window; more would be a fleet that is not described but rolled.
+pub const DORMANT_MAX: usize = 4 * LIMITS_MAX;
+
+impl Rate {
+    pub fn new(limit: Limit, deal: Deal) -> Self {
+        let mut rate = Rate {
+            limit,
+            rights: 0,
+            units: 0,
+            window: Window::new(limit.window_s, deal.start_within_ms),
+            price: Price::default(),
+            used_max: 0,
+            incarnation: deal.offset,
+        };
+        rate.hold(first_deal(limit.amount, deal.lane, deal.lanes), deal.lanes);
+        rate
+    }
+
+    /// Whether this is the limit of that kind; a tenant's budget is kept apart.
+    pub fn is(&self, kind: LimitKind) -> bool {
+        let Limit { dimension, window_s, .. } = self.limit;
+        kind == LimitKind::Rate { dimension, window_s }
+    }
+
+    pub fn stand(&self) -> Stand {
+        Stand {
+            rights: self.rights,
+            incarnation: self.incarnation,
+            amount: self.limit.amount,
+            units: self.units,
+            used: self.window.used(),
+            in_force: true,
+        }
+    }
+
+    /// From now on the lane holds so many rights.
+    pub fn hold(&mut self, rights: u32, lanes: u32) {
+        self.rights = rights;
+        self.units = Scale { limit: self.limit.amount, lanes }.units(rights);
+    }
+
+    /// The same limit with another amount: every lane keeps its part.
+    pub fn resize(&mut self, amount: u64, lanes: u32) {
+        self.limit.amount = amount;
+        self.hold(self.rights, lanes);
+    }
+
+    /// The limit as if it were new; what is in its window still counts.
+    pub fn deal_again(&mut self, deal: Deal) {
+        self.incarnation = deal.offset;
+        self.hold(first_deal(self.limit.amount, deal.lane, deal.lanes), deal.lanes);
+    }
+
+    pub fn free(&self) -> u64 {
+        self.units.saturating_sub(self.window.used())
+    }
+
+    pub fn debit(&mut self, at: Timestamp, amount: u64) {
+        self.window.debit(at, amount);
+        self.used_max = self.used_max.max(self.window.used());
+    }
+
+    /// Moves the price: `amount` is expected to stay taken.
+    pub fn charge(&mut self, at: Timestamp, amount: f64, stake: f64) {
+        let window_ms = f64::from(self.limit.window_s) * 1_000.0;
+        self.price.rise(Take { amount, units: self.units as f64, window_ms }, stake, at);
+    }
+}
+
+/// The rates that a record of the fleet asks for. Limits that were there before, or were taken out
+/// and come back, go on with their rights and what is in their windows: work that is under way
+/// counts, in whichever lane it is, and no lane knows what the others have under way.
+pub fn renew(rates: &mut Vec<Rate>, dormant: &mut Vec<Rate>, limits: &[Limit], deal: Deal) {
+    let mut before = std::mem::take(dormant);
+    before.append(rates);
+    for limit in limits {
+        let same = |rate: &Rate| {
+            rate.limit.dimension == limit.dimension && rate.limit.window_s == limit.window_s
+        };
+        rates.push(match before.iter().position(same) {
+            Some(at) => {
+                let mut rate = before.remove(at);
+                rate.resize(limit.amount, deal.lanes);
+                rate
+            }
+            None => Rate::new(*limit, deal),
+        });
+    }
+    // The same ones in all lanes: it follows from the fleet's records alone.
+    before.drain(..before.len().saturating_sub(DORMANT_MAX));
+    *dormant = before;
+}
+
+/// The correction of a reservation: what is given back at its time, and an overrun debited now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Release {
+    pub reserved_at: Timestamp,
+    pub now: Timestamp,
+    pub requests_back: u64,
+    pub tokens_back: u64,
+    pub overrun_tokens: u64,
+}
+
+impl Release {
+    pub fn apply(&self, rate: &mut Rate) {
+        match rate.limit.dimension {
+            Dimension::Requests => rate.window.credit(self.reserved_at, self.requests_back),
+            Dimension::Tokens => {
+                rate.window.credit(self.reserved_at, self.tokens_back);
+                if self.overrun_tokens > 0 {
+                    rate.debit(self.now, self.overrun_tokens);
+                }
+            }
+        }
+    }
+}
