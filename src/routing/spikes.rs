@@ -7,7 +7,7 @@
 //! that prices do not do is to give up: *shed* refuses what is not going to be served in time, so
 //! that its producer knows now rather than when its time is over.
 //!
-//! A strategy begins as soon as a batch sees it, and what is milder comes back [`HOLD_MS`] after the
+//! A strategy begins as soon as a batch sees it, and what is milder comes back `HOLD_MS` after the
 //! last change at the earliest, at a quarter of the share at which it went: so load at a threshold
 //! makes a few events a minute. Each change is a fact.
 //!

@@ -11,7 +11,7 @@
 //! lower prices to higher ones. Where tasks wait in several lanes and not all can have what they
 //! want, each gets in proportion to what it wants: a waiting task has the same chance in every lane.
 //!
-//! A steady load moves nothing: see the bands in [`shares`]. A task that fits the limit but no lane's
+//! A steady load moves nothing: see the bands in `shares`. A task that fits the limit but no lane's
 //! units needs rights from several lanes: they are collected for one lane at a time, the one that
 //! waited longest first. With fewer units than lanes that is all there is, and the units go round.
 //!
