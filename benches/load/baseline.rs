@@ -284,6 +284,7 @@ impl PassingLane {
             shared_headers: outputs.shared_headers,
             bytes: outputs.bytes,
             counts: BatchCounts::default(),
+            samples: Vec::new(),
         })
     }
 }

@@ -80,7 +80,8 @@ fn status_shows_lanes() {
             "in_flight": 0,
             "lanes": [{
                 "lane": 3, "state": "restoring", "reason": null, "seq": 0, "batch_time_ms": 0,
-                "in_flight": 0, "backlog": 0, "restore_remaining_records": 0, "system": null, "hindsight": null, "lag": {}
+                "in_flight": 0, "backlog": 0, "restore_remaining_records": 0, "system": null,
+                "hindsight": null, "lag": {}
             }],
             "resources": []
         })
