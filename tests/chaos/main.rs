@@ -9,6 +9,7 @@ mod outcome;
 mod plan;
 mod recovery;
 mod round;
+mod shared;
 mod workload;
 
 use std::path::PathBuf;
@@ -74,6 +75,8 @@ enum Wanted {
     RestartTime,
     /// Measure: kill -9 to the first new decision of another instance
     TakeoverTime,
+    /// Measure: how full a limit is that eight lanes share, on 1, 2 and 4 instances
+    SharedLimit,
 }
 
 fn main() -> ExitCode {
@@ -120,6 +123,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             )?;
             println!("{}", serde_json::to_string(&measured)?);
             return Ok(true);
+        }
+        Wanted::SharedLimit => {
+            let mut clean = true;
+            for instances in [1, 2, 4] {
+                let measured =
+                    shared::measure(clusters.one()?, &directory, instances, &interrupted)?;
+                clean &= measured.findings.is_empty();
+                println!("{}", serde_json::to_string(&measured)?);
+            }
+            return Ok(clean);
         }
     };
     let mut state = State::open(&directory.join("rounds.jsonl"), arguments.fresh)?;
