@@ -33,8 +33,7 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// Told how many tasks were settled since it was last asked; says whether to go on.
-pub type Watch<'a> = &'a (dyn Fn(u64) -> bool + Sync);
+pub use crate::hindsight::Watch;
 
 /// Why a backtest did not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

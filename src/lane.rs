@@ -5,6 +5,7 @@
 //! inbox, results, timers, tasks, those that wait and the new ones together. So no interleaving needs recording.
 
 pub mod batch;
+mod due;
 pub mod intake;
 pub mod journal;
 mod moves;
@@ -13,6 +14,7 @@ pub mod prepared;
 mod ready;
 mod render;
 pub mod rerun;
+mod sampler;
 pub mod snapshot;
 mod step;
 
@@ -31,11 +33,11 @@ use crate::model::result::TaskResult;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::planted::{Bug, planted};
+use crate::routing::TaskKey;
 use crate::routing::balancer;
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::Fact;
 use crate::routing::state::{Phase, State};
-use crate::routing::{TaskKey, timers};
 
 use batch::{Batch, Closed, Read};
 use intake::{Body, Death, Entry, OwnedRecord, Queue};
@@ -45,6 +47,7 @@ use outputs::{Origin, Room};
 use prepared::Prepared;
 use ready::{LastRecord, Ready, ReadyTask};
 use render::Source;
+use sampler::Sampler;
 
 /// What every lane of a process shares.
 #[derive(Debug, Clone)]
@@ -89,9 +92,6 @@ enum Control {
     Health(Result<HealthEvent, Death>),
 }
 
-/// Timers are served at most this often.
-const TIMER_MS: u64 = 100;
-
 #[derive(Debug)]
 pub struct Lane {
     settings: Arc<LaneSettings>,
@@ -118,6 +118,7 @@ pub struct Lane {
     buried: Option<BTreeSet<i64>>,
     /// About as much as the last batch took.
     room: Room,
+    sampler: Sampler,
     /// The epoch has just begun, and a batch has to say so.
     epoch_begins: bool,
 }
@@ -144,6 +145,7 @@ impl Lane {
             results_caught_up_at: Timestamp::EPOCH,
             buried: None,
             room: Room::default(),
+            sampler: Sampler::default(),
             epoch_begins: false,
         }
     }
@@ -417,19 +419,22 @@ impl Lane {
         let from = self.decided();
         let settings = Arc::clone(&self.settings);
         let origin = Origin { lane: self.state.lane, epoch: self.epoch, seq: self.seq + 1, at };
-        let mut batch = Batch::new(&settings, origin, self.room);
+        self.sampler.begin(&self.state, at);
+        let sampler = std::mem::take(&mut self.sampler);
+        let mut batch = Batch::new(&settings, origin, self.room, sampler);
         let opened = Fact::BatchOpened { at, results_caught_up_at: self.caught_up_at() };
         batch.apply(&mut self.state, opened, Source::default());
         self.step(&mut batch);
         if batch.is_empty() {
             // The state only moved on in time, which the next batch's opening repeats.
+            self.sampler = batch.sampler;
             return None;
         }
         let read = self.read_since(&from);
-        let Closed { prepared, hash, room } = batch.close(&self.state, self.hash, read);
+        let Closed { prepared, hash, room, sampler } = batch.close(&self.state, self.hash, read);
         self.seq += 1;
         self.hash = hash;
-        self.room = room;
+        (self.room, self.sampler) = (room, sampler);
         Some(prepared)
     }
 
@@ -468,24 +473,6 @@ impl Lane {
         let missing: Vec<(i64, TaskKey)> = missing.take(max).collect();
         self.wanted = missing.iter().copied().collect();
         missing.into_iter().map(|(offset, _)| offset).collect()
-    }
-
-    /// When `prepare` has something to do even without input.
-    pub fn next_timer(&self) -> Option<Timestamp> {
-        let soon = self.state.batch_time.plus_ms(TIMER_MS);
-        let waiting = !self.state.backlog.is_empty() || self.ready.has_ended();
-        let waiting = waiting.then_some(soon);
-        let policy = self.state.policy != self.settings.policy || self.epoch_begins;
-        let policy = policy.then_some(soon);
-        let load = self
-            .state
-            .fleet
-            .used()
-            .then(|| self.state.load_published_at.plus_ms(self.state.policy.load_snapshot_ms));
-        let timer = timers::next(&self.state);
-        let published_at = self.state.load_published_at;
-        let sharing = self.state.sharing.next(self.state.policy.load_snapshot_ms, published_at);
-        [waiting, policy, load, timer, sharing].into_iter().flatten().min().map(|due| due.max(soon))
     }
 
     /// The time of the last batch: batch times never go back.

@@ -22,6 +22,8 @@ pub mod registry;
 
 pub mod routing;
 
+pub mod hindsight;
+
 pub mod lane;
 
 pub mod store;

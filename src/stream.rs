@@ -7,6 +7,7 @@ pub mod clock_check;
 pub mod committed;
 pub mod connect;
 mod ffi;
+mod hindsight;
 pub mod instance_lock;
 pub mod observe;
 pub mod packed;

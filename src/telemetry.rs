@@ -5,6 +5,7 @@
 //! one metric (64 lanes of 200 resources would be 12,800 series): `load-snapshots` has that.
 
 mod exposition;
+mod hindsight;
 mod histogram;
 mod label;
 mod load;
@@ -70,6 +71,7 @@ pub struct Telemetry {
     kafka_errors: Family<[Label; 1], Counter>,
     http_requests: Family<[NamedLabel; 2], Counter>,
     planner: planner::PlannerMetrics,
+    samples: hindsight::Samples,
 }
 
 /// When each worker's open transaction began: milliseconds after `since`, plus 1; 0: none is open.
@@ -127,6 +129,7 @@ impl Telemetry {
             kafka_errors: Family::default(),
             http_requests: Family::default(),
             planner: planner::PlannerMetrics::new(),
+            samples: hindsight::Samples::default(),
         };
         telemetry.register();
         telemetry

@@ -29,7 +29,6 @@
 //! minimum qualities, tenants' limits and budgets. Not covered: a router that reserves less than the
 //! tokens used, and so overruns; the summary says how many tokens that were.
 
-mod prices;
 mod problem;
 mod reach;
 #[cfg(test)]
@@ -38,6 +37,8 @@ mod tests;
 use super::scenario::Scenario;
 use super::site::Run;
 use super::{BacktestError, Watch};
+use crate::hindsight::prices::minimise;
+use crate::hindsight::problem::Problem;
 use crate::model::policy::Policy;
 use crate::model::task::Weights;
 
@@ -110,6 +111,6 @@ pub fn bound(
     watch: Watch<'_>,
 ) -> Result<f64, BacktestError> {
     let reach = reach_ms(scenario, policy, runs);
-    let problem = problem::Problem::new(scenario, &reach, aim, insight);
-    prices::minimise(&problem, watch)
+    let problem = Problem::of(scenario, &reach, aim, insight);
+    minimise(&problem, watch).ok_or(BacktestError::Stopped)
 }

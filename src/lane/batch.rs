@@ -19,6 +19,7 @@ use super::journal::{ChainHash, chain};
 use super::outputs::{Origin, Outputs, Room};
 use super::prepared::{BatchCounts, OutputTopic, Prepared};
 use super::render::{Renderer, Source};
+use super::sampler::Sampler;
 
 /// Facts of one batch, in bytes of the journal: keeps a journal record below Kafka's usual limit
 /// of a record, 1 MiB.
@@ -42,6 +43,7 @@ pub struct Batch<'a> {
     /// By resource: first attempts, later ones.
     selections: BTreeMap<ResourceIndex, (u64, u64)>,
     advice: Vec<Advice>,
+    pub sampler: Sampler,
 }
 
 /// What a batch read of its inputs.
@@ -51,7 +53,7 @@ pub struct Read {
 }
 
 impl<'a> Batch<'a> {
-    pub fn new(settings: &'a LaneSettings, origin: Origin, room: Room) -> Self {
+    pub fn new(settings: &'a LaneSettings, origin: Origin, room: Room, sampler: Sampler) -> Self {
         let outputs = Outputs::new(origin.clone(), &settings.source, &settings.codec, room);
         Batch {
             settings,
@@ -64,6 +66,7 @@ impl<'a> Batch<'a> {
             counts: BatchCounts::default(),
             selections: BTreeMap::new(),
             advice: Vec::new(),
+            sampler,
         }
     }
 
@@ -121,6 +124,7 @@ impl<'a> Batch<'a> {
         }
         .render(state, &fact, source);
         self.count(&fact);
+        self.sampler.see(state, &fact, source.task);
         self.record(&fact);
         state.evolve(&fact);
     }
@@ -281,8 +285,9 @@ impl<'a> Batch<'a> {
             shared_headers: self.outputs.shared_headers,
             bytes: self.outputs.bytes,
             counts: self.counts,
+            samples: self.sampler.take(),
         };
-        Closed { prepared, hash, room: room.with_reserve() }
+        Closed { prepared, hash, room: room.with_reserve(), sampler: self.sampler }
     }
 }
 
@@ -291,6 +296,7 @@ pub struct Closed {
     pub hash: ChainHash,
     /// For the next batch.
     pub room: Room,
+    pub sampler: Sampler,
 }
 
 /// What is committed with the offsets; [`Prepared::announce`] fills in its last two fields.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::codec::headers::{CE_ID, TRACEPARENT};
+use crate::hindsight::sample::Sample;
 use crate::model::Topic;
 use crate::model::snapshot::{Manifest, SnapshotKey, SnapshotPoint};
 use crate::model::time::Timestamp;
@@ -47,7 +48,7 @@ pub enum RecordHeaders {
 }
 
 /// One lane's part of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     pub lane: u32,
     pub seq: u64,
@@ -62,6 +63,8 @@ pub struct Prepared {
     pub shared_headers: Vec<Vec<OutputHeader>>,
     pub bytes: Vec<u8>,
     pub counts: BatchCounts,
+    /// Of what was decided; no output.
+    pub samples: Vec<Sample>,
 }
 
 impl Prepared {

@@ -392,7 +392,8 @@ fn left_ms(state: &State, deadline_at: Timestamp) -> Option<f64> {
     (deadline_at != Timestamp::MAX).then(|| deadline_at.ms_since(state.batch_time) as f64)
 }
 
-fn deadline_at(task: &Task, created_at: Timestamp) -> Timestamp {
+/// Until when a task is to be answered; [`Timestamp::MAX`] where it does not say.
+pub fn deadline_at(task: &Task, created_at: Timestamp) -> Timestamp {
     task.deadline_ms.map_or(Timestamp::MAX, |ms| created_at.plus_ms(ms))
 }
 

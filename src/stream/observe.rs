@@ -145,6 +145,7 @@ impl<'a> Observer<'a> {
             let at = batch.records.last().map_or(now.as_ms(), |record| record.timestamp_ms);
             let after = now.ms_since(Timestamp::from_ms(at));
             self.telemetry.batch_committed(&batch.counts, Duration::from_millis(after));
+            self.telemetry.sampled(batch.lane, &batch.samples);
             self.add(|stats| {
                 stats.tasks += batch.counts.tasks;
                 stats.results += batch.counts.results;

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::client::{Client, Parts, WorkerError, settings};
 use super::clock_check::{self, ClockCheckError, ClockDifference};
+use super::hindsight::{self, Asker};
 use super::instance_lock::{self, LockError};
 use super::observe::{Observer, WorkerStats};
 use super::view;
@@ -191,6 +192,10 @@ pub fn run_observed(
         let view = std::thread::Builder::new()
             .name("load-view".to_owned())
             .spawn_scoped(scope, move || view::run(config, &viewed, telemetry, stopped));
+        let (mut asker, asked) = Asker::new();
+        let solver = std::thread::Builder::new()
+            .name("hindsight".to_owned())
+            .spawn_scoped(scope, move || hindsight::solve(&asked, telemetry, stopped));
         let mut threads = Vec::new();
         for (number, stats) in (0..config.worker.workers).zip(&stats.workers) {
             let parts = Parts {
@@ -213,13 +218,19 @@ pub fn run_observed(
                 }
             }
         }
-        let ended = watch_workers(&mut threads, telemetry, shutdown);
+        let ended = watch_workers(&mut threads, telemetry, shutdown, &mut asker);
         stop.store(true, Ordering::Relaxed);
+        drop(asker);
         // Nothing rests on it.
         match view.map(ScopedJoinHandle::join) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => warn!("the thread of the load snapshots panicked; this is a bug"),
             Err(error) => warn!(%error, "load snapshots are not shown"),
+        }
+        match solver.map(ScopedJoinHandle::join) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => warn!("the thread of the hindsight share panicked; this is a bug"),
+            Err(error) => warn!(%error, "the hindsight share is not shown"),
         }
         let mut result = ended;
         for (thread, worker) in threads.into_iter().zip(0..) {
@@ -239,6 +250,7 @@ fn watch_workers(
     threads: &mut [Option<WorkerThread<'_>>],
     telemetry: &Telemetry,
     shutdown: &AtomicBool,
+    asker: &mut Asker,
 ) -> Result<(), RunError> {
     loop {
         if shutdown.load(Ordering::Relaxed) {
@@ -252,6 +264,7 @@ fn watch_workers(
         if let Some(reasons) = all_stopped(telemetry) {
             return Err(RunError::AllStopped { reasons });
         }
+        asker.go_on(telemetry);
         std::thread::sleep(LOOK_EVERY);
     }
 }

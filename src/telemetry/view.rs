@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::TransactionBegins;
 use super::label::LaneState;
+use crate::hindsight::window::Share;
 use crate::model::system_health::{Strategy, SystemHealth};
 
 /// What one lane, or all lanes together, hold and use of one limit.
@@ -64,6 +65,8 @@ pub struct LaneView {
     pub restore_remaining_records: u64,
     /// As of its last batch.
     pub system: Option<SystemHealth>,
+    /// Of what perfect foresight could have earned lately with this lane's part of the limits.
+    pub hindsight: Option<Share>,
     /// By input topic.
     pub lag: BTreeMap<&'static str, InputLag>,
     /// Summed over the lanes where they are shown: see [`View::resources`].
@@ -238,6 +241,20 @@ fn lanes(encoder: &mut DescriptorEncoder<'_>, view: &View) -> Result<(), fmt::Er
         "lane_restore_remaining_records",
         "Journal records that the lane has yet to fold.",
         lanes().map(|(lane, view)| (vec![("lane", lane)], view.restore_remaining_records as f64)),
+    )?;
+    let shares =
+        || lanes().filter_map(|(lane, view)| Some((vec![("lane", lane)], view.hindsight?)));
+    family(
+        encoder,
+        "hindsight_share_ratio",
+        "Utility of the last five minutes' tasks by what perfect foresight could have earned.",
+        shares().map(|(labels, found)| (labels, found.share)),
+    )?;
+    family(
+        encoder,
+        "hindsight_tasks",
+        "Tasks that the hindsight share rests on.",
+        shares().map(|(labels, found)| (labels, found.tasks as f64)),
     )
 }
 

@@ -19,9 +19,7 @@ use pointsman::demo::topics::DemoTopics;
 use pointsman::model::Topic;
 use pointsman::model::allocation::AllocationKind;
 use pointsman::model::decision::{Outcome, RouteDecision};
-use pointsman::model::resource::{
-    Dimension, FleetFile, Limit, ResourceSpec, Speed, TokenPrices,
-};
+use pointsman::model::resource::{Dimension, FleetFile, Limit, ResourceSpec, Speed, TokenPrices};
 use pointsman::model::result::{ResultStatus, TaskResult};
 use pointsman::model::task::{Objective, Priority, Requirements, Task};
 use rdkafka::ClientConfig;
@@ -252,11 +250,8 @@ impl Site<'_> {
         let mut findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
         findings.extend(self.instances.deaths.findings.iter().cloned());
         findings.extend(self.instances.remarkable());
-        let reserved: Vec<&AllocationSeen> = history
-            .allocations
-            .iter()
-            .filter(|one| one.kind == AllocationKind::Reserved)
-            .collect();
+        let reserved: Vec<&AllocationSeen> =
+            history.allocations.iter().filter(|one| one.kind == AllocationKind::Reserved).collect();
         let first_ms = reserved.iter().map(|one| one.at_ms).min().context("nothing was routed")?;
         let inbox = consumer_end(&self.client, &self.topics)?;
         let seconds = self.began.elapsed().as_secs_f64();

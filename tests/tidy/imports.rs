@@ -43,7 +43,11 @@ const RULES: &[Rule] = &[
     },
     Rule { module: "clock", ours: &["model"], pure_crates: None },
     Rule { module: "failpoint", ours: &[], pure_crates: None },
-    Rule { module: "telemetry", ours: &["clock", "config", "lane", "model"], pure_crates: None },
+    Rule {
+        module: "telemetry",
+        ours: &["clock", "config", "hindsight", "lane", "model"],
+        pure_crates: None,
+    },
     Rule { module: "planted", ours: &[], pure_crates: Some(&[]) },
     Rule { module: "model", ours: &[], pure_crates: Some(&[]) },
     Rule {
@@ -57,9 +61,10 @@ const RULES: &[Rule] = &[
         ours: &["model", "planted"],
         pure_crates: Some(&["governor", "rustc_hash", "xxhash_rust"]),
     },
+    Rule { module: "hindsight", ours: &["model"], pure_crates: Some(&[]) },
     Rule {
         module: "lane",
-        ours: &["codec", "model", "planted", "routing"],
+        ours: &["codec", "hindsight", "model", "planted", "routing"],
         pure_crates: Some(&["rand_chacha", "xxhash_rust", "zstd"]),
     },
     Rule { module: "store", ours: &["failpoint", "model"], pure_crates: None },
@@ -70,6 +75,7 @@ const RULES: &[Rule] = &[
             "codec",
             "config",
             "failpoint",
+            "hindsight",
             "lane",
             "model",
             "planted",
@@ -116,7 +122,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "backtest",
-        ours: &["codec", "config", "lane", "model", "routing"],
+        ours: &["codec", "config", "hindsight", "lane", "model", "routing"],
         pure_crates: Some(&["rand_chacha"]),
     },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },

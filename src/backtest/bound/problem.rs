@@ -5,44 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Aim, Insight, QUALITY_ONLY};
 use crate::backtest::scenario::Scenario;
-use crate::model::resource::Dimension;
-
-/// One way to serve a task: a resource, and starts in [from, to]. Times are in cells of the grid.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Choice {
-    pub resource: u32,
-    /// The value of a start at `from`; a later one is worth `fall` less for each cell.
-    pub value: f64,
-    pub fall: f64,
-    pub from: f64,
-    pub to: f64,
-    pub duration: f64,
-    pub tokens: f64,
-}
-
-/// A rate limit as rows of the programme: in every `length` cells, beginning at multiples of `stride`,
-/// no more than `capacity`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RateRows {
-    pub resource: usize,
-    pub dimension: Dimension,
-    pub length: usize,
-    pub stride: usize,
-    pub capacity: f64,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Problem {
-    pub cell_ms: f64,
-    pub cells: usize,
-    /// The choices of all tasks, each task's in order of falling value.
-    pub choices: Vec<Choice>,
-    /// Where each task's choices begin; one more than there are tasks.
-    pub first: Vec<usize>,
-    /// Concurrent requests of each resource.
-    pub slots: Vec<f64>,
-    pub rates: Vec<RateRows>,
-}
+use crate::hindsight::problem::{Choice, Problem};
 
 /// Cells of the shortest rate window, and of the time that a task can wait: at least so many, so that
 /// starts are told apart within both.
@@ -54,11 +17,10 @@ const CELLS_PER_WAIT_MAX: f64 = 64.0;
 const WINDOW_MS: u64 = 60_000;
 /// Cells of the whole time: each costs some numbers for every resource and pass.
 const CELLS_MAX: f64 = 20_000.0;
-/// Rows of one limit overlap so many times: more of them come closer to a sliding window.
-const OVERLAP: usize = 2;
 
 impl Problem {
-    pub fn new(scenario: &Scenario, reach_ms: &[u64], aim: Aim, insight: Insight) -> Self {
+    /// The whole scenario.
+    pub(super) fn of(scenario: &Scenario, reach_ms: &[u64], aim: Aim, insight: Insight) -> Self {
         let longest_ms = |task: usize| {
             let outcomes = (0..scenario.resources().len())
                 .filter_map(|resource| Some(scenario.outcome(task, resource)?.duration_ms));
@@ -72,12 +34,14 @@ impl Problem {
             cell_ms,
             // A start or an end exactly on the last edge needs the cell after it.
             cells: (end_ms / cell_ms) as usize + 2,
-            choices: Vec::new(),
-            first: vec![0],
             slots: scenario.resources().iter().map(|spec| f64::from(spec.slots)).collect(),
-            rates: Vec::new(),
+            ..Problem::default()
         };
-        problem.add_rates(scenario);
+        for (resource, spec) in scenario.resources().iter().enumerate() {
+            for limit in &spec.limits {
+                problem.add_rate(resource, *limit);
+            }
+        }
         let quality = match insight {
             Insight::Full => None,
             Insight::ClassMeans => Some(class_means(scenario)),
@@ -86,22 +50,6 @@ impl Problem {
             problem.add_task(scenario, task, *reach_ms, aim, quality.as_ref());
         }
         problem
-    }
-
-    fn add_rates(&mut self, scenario: &Scenario) {
-        for (resource, spec) in scenario.resources().iter().enumerate() {
-            for limit in &spec.limits {
-                let window = f64::from(limit.window_s) * 1_000.0 / self.cell_ms;
-                let (length, times) = row_of(window);
-                self.rates.push(RateRows {
-                    resource,
-                    dimension: limit.dimension,
-                    length,
-                    stride: (length / OVERLAP).max(1),
-                    capacity: limit.amount as f64 * times,
-                });
-            }
-        }
     }
 
     fn add_task(
@@ -150,12 +98,7 @@ impl Problem {
                 }
             }
         }
-        self.choices[begin..].sort_by(|one, other| other.value.total_cmp(&one.value));
-        self.first.push(self.choices.len());
-    }
-
-    pub fn tasks(&self) -> usize {
-        self.first.len() - 1
+        self.end_task(begin);
     }
 }
 
@@ -184,21 +127,6 @@ fn cell_ms(scenario: &Scenario, reach_ms: &[u64], end_ms: f64) -> u64 {
         cell_ms *= 2;
     }
     cell_ms
-}
-
-/// How many cells a row of a limit spans whose window is `window` cells, and how many times the limit's
-/// amount fits into them at most: any span is covered by so many windows as begin in it. Of the first
-/// few possible rows, the one that allows least.
-fn row_of(window: f64) -> (usize, f64) {
-    let mut best = (1, libm::ceil(1.0 / window));
-    for times in 1..=8_u32 {
-        let times = f64::from(times);
-        let length = libm::floor(times * window);
-        if length >= 1.0 && times / length < best.1 / best.0 as f64 {
-            best = (length as usize, times);
-        }
-    }
-    best
 }
 
 /// The starts that a resource lets through: from the arrival to the last, without hard outages.
@@ -233,21 +161,4 @@ fn class_means(scenario: &Scenario) -> ClassMeans<'_> {
         }
     }
     sums.into_iter().map(|(key, (sum, count))| (key, sum / count)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_allow_no_less_than_their_window() {
-        // (window in cells, length, times)
-        for (window, length, times) in
-            [(6.0, 6, 1.0), (0.25, 1, 4.0), (1.5, 3, 2.0), (2.4, 12, 5.0), (0.3, 2, 7.0)]
-        {
-            let found = row_of(window);
-            assert_eq!(found, (length, times), "{window}");
-            assert!(times * window >= length as f64 - 1e-9);
-        }
-    }
 }

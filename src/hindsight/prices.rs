@@ -1,7 +1,7 @@
 //! The dual function of a problem, and its minimisation over the prices.
 
-use super::problem::{Choice, Problem};
-use crate::backtest::{BacktestError, Watch};
+use super::Watch;
+use super::problem::Problem;
 use crate::model::resource::Dimension;
 
 /// How far a task's choice is blurred, as shares of what a task gains on average, one after the other.
@@ -84,12 +84,6 @@ impl Layout {
             scale,
             gain: gain.max(f64::MIN_POSITIVE),
         }
-    }
-}
-
-impl Problem {
-    pub fn choices_of(&self, task: usize) -> &[Choice] {
-        &self.choices[self.first[task]..self.first[task + 1]]
     }
 }
 
@@ -285,10 +279,8 @@ impl<'a> Dual<'a> {
 /// minimization of non-smooth functions", Mathematical Programming 2005); the steps are accelerated, and
 /// start anew where they overshoot (O'Donoghue and Candès, "Adaptive restart for accelerated gradient
 /// schemes", 2015). Every point is evaluated without the blur as well, and only that counts.
-///
-/// # Errors
-/// `watch` said to stop.
-pub fn minimise(problem: &Problem, watch: Watch<'_>) -> Result<f64, BacktestError> {
+/// `None`: `watch` said to stop.
+pub fn minimise(problem: &Problem, watch: Watch<'_>) -> Option<f64> {
     let mut dual = Dual::new(problem);
     let rows = dual.layout.rows;
     let table = problem.slots.len() * problem.cells;
@@ -309,7 +301,7 @@ pub fn minimise(problem: &Problem, watch: Watch<'_>) -> Result<f64, BacktestErro
             let news = problem.tasks() * done / (BLURS.len() * PASSES) - told;
             told += news;
             if !watch(news as u64) {
-                return Err(BacktestError::Stopped);
+                return None;
             }
             let value = dual.pass(&ahead, blur * dual.layout.gain, &mut used, &mut offers);
             if value.exact < best {
@@ -334,5 +326,5 @@ pub fn minimise(problem: &Problem, watch: Watch<'_>) -> Result<f64, BacktestErro
             }
         }
     }
-    Ok(best * (1.0 + ROUNDING))
+    Some(best * (1.0 + ROUNDING))
 }
