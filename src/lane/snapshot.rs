@@ -244,7 +244,11 @@ mod tests {
             bench.reread();
             bench.step_at(1_010_000);
         }
-        let [ours, theirs] = [&bench, &twin].map(|bench| &bench.prepared[1]);
+        let [ours, theirs] = [bench, twin].map(|mut bench| {
+            // Samples are no output: where a lane began to take them is its own affair.
+            bench.prepared[1].samples.clear();
+            bench.prepared.swap_remove(1)
+        });
         assert_eq!(ours.counts, theirs.counts);
         assert_eq!(ours.hash, theirs.hash);
         // Compared as text, because a mismatch would print megabytes.
