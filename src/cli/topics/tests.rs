@@ -79,8 +79,8 @@ fn a_new_installation_has_four_lanes_and_every_topic() {
             "tasks.dlq 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
             "task-results.dlq 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
             "lane-inbox.dlq 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
-            "health-events.dlq 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
-            "fleet.dlq 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
+            "health-events.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
+            "fleet.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
         ]
     );
 }
