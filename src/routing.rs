@@ -20,6 +20,7 @@ pub mod evolve;
 pub mod explain;
 pub mod fact;
 pub mod fleet;
+pub mod headroom;
 pub mod health;
 pub mod learned;
 pub mod output_tokens;

@@ -216,6 +216,7 @@ impl<'a> Batch<'a> {
             | Fact::LoadPublished { .. }
             | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => {}
+            Fact::HeadroomTold { .. } => counts.headroom_told += 1,
             Fact::RightsGiven { .. } => counts.rights_given += 1,
             Fact::RightsTaken { how, .. } => match how {
                 Taken::Held | Taken::Kept => counts.rights_taken += 1,

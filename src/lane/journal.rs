@@ -161,6 +161,7 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => return,
     };
     // A fact that was just decoded is not shared yet.

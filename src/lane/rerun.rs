@@ -40,6 +40,7 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,
     })
 }
@@ -126,7 +127,8 @@ impl Lane {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
-            | Fact::StrategyChanged { .. } => {}
+            | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. } => {}
         }
     }
 
@@ -172,6 +174,7 @@ impl Lane {
                 | Fact::RightsGiven { .. }
                 | Fact::RightsTaken { .. }
                 | Fact::StrategyChanged { .. }
+                | Fact::HeadroomTold { .. }
                 | Fact::DeadLettered { .. } => continue,
             };
             let Some(live) = self.state.tasks.get(&key) else { continue };
@@ -240,6 +243,7 @@ impl Lane {
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
             | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }

@@ -100,7 +100,8 @@ impl Sampler {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
-            | Fact::StrategyChanged { .. } => return,
+            | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. } => return,
         };
         // Telling of it may have raised the level.
         if is_seen(key, self.level) {

@@ -5,8 +5,11 @@ mod breakers;
 mod chains;
 mod fairness;
 mod flow;
+mod headroom;
 pub(crate) mod laws;
+mod lowered;
 mod prices;
+mod regions;
 mod sharing;
 mod spikes;
 

@@ -350,6 +350,7 @@ pub fn is_decision(fact: &Fact) -> bool {
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }

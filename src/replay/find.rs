@@ -265,6 +265,7 @@ fn admits(fact: &Fact) -> bool {
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,
     }
 }
@@ -289,6 +290,7 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }

@@ -156,6 +156,7 @@ fn refused_task(
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,
     });
     if !refused {
@@ -235,6 +236,7 @@ impl Telling<'_> {
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
             | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => None,
         };
         asked.map(|task| explain(state, &Asked::of(task, live))).unwrap_or_default()
@@ -300,6 +302,7 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => ("other", json!({})),
     }
 }

@@ -3,6 +3,7 @@
 //! Facts carry results, so this assigns, adds and removes. It must give the same state for the
 //! same facts for ever; golden journals check that.
 
+mod headroom;
 mod sharing;
 
 use std::cmp::Reverse;
@@ -35,6 +36,7 @@ impl State {
                 self.reserved.advance(*at);
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
+                self.raise_limits();
                 self.open_slots();
                 self.ripen();
             }
@@ -51,6 +53,7 @@ impl State {
             Fact::HealthSet { offset, event } => {
                 self.health_position = offset + 1;
                 self.health.set(self.lane, event);
+                self.hear_limits(event);
                 self.apply_health();
             }
             Fact::ControlSkipped { topic, offset, .. } => match topic {
@@ -143,6 +146,9 @@ impl State {
             Fact::RightsGiven { limit, rights, .. } => self.give_rights(limit, *rights),
             Fact::RightsTaken { transfer, how, .. } => self.take_rights(transfer, *how),
             Fact::StrategyChanged { to } => self.spikes.changed(*to, self.batch_time),
+            Fact::HeadroomTold { resource, .. } => {
+                self.health.headroom.told(*resource, self.batch_time);
+            }
         }
     }
 
@@ -164,11 +170,13 @@ impl State {
                 if !is_same && let Some(index) = self.fleet.index_of(&spec.id) {
                     self.learned.forget(index);
                     self.health.breakers.forget(index);
+                    self.health.headroom.forget(index);
                     if self.fleet.at(index).slots_in_use == 0 {
                         self.reserved.forget(index);
                     }
                     self.affinity.forget(index);
                 }
+                self.lower_limits(&spec.id);
                 self.apply_health();
             }
             FleetEntry::ResourceRemoved(id) => self.fleet.remove(offset, id),
@@ -348,6 +356,7 @@ impl State {
             max_output_tokens: live.task.max_output_tokens,
             output_reserved: tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32,
         };
+        self.health.headroom.ended_v1(resource, end, self.batch_time);
         self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
         if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {
             self.apply_health();

@@ -15,7 +15,7 @@ use super::shape::SharedShape;
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
 use crate::model::decision::RouteMetrics;
-use crate::model::health::{HealthEvent, HealthStatus};
+use crate::model::health::{HealthEvent, HealthStatus, LoweredLimit};
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
@@ -302,6 +302,12 @@ pub enum Fact {
     /// The lane does something else about its load from now on.
     StrategyChanged {
         to: Strategy,
+    },
+    /// A provider grants less than the lane counts: it says so to all lanes, itself among them, and
+    /// lowers nothing before it reads it.
+    HeadroomTold {
+        resource: ResourceIndex,
+        limits: Vec<LoweredLimit>,
     },
 }
 

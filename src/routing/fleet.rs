@@ -212,6 +212,7 @@ impl Fleet {
         }
         renew(&mut resource.rates, &mut resource.dormant, &spec.limits, deal);
         resource.spec = spec.clone();
+        resource.slots_limit = spec.slots;
         if std::mem::take(&mut resource.forgotten) {
             resource.dormant.clear();
             resource.rates.iter_mut().for_each(|rate| rate.deal_again(deal));
@@ -247,6 +248,7 @@ impl Fleet {
             spec: spec.clone(),
             incarnation: deal.offset,
             removed: false,
+            slots_limit: spec.slots,
             slots_rights,
             slots_units: 0,
             slots_in_use: 0,
@@ -317,6 +319,18 @@ impl Fleet {
         let Some(index) = self.index_of(id) else { return self.gone.hold(id, kind, rights) };
         let resource = &mut self.resources[usize::from(index)];
         resource.hold(kind, rights, self.lanes);
+        self.rooms[usize::from(index)] = resource.room();
+    }
+
+    /// Lowers each limit to the least that `lowest` says of it, where that is less than the fleet's
+    /// amount.
+    pub fn lower(&mut self, index: ResourceIndex, lowest: impl Fn(LimitKind) -> Option<u64>) {
+        let resource = &mut self.resources[usize::from(index)];
+        let rates = resource.rates.iter().map(Rate::kind);
+        let kinds: Vec<LimitKind> = std::iter::once(LimitKind::Slots).chain(rates).collect();
+        for kind in kinds {
+            resource.lower(kind, lowest(kind), self.lanes);
+        }
         self.rooms[usize::from(index)] = resource.room();
     }
 

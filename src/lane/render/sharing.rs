@@ -98,7 +98,7 @@ fn kind(rate: &Rate) -> LimitKind {
 impl Lacking<'_> {
     fn of_resource<'a>(&self, resource: &'a Resource) -> Vec<DimensionLoad<'a>> {
         let slots = DimensionLoad {
-            limit: u64::from(resource.spec.slots),
+            limit: u64::from(resource.slots_limit),
             units: u64::from(resource.slots_units),
             used: u64::from(resource.slots_in_use),
             used_max: u64::from(resource.slots_used_max),

@@ -29,12 +29,15 @@ pub(super) struct Member {
     pub inbox: Vec<Vec<u8>>,
     pub inbox_read: usize,
     pub fleet_read: usize,
+    pub health_read: usize,
 }
 
 /// Lanes and what is between them.
 pub(super) struct Site {
     pub members: Vec<Member>,
     pub fleet: Vec<(String, Option<String>)>,
+    /// What lanes and others said of health.
+    pub health: Vec<(String, Vec<u8>)>,
     /// True time, milliseconds.
     pub now: i64,
     /// Everything that the last step published.
@@ -57,11 +60,13 @@ impl Site {
                 inbox: Vec::new(),
                 inbox_read: 0,
                 fleet_read: 0,
+                health_read: 0,
             }
         };
         Site {
             members: (0..lanes).map(member).collect(),
             fleet: Vec::new(),
+            health: Vec::new(),
             now: 1_000_000,
             loads: Vec::new(),
             events: Vec::new(),
@@ -101,10 +106,15 @@ impl Site {
     }
 
     pub fn succeeded(&mut self, lane: usize, id: &str, attempt: u32, output_tokens: u32) {
-        let result = json!({
-            "task_id": id, "attempt": attempt, "status": "succeeded",
-            "input_tokens": 100, "output_tokens": output_tokens,
+        self.result(lane, id, json!({"attempt": attempt, "output_tokens": output_tokens}));
+    }
+
+    pub fn result(&mut self, lane: usize, id: &str, change: Value) {
+        let mut result = json!({
+            "task_id": id, "attempt": 1, "status": "succeeded",
+            "input_tokens": 100, "output_tokens": 100,
         });
+        merge(&mut result, change);
         let member = &mut self.members[lane];
         let value = result.to_string();
         let offset = member.results;
@@ -135,6 +145,12 @@ impl Site {
             let value = value.as_deref().map(str::as_bytes);
             member.lane.offer(&raw(Topic::Fleet, 0, offset, now, Some(key), value));
             member.fleet_read += 1;
+        }
+        for (key, value) in self.health.iter().skip(member.health_read) {
+            let offset = member.health_read as i64;
+            let topic = Topic::HealthEvents;
+            member.lane.offer(&raw(topic, 0, offset, now, Some(key), Some(value)));
+            member.health_read += 1;
         }
         let to = (member.inbox_read + messages).min(member.inbox.len());
         for offset in member.inbox_read..to {
@@ -181,9 +197,13 @@ impl Site {
                 Topic::RouteDecisions => {
                     self.decisions.push(serde_json::from_slice(value).unwrap());
                 }
+                Topic::HealthEvents => {
+                    let key = record.key.as_ref().map(|key| prepared.slice(key)).unwrap_or(&[]);
+                    let key = String::from_utf8(key.to_vec()).unwrap();
+                    self.health.push((key, value.to_vec()));
+                }
                 Topic::Tasks
                 | Topic::TaskResults
-                | Topic::HealthEvents
                 | Topic::Fleet
                 | Topic::Snapshots
                 | Topic::OperatorActions

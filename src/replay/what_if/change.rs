@@ -140,6 +140,7 @@ impl Change {
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
             | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => Ok(None),
         }
     }

@@ -8,6 +8,7 @@ use super::super::window::Window;
 use crate::model::resource::{Dimension, LIMITS_MAX, Limit};
 use crate::model::rights::LimitKind;
 use crate::model::time::Timestamp;
+use crate::planted::{Bug, planted};
 
 /// By which record, and to whom, rights are dealt.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,7 @@ pub struct Deal {
 /// One rate limit, and the lane's part of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
+    /// Its amount is what is in force: the fleet's, or less while the provider grants less.
     pub limit: Limit,
     pub rights: u32,
     pub units: u64,
@@ -65,10 +67,14 @@ impl Rate {
         rate
     }
 
-    /// Whether this is the limit of that kind; a tenant's budget is kept apart.
+    /// Which limit this is; a tenant's budget is kept apart.
+    pub fn kind(&self) -> LimitKind {
+        LimitKind::Rate { dimension: self.limit.dimension, window_s: self.limit.window_s }
+    }
+
+    /// Whether this is the limit of that kind.
     pub fn is(&self, kind: LimitKind) -> bool {
-        let Limit { dimension, window_s, .. } = self.limit;
-        kind == LimitKind::Rate { dimension, window_s }
+        kind == self.kind()
     }
 
     pub fn stand(&self) -> Stand {
@@ -90,6 +96,9 @@ impl Rate {
 
     /// The same limit with another amount: every lane keeps its part.
     pub fn resize(&mut self, amount: u64, lanes: u32) {
+        if planted(Bug::KeepLimit) && amount < self.limit.amount {
+            return;
+        }
         self.limit.amount = amount;
         self.hold(self.rights, lanes);
     }

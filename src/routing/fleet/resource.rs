@@ -9,7 +9,7 @@ use super::super::price::{Price, Toll};
 use super::super::rights::Scale;
 use super::rate::{Rate, Stand};
 use crate::model::health::HealthStatus;
-use crate::model::resource::{Dimension, ResourceSpec};
+use crate::model::resource::{Dimension, Limit, ResourceSpec};
 use crate::model::rights::LimitKind;
 use crate::model::time::Timestamp;
 
@@ -52,6 +52,8 @@ pub struct Resource {
     pub incarnation: i64,
     /// Gone from the fleet; its attempts go on.
     pub removed: bool,
+    /// The slots in force: the fleet's, or fewer while the provider grants less.
+    pub slots_limit: u32,
     pub slots_rights: u32,
     pub slots_units: u32,
     pub slots_in_use: u32,
@@ -83,7 +85,7 @@ impl Resource {
             return Some(Stand {
                 rights: self.slots_rights,
                 incarnation: self.slots_incarnation,
-                amount: u64::from(self.spec.slots),
+                amount: u64::from(self.slots_limit),
                 units: u64::from(self.slots_units),
                 used: u64::from(self.slots_in_use),
                 in_force,
@@ -97,7 +99,7 @@ impl Resource {
     /// From now on the lane holds so many rights of one of its limits.
     pub(super) fn hold(&mut self, kind: LimitKind, rights: u32, lanes: u32) {
         if kind == LimitKind::Slots {
-            let scale = Scale { limit: u64::from(self.spec.slots), lanes };
+            let scale = Scale { limit: u64::from(self.slots_limit), lanes };
             self.slots_rights = rights;
             self.slots_units = scale.units(rights) as u32;
             return;
@@ -105,6 +107,23 @@ impl Resource {
         let mut rates = self.rates.iter_mut().chain(&mut self.dormant);
         if let Some(rate) = rates.find(|rate| rate.is(kind)) {
             rate.hold(rights, lanes);
+        }
+    }
+
+    /// From now on all lanes together may have `lowest` of a limit in use, where that is less than
+    /// the fleet's amount; `None`: all of it. Rights stay as they are.
+    pub(super) fn lower(&mut self, kind: LimitKind, lowest: Option<u64>, lanes: u32) {
+        let least = |amount: u64| lowest.map_or(amount, |lowest| lowest.min(amount));
+        if kind == LimitKind::Slots {
+            self.slots_limit = least(u64::from(self.spec.slots)) as u32;
+            return self.hold(kind, self.slots_rights, lanes);
+        }
+        let Some(rate) = self.rates.iter_mut().find(|rate| rate.is(kind)) else { return };
+        let limits = self.spec.limits.iter();
+        let Limit { dimension, window_s, .. } = rate.limit;
+        let mut same = limits.filter(|one| (one.dimension, one.window_s) == (dimension, window_s));
+        if let Some(limit) = same.next() {
+            rate.resize(least(limit.amount), lanes);
         }
     }
 

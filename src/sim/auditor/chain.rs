@@ -206,6 +206,7 @@ fn control(fact: &Fact) -> Option<(Topic, i64)> {
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,
     }
 }

@@ -45,6 +45,14 @@ enum Act {
     Remove {
         id: usize,
     },
+    /// Someone says that less is granted, for a while.
+    Lower {
+        id: usize,
+        source: usize,
+        kind: usize,
+        limit: u64,
+        for_ms: i64,
+    },
     Tenant {
         requests: Option<u64>,
         usd: Option<f64>,
@@ -75,6 +83,9 @@ fn act(lanes: usize) -> impl Strategy<Value = Act> {
         1 => (0usize..2, 1u32..9, prop::option::of(200u64..3_000), prop::option::of(1u64..12))
             .prop_map(|(id, slots, tokens, requests)| Act::Resource { id, slots, tokens, requests }),
         1 => (0usize..2).prop_map(|id| Act::Remove { id }),
+        2 => (0usize..2, 0usize..2, 0usize..3, 1u64..1_500, 0i64..9_000).prop_map(
+            |(id, source, kind, limit, for_ms)| Act::Lower { id, source, kind, limit, for_ms }
+        ),
         1 => (prop::option::of(1u64..9), prop::option::of(0.001f64..0.1))
             .prop_map(|(requests, usd)| Act::Tenant { requests, usd }),
         16 => (0..lanes, 0usize..4, 0usize..2).prop_map(
@@ -231,6 +242,23 @@ fn change(site: &mut Site, book: &mut Book, act: &Act) {
             site.resource(RESOURCES[*id], json!({"slots": slots, "limits": limits}));
         }
         Act::Remove { id } => site.remove(RESOURCES[*id]),
+        Act::Lower { id, source, kind, limit, for_ms } => {
+            let (dimension, window_s, limit) = [
+                ("slots", 0, limit % 6 + 1),
+                ("tokens", 10, *limit),
+                ("requests", 5, limit % 8 + 1),
+            ][*kind];
+            let until = site.now + for_ms;
+            let limits = json!([{
+                "dimension": dimension, "window_s": window_s, "limit": limit, "until_at_ms": until,
+            }]);
+            let (id, source) = (RESOURCES[*id], format!("source-{source}"));
+            let event = json!({
+                "scope": "resource", "id": id, "status": "degraded", "source": source,
+                "limits": limits,
+            });
+            site.health.push((format!("resource:{id}#{source}"), event.to_string().into_bytes()));
+        }
         Act::Tenant { requests, usd } => {
             let mut limits = Vec::new();
             if let Some(amount) = requests {
@@ -301,7 +329,7 @@ fn run(clocks: &[i64], acts: &[Act]) -> (Site, u64) {
                 book.within_limits(site.now);
             }
             Act::Wait { ms } => site.now += ms,
-            Act::Resource { .. } | Act::Remove { .. } | Act::Tenant { .. } => {}
+            Act::Resource { .. } | Act::Remove { .. } | Act::Lower { .. } | Act::Tenant { .. } => {}
         }
     }
     // Whatever is under way arrives, and every lane has read the fleet.
