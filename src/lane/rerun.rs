@@ -39,6 +39,8 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => None,
     })
@@ -126,6 +128,8 @@ impl Lane {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. } => {}
         }
     }
@@ -171,6 +175,8 @@ impl Lane {
                 | Fact::LoadPublished { .. }
                 | Fact::RightsGiven { .. }
                 | Fact::RightsTaken { .. }
+                | Fact::RightsPledged { .. }
+                | Fact::RoomKept { .. }
                 | Fact::StrategyChanged { .. }
                 | Fact::DeadLettered { .. } => continue,
             };
@@ -239,6 +245,8 @@ impl Lane {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => {}
         }

@@ -155,6 +155,8 @@ fn refused_task(
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => false,
     });
@@ -234,6 +236,8 @@ impl Telling<'_> {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. }
             | Fact::DeadLettered { .. } => None,
         };
@@ -299,6 +303,8 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::DeadLettered { .. } => ("other", json!({})),
     }

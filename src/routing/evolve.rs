@@ -3,6 +3,7 @@
 //! Facts carry results, so this assigns, adds and removes. It must give the same state for the
 //! same facts for ever; golden journals check that.
 
+mod pledges;
 mod sharing;
 
 use std::cmp::Reverse;
@@ -37,6 +38,7 @@ impl State {
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
                 self.open_slots();
                 self.ripen();
+                self.end_pledges();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
@@ -81,6 +83,7 @@ impl State {
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
                 self.plan(*key, plans);
+                self.room_found(reservation);
             }
             Fact::Queued { key, task, blocked_by, until, loss, bid } => {
                 self.hear(*bid);
@@ -140,14 +143,19 @@ impl State {
                 self.failovers.remove(resource);
             }
             Fact::LoadPublished { due, owners, lacks } => self.load_told(*due, owners, lacks),
-            Fact::RightsGiven { limit, rights, .. } => self.give_rights(limit, *rights),
+            Fact::RightsGiven { limit, to_lane, rights } => {
+                self.give_rights(limit, *to_lane, *rights);
+            }
             Fact::RightsTaken { transfer, how, .. } => self.take_rights(transfer, *how),
             Fact::StrategyChanged { to } => self.spikes.changed(*to, self.batch_time),
+            Fact::RightsPledged { limit, pledge } => self.pledge_rights(limit, *pledge),
+            Fact::RoomKept { limit, keeping } => self.keep_room(limit, *keeping),
         }
     }
 
     fn set_fleet(&mut self, offset: i64, entry: &FleetEntry) {
         self.fleet_position = offset + 1;
+        self.break_pledges(entry);
         self.set_entry(offset, entry);
         self.share_new(offset, entry);
     }

@@ -55,6 +55,7 @@ fn busy() -> Telemetry {
         facts: 9,
         fact_bytes: 900,
         wait_ms: vec![1, 20, 70_000],
+        rights_pledged: 0,
         rights_given: 3,
         rights_taken: 2,
         rights_void: 0,
