@@ -248,6 +248,7 @@ impl Telemetry {
             self.selections(resource, Rank::Fallback, *later);
         }
         for (outcome, count) in [
+            ("pledged", counts.rights_pledged),
             ("given", counts.rights_given),
             ("taken", counts.rights_taken),
             ("void", counts.rights_void),

@@ -160,6 +160,8 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => return,

@@ -174,6 +174,7 @@ impl Renderer<'_> {
             Fact::RightsGiven { limit, to_lane, rights } => {
                 self.given(state, limit, *to_lane, *rights);
             }
+            Fact::RightsPledged { limit, pledge } => self.pledged(state, limit, pledge),
             Fact::Queued { .. }
             | Fact::BatchOpened { .. }
             | Fact::PolicySet(_)
@@ -182,6 +183,7 @@ impl Renderer<'_> {
             | Fact::ControlSkipped { .. }
             | Fact::LeaseExtended { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RoomKept { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }

@@ -39,6 +39,8 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,
@@ -127,6 +129,8 @@ impl Lane {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. } => {}
         }
@@ -173,6 +177,8 @@ impl Lane {
                 | Fact::LoadPublished { .. }
                 | Fact::RightsGiven { .. }
                 | Fact::RightsTaken { .. }
+                | Fact::RightsPledged { .. }
+                | Fact::RoomKept { .. }
                 | Fact::StrategyChanged { .. }
                 | Fact::HeadroomTold { .. }
                 | Fact::DeadLettered { .. } => continue,
@@ -242,6 +248,8 @@ impl Lane {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => {}

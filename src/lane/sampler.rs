@@ -100,6 +100,8 @@ impl Sampler {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. } => return,
         };

@@ -11,7 +11,7 @@ use crate::routing::control::{decide_breakers, decide_fleet, decide_health, deci
 use crate::routing::engine::{decide_ended_wait, decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
 use crate::routing::headroom::decide_headroom;
-use crate::routing::sharing::{decide_given, decide_load, decide_taken};
+use crate::routing::sharing::{decide_advised, decide_load, decide_pledged, decide_taken, pledged};
 use crate::routing::spikes::{handle_spikes, shed};
 use crate::routing::{TaskKey, timers};
 
@@ -48,10 +48,18 @@ impl Lane {
     /// Last, because it depends on what the batch's tasks took and went without. In a full batch
     /// too; bounded by itself.
     fn step_sharing(&mut self, batch: &mut Batch<'_>) {
+        for (limit, to_lane) in pledged(&self.state) {
+            if let Some(fact) = decide_pledged(&self.state, &self.memo.lacks, &limit, to_lane) {
+                batch.apply(&mut self.state, fact, Source::default());
+            }
+        }
         for advice in batch.take_advice() {
-            match decide_given(&self.state, &self.memo.lacks, &advice) {
-                Some(fact) => batch.apply(&mut self.state, fact, Source::default()),
-                None => batch.advice_ignored(),
+            let facts = decide_advised(&self.state, &self.memo.lacks, &advice);
+            if facts.is_empty() {
+                batch.advice_ignored();
+            }
+            for fact in facts {
+                batch.apply(&mut self.state, fact, Source::default());
             }
         }
         if let Some(fact) = decide_load(&self.state, &self.memo.lacks) {

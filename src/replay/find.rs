@@ -264,6 +264,8 @@ fn admits(fact: &Fact) -> bool {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,
@@ -289,6 +291,8 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,

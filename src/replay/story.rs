@@ -155,6 +155,8 @@ fn refused_task(
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,
@@ -235,6 +237,8 @@ impl Telling<'_> {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => None,
@@ -301,6 +305,8 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => ("other", json!({})),

@@ -4,6 +4,7 @@
 //! same facts for ever; golden journals check that.
 
 mod headroom;
+mod pledges;
 mod sharing;
 
 use std::cmp::Reverse;
@@ -39,6 +40,7 @@ impl State {
                 self.raise_limits();
                 self.open_slots();
                 self.ripen();
+                self.end_pledges();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
@@ -84,6 +86,7 @@ impl State {
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
                 self.plan(*key, plans);
+                self.room_found(reservation);
             }
             Fact::Queued { key, task, blocked_by, until, loss, bid } => {
                 self.hear(*bid);
@@ -143,17 +146,22 @@ impl State {
                 self.failovers.remove(resource);
             }
             Fact::LoadPublished { due, owners, lacks } => self.load_told(*due, owners, lacks),
-            Fact::RightsGiven { limit, rights, .. } => self.give_rights(limit, *rights),
+            Fact::RightsGiven { limit, to_lane, rights } => {
+                self.give_rights(limit, *to_lane, *rights);
+            }
             Fact::RightsTaken { transfer, how, .. } => self.take_rights(transfer, *how),
             Fact::StrategyChanged { to } => self.spikes.changed(*to, self.batch_time),
             Fact::HeadroomTold { resource, .. } => {
                 self.health.headroom.told(*resource, self.batch_time);
             }
+            Fact::RightsPledged { limit, pledge } => self.pledge_rights(limit, *pledge),
+            Fact::RoomKept { limit, keeping } => self.keep_room(limit, *keeping),
         }
     }
 
     fn set_fleet(&mut self, offset: i64, entry: &FleetEntry) {
         self.fleet_position = offset + 1;
+        self.break_pledges(entry);
         self.set_entry(offset, entry);
         self.share_new(offset, entry);
     }

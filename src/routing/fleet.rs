@@ -2,6 +2,7 @@
 //! use of them.
 
 mod gone;
+mod promised;
 mod rate;
 mod resource;
 
@@ -20,6 +21,7 @@ use crate::model::time::Timestamp;
 
 use gone::{Gone, Held};
 
+pub use promised::{Kept, Promised};
 pub use rate::{Deal, Rate, Release, Stand, renew};
 pub use resource::{Claim, Resource, Room};
 
@@ -97,6 +99,8 @@ pub struct Fleet {
     version: u64,
     /// Whether there is load that has not been published.
     used: bool,
+    /// Whether anything of any resource is promised.
+    promises: bool,
     gone: Gone,
 }
 
@@ -113,6 +117,7 @@ impl Fleet {
             domains: Vec::new(),
             version: 1,
             used: false,
+            promises: false,
             gone: Gone::default(),
         }
     }
@@ -134,6 +139,7 @@ impl Fleet {
         &self.resources[usize::from(index)]
     }
 
+    /// What is free for any task.
     pub fn room(&self, index: ResourceIndex) -> Room {
         self.rooms[usize::from(index)]
     }
@@ -261,6 +267,7 @@ impl Fleet {
             severity: 0.0,
             slots_incarnation,
             dormant: dormant.collect(),
+            slots_promised: Promised::default(),
             forgotten: false,
         };
         let idle = |resource: &Resource| resource.removed && resource.is_idle();

@@ -56,6 +56,7 @@ fn busy() -> Telemetry {
         fact_bytes: 900,
         wait_ms: vec![1, 20, 70_000],
         headroom_told: 6,
+        rights_pledged: 0,
         rights_given: 3,
         rights_taken: 2,
         rights_void: 0,

@@ -388,20 +388,28 @@ pub fn balance_event() -> impl Strategy<Value = BalanceEvent<'static>> {
 
 pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
     let held = (any::<u32>(), any::<i64>(), count(), count(), option::of(time()));
-    let load = (cow(), any::<u32>(), count(), count(), count(), count(), number(), held).prop_map(
-        |(dimension, window_s, limit, units, used, used_max, price, held)| DimensionLoad {
-            dimension,
-            window_s,
-            limit,
-            units,
-            used,
-            used_max,
-            price,
-            rights: held.0,
-            incarnation: held.1,
-            waiting: held.2,
-            largest_waiting: held.3,
-            waiting_since_ms: held.4,
+    let urgent = (count(), count(), select(&Priority::ALL[..]), any::<u32>());
+    let more = (held, urgent);
+    let load = (cow(), any::<u32>(), count(), count(), count(), count(), number(), more).prop_map(
+        |(dimension, window_s, limit, units, used, used_max, price, (held, urgent))| {
+            DimensionLoad {
+                dimension,
+                window_s,
+                limit,
+                units,
+                used,
+                used_max,
+                price,
+                rights: held.0,
+                incarnation: held.1,
+                waiting: held.2,
+                largest_waiting: held.3,
+                waiting_since_ms: held.4,
+                waiting_critical: urgent.0,
+                waiting_interactive: urgent.1,
+                largest_priority: urgent.2,
+                pledged: urgent.3,
+            }
         },
     );
     let health = select(&inputs::HEALTH_STATUSES[..]);

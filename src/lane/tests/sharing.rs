@@ -2,6 +2,7 @@
 //! differ, messages that take their time and a fleet that changes under way.
 
 mod laws;
+mod pledges;
 
 use std::collections::BTreeMap;
 
@@ -115,6 +116,10 @@ impl Site {
             "input_tokens": 100, "output_tokens": 100,
         });
         merge(&mut result, change);
+        self.answer(lane, &result);
+    }
+
+    pub fn answer(&mut self, lane: usize, result: &Value) {
         let member = &mut self.members[lane];
         let value = result.to_string();
         let offset = member.results;
@@ -251,6 +256,11 @@ fn slots(id: &str, incarnation: i64) -> LimitName {
     LimitName { owner, incarnation, kind: LimitKind::Slots }
 }
 
+/// What is free.
+fn advice(limit: &LimitName, to_lane: u32, rights: u32) -> Advice {
+    Advice { limit: limit.clone(), to_lane, rights, owed_to: None }
+}
+
 fn all_step(site: &mut Site) {
     (0..site.members.len()).for_each(|lane| site.step(lane));
 }
@@ -273,7 +283,7 @@ fn a_slot_moves_to_the_lane_that_wants_it() {
     assert_eq!(load.load[0].largest_waiting, 0, "it fits, once the slot is free");
     assert_eq!(load.load[0].waiting_since_ms, Some(Timestamp::from_ms(site.now)));
     assert_eq!(LimitName::of_load(&load.resource, &load.load[0]), Some(slots("r", 0)));
-    site.advise(0, Advice { limit: slots("r", 0), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 0), 1, 500_000));
     site.now += 10;
     site.step(0);
     assert_eq!(site.units(&slots("r", 0)), [0, 1]);
@@ -300,7 +310,7 @@ fn what_is_in_use_or_wanted_here_is_not_given() {
     site.task(0, "a", json!({"input_tokens": 300}));
     site.step(0);
     let advise = |site: &mut Site, limit: &LimitName, to_lane, rights| {
-        site.advise(0, Advice { limit: limit.clone(), to_lane, rights });
+        site.advise(0, advice(limit, to_lane, rights));
         site.step(0);
         site.events.clear();
     };
@@ -325,7 +335,7 @@ fn rights_are_used_when_the_clock_shows_their_time() {
     site.resource("r", json!({"slots": 2}));
     site.members[0].clock_ahead_ms = 500;
     all_step(&mut site);
-    site.advise(0, Advice { limit: slots("r", 0), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 0), 1, 500_000));
     site.step(0);
     site.now += 200;
     site.step(1);
@@ -344,7 +354,7 @@ fn a_limit_that_comes_back_goes_on_with_its_rights() {
     let mut site = Site::new(2, &Policy::default());
     site.resource("r", json!({"slots": 2}));
     all_step(&mut site);
-    site.advise(0, Advice { limit: slots("r", 0), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 0), 1, 500_000));
     all_step(&mut site);
     for id in ["a", "b"] {
         site.task(1, id, json!({}));
@@ -370,7 +380,7 @@ fn rights_of_a_limit_that_is_not_known_yet_are_kept() {
     all_step(&mut site);
     site.resource("r", json!({"slots": 2}));
     site.step(0);
-    site.advise(0, Advice { limit: slots("r", 1), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 1), 1, 500_000));
     site.step(0);
     site.step_reading(1, 1, 0);
     assert_eq!(site.members[1].lane.state().sharing.early(&slots("r", 1)), 500_000);
@@ -398,7 +408,7 @@ fn a_task_larger_than_the_lanes_part_waits_and_says_how_large() {
     assert_eq!((tokens.waiting, tokens.largest_waiting), (3_500, 3_500));
     let limit = LimitName::of_load("r", tokens).unwrap();
     for lane in [0, 1, 3] {
-        site.advise(lane, Advice { limit: limit.clone(), to_lane: 2, rights: 250_000 });
+        site.advise(lane, advice(&limit, 2, 250_000));
     }
     all_step(&mut site);
     site.now += 200;
@@ -429,7 +439,7 @@ fn a_tenants_limits_move_too() {
     let load = site.loads.iter().find(|load| load.resource == "tenant:acme").unwrap();
     assert_eq!((load.load[0].waiting, load.load[0].units), (1, 1));
     for limit in [&requests, &name(LimitKind::Budget)] {
-        site.advise(0, Advice { limit: limit.clone(), to_lane: 1, rights: 500_000 });
+        site.advise(0, advice(&limit, 1, 500_000));
     }
     site.step(0);
     site.step(1);
@@ -446,7 +456,7 @@ fn one_lane_says_nothing_and_gives_nothing() {
     for id in ["a", "b", "c"] {
         site.task(0, id, json!({}));
     }
-    site.advise(0, Advice { limit: slots("r", 0), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 0), 1, 500_000));
     let mut facts = BTreeMap::new();
     for _ in 0..5 {
         site.now += 1_000;

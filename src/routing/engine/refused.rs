@@ -65,7 +65,7 @@ fn explain_miss(
         let (needed, had) = explain_size(state, ask, index, rule);
         return Some((rule, needed, had));
     }
-    let room = state.room(ask.candidates.tenant, index);
+    let room = ask.room(state, index);
     if !room.fits(ask.tokens()) {
         let needed = format!("1 slot, 1 request, {} tokens", ask.tokens());
         let lowered = lowered_text(state, index);

@@ -205,6 +205,8 @@ fn control(fact: &Fact) -> Option<(Topic, i64)> {
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,

@@ -12,6 +12,7 @@ use crate::model::event::InboxBody;
 use crate::model::policy::Policy;
 use crate::model::resource::Dimension;
 use crate::model::rights::{Advice, LimitKind, LimitName, LimitOwner};
+use crate::model::task::Priority;
 use crate::routing::fact::Fact;
 use crate::routing::rights::{RIGHTS, first_deal};
 use crate::routing::state::Phase;
@@ -34,6 +35,7 @@ enum Act {
         to_lane: u32,
         limit: usize,
         rights: u32,
+        owed_to: Option<Priority>,
         stale: bool,
     },
     Resource {
@@ -67,6 +69,10 @@ enum Act {
     },
 }
 
+fn owed_to() -> impl Strategy<Value = Option<Priority>> {
+    prop::option::of(prop::sample::select(&Priority::ALL[..]))
+}
+
 fn act(lanes: usize) -> impl Strategy<Value = Act> {
     let rights = prop_oneof![1u32..1_000_000, Just(250_000), Just(u32::MAX)];
     prop_oneof![
@@ -76,9 +82,12 @@ fn act(lanes: usize) -> impl Strategy<Value = Act> {
         5 => (0..lanes, 0u32..100).prop_map(
             |(lane, output_tokens)| Act::Result { lane, output_tokens }
         ),
-        6 => (0..lanes, 0..lanes as u32 + 1, any::<usize>(), rights, prop::bool::weighted(0.1))
-            .prop_map(|(lane, to_lane, limit, rights, stale)| Act::Advice {
-                lane, to_lane, limit, rights, stale,
+        6 => (
+            0..lanes, 0..lanes as u32 + 1, any::<usize>(), rights, owed_to(),
+            prop::bool::weighted(0.1),
+        )
+            .prop_map(|(lane, to_lane, limit, rights, owed_to, stale)| Act::Advice {
+                lane, to_lane, limit, rights, owed_to, stale,
             }),
         1 => (0usize..2, 1u32..9, prop::option::of(200u64..3_000), prop::option::of(1u64..12))
             .prop_map(|(id, slots, tokens, requests)| Act::Resource { id, slots, tokens, requests }),
@@ -168,7 +177,7 @@ impl Book {
     fn heard(&mut self, site: &Site, lane: usize) {
         for event in &site.events {
             let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
-            if text("kind") == "rights_moved" {
+            if text("kind") == "rights_moved" || text("kind") == "rights_pledged" {
                 continue;
             }
             let (key, task) = (text("resource"), text("task_id"));
@@ -314,11 +323,12 @@ fn run(clocks: &[i64], acts: &[Act]) -> (Site, u64) {
                     site.succeeded(*lane, &id, attempt, *output_tokens);
                 }
             }
-            Act::Advice { lane, to_lane, limit, rights, stale } => {
+            Act::Advice { lane, to_lane, limit, rights, owed_to, stale } => {
                 let names = book.names();
                 let mut limit = names[limit % names.len()].clone();
                 limit.incarnation += i64::from(*stale);
-                site.advise(*lane, Advice { limit, to_lane: *to_lane, rights: *rights });
+                let (to_lane, rights, owed_to) = (*to_lane, *rights, *owed_to);
+                site.advise(*lane, Advice { limit, to_lane, rights, owed_to });
             }
             Act::Step { lane, messages, entries } => {
                 site.step_reading(*lane, *messages, *entries);
@@ -384,6 +394,7 @@ fn random_advice_moves_rights() {
                     to_lane: (lane as u32 + 1) % 4,
                     limit: number / 4,
                     rights: 250_000,
+                    owed_to: None,
                     stale: false,
                 },
                 Act::Step { lane, messages: 4, entries: 4 },
