@@ -8,8 +8,20 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The prior counts as much as this many results.
+use super::trust::Apart;
+
+/// A prior of which nothing is known, or which results refute, counts as much as this many results.
 const PRIOR_WEIGHT: f64 = 8.0;
+/// At most and at least, however well priors have done.
+const PRIOR_WEIGHT_MAX: f64 = 2_000.0;
+const PRIOR_WEIGHT_MIN: f64 = 1.0;
+/// So many standard deviations between the results' mean and the prior refute it.
+const REFUTED_SIGMAS: f64 = 3.0;
+/// A resource that changed is what its prior says again where so many results are this near to it.
+const BACK_WEIGHT: f64 = 200.0;
+const BACK_SIGMAS: f64 = 2.0;
+/// Results of fewer say nothing about priors.
+const APART_WEIGHT_MIN: f64 = 16.0;
 /// The variance that is believed before there are results, and the least that is believed at all: a
 /// run of equal results does not make the next one certain.
 const PRIOR_VARIANCE: f64 = 0.05;
@@ -65,17 +77,43 @@ pub struct Belief {
 pub struct Posterior {
     slow: Moments,
     fast: Moments,
+    /// The slow one has started again: the prior was of another time.
+    changed: bool,
 }
 
 impl Posterior {
-    /// What is believed, beginning from `prior`.
+    /// What is believed, beginning from a `prior` of which nothing else is known.
     pub fn belief(&self, prior: f64) -> Belief {
+        self.belief_by(prior, PRIOR_WEIGHT)
+    }
+
+    /// What is believed, beginning from a `prior` around which the truth has this variance.
+    pub fn belief_within(&self, prior: f64, spread: f64) -> Belief {
+        let variance = if self.slow.weight > 0.0 { self.slow.variance() } else { PRIOR_VARIANCE };
+        let weight = (variance / spread).clamp(PRIOR_WEIGHT_MIN, PRIOR_WEIGHT_MAX);
+        let sigmas = self
+            .apart(prior)
+            .map_or(0.0, |apart| libm::sqrt(apart.squared / (apart.chance + spread)));
+        let is_back = self.slow.weight >= BACK_WEIGHT && sigmas <= BACK_SIGMAS;
+        let refuted = sigmas > REFUTED_SIGMAS || self.changed && !is_back;
+        self.belief_by(prior, if refuted { PRIOR_WEIGHT_MIN } else { weight })
+    }
+
+    /// How far the results are from the prior; `None` where there are too few.
+    pub fn apart(&self, prior: f64) -> Option<Apart> {
+        let apart = self.slow.mean() - prior;
+        let apart =
+            Apart { squared: apart * apart, chance: self.slow.variance() / self.slow.weight };
+        (self.slow.weight >= APART_WEIGHT_MIN).then_some(apart)
+    }
+
+    fn belief_by(&self, prior: f64, prior_weight: f64) -> Belief {
         let Moments { weight, sum, .. } = self.slow;
-        let all = PRIOR_WEIGHT + weight;
+        let all = prior_weight + weight;
         let variance = if weight > 0.0 { self.slow.variance() } else { PRIOR_VARIANCE };
-        let variance = (PRIOR_VARIANCE * PRIOR_WEIGHT + variance * weight) / all;
+        let variance = (PRIOR_VARIANCE * prior_weight + variance * weight) / all;
         Belief {
-            mean: (prior * PRIOR_WEIGHT + sum) / all,
+            mean: (prior * prior_weight + sum) / all,
             deviation: libm::sqrt(variance / all),
             weight,
         }
@@ -88,6 +126,7 @@ impl Posterior {
         self.fast.add(FAST_KEEP, value);
         if self.has_changed() {
             self.slow = self.fast;
+            self.changed = true;
         }
     }
 
