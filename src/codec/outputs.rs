@@ -288,7 +288,7 @@ fn read_system_health(
         backlog_critical: reader.u64("system.backlog_critical")?,
         backlog_interactive: reader.u64("system.backlog_interactive")?,
         backlog_batch: reader.u64("system.backlog_batch")?,
-        surge: reader.take("system.surge", 1)? == [1],
+        surge: reader.bool("system.surge")?,
         arrivals_per_s: reader.double("system.arrivals_per_s")?,
         arrivals_per_s_usual: reader.double("system.arrivals_per_s_usual")?,
         arrivals_per_s_expected: reader.double("system.arrivals_per_s_expected")?,

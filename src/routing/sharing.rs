@@ -69,11 +69,6 @@ impl Sharing {
         early.map(|early| u64::from(early.rights)).sum()
     }
 
-    /// Everything that the lane holds and cannot use yet.
-    pub fn all_early(&self) -> impl Iterator<Item = (&LimitName, u64)> {
-        self.early.keys().map(|limit| (limit, self.early(limit)))
-    }
-
     /// When something has to be done even without input, that much after the last batch or later.
     pub fn next(&self, load_snapshot_ms: u64, published_at: Timestamp) -> Option<Timestamp> {
         let untold = (!self.untold.is_empty()).then(|| self.told_at.plus_ms(PROMPT_MS));

@@ -44,6 +44,8 @@ const SHED_MAX: usize = 1_024;
 
 /// Tenants whose arrivals are watched: producers choose names. 1,000 of 150 bytes.
 const TENANTS_MAX: usize = 1_000;
+/// Tenants that are named where arrivals surge: for people.
+const SURGING_MAX: usize = 8;
 /// A tenant that sent nothing for so long makes room for another.
 const TENANT_IDLE_MS: u64 = 600_000;
 
@@ -148,12 +150,13 @@ impl Spikes {
         self.since = now;
     }
 
-    /// Tenants whose own arrivals surge.
+    /// Tenants whose own arrivals surge, at most `SURGING_MAX`.
     pub fn surging(&self, now: Timestamp) -> impl Iterator<Item = &str> {
         self.tenants
             .iter()
             .filter(move |(_, watched)| watched.surge.at(now).is_surge())
             .map(|(id, _)| &**id)
+            .take(SURGING_MAX)
     }
 
     /// When a milder strategy may be due.

@@ -6,9 +6,6 @@ use crate::model::health::HealthStatus;
 use crate::model::system_health::{Strategy, SystemHealth, SystemStatus};
 use crate::model::task::Priority;
 
-/// Tenants that are named: the view is for people.
-const TENANTS_MAX: usize = 8;
-
 pub fn check_system_health(state: &State) -> SystemHealth {
     let now = state.batch_time;
     let [mut healthy, mut degraded, mut unhealthy, mut draining, mut full] = [0_u32; 5];
@@ -52,6 +49,6 @@ pub fn check_system_health(state: &State) -> SystemHealth {
         routed_per_s: spikes.routed.per_s(now),
         refused_per_s: spikes.refused.per_s(now),
         shed_per_s: spikes.shed.per_s(now),
-        tenants_surging: spikes.surging(now).take(TENANTS_MAX).map(str::to_owned).collect(),
+        tenants_surging: spikes.surging(now).map(str::to_owned).collect(),
     }
 }

@@ -163,7 +163,7 @@ fn tasks() {
                     "modalities": ["text"], "models": ["gpt-4o"]},
                 "session": "s-17", "features": [0.5, -0.25],
                 "stages": [{"name": "draft", "class": "code", "input_tokens": 300,
-                    "max_output_tokens": 500}],
+                    "max_output_tokens": 500, "models": []}],
                 "payload": {"base64": "AP97"}
             }),
         ),

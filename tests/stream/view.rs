@@ -192,7 +192,7 @@ fn what_the_router_publishes_is_shown() {
     world.publish_tasks(0..20);
     until("a resource's load is shown", LIMIT, || {
         let view = running.telemetry.load();
-        view.caught_up && shown(&view) == expected(&[(0, "gpt-eu", 20)])
+        view.caught_up && shown(&view) == expected(&[(0, "", 20), (0, "gpt-eu", 20)])
     });
     running.stop().unwrap();
 }

@@ -11,9 +11,6 @@ use crate::model::system_health::{Strategy, SystemHealth, SystemStatus};
 use crate::routing::state::State;
 use crate::routing::system_health::check_system_health;
 
-/// Tenants that an event names.
-const TENANTS_MAX: usize = 8;
-
 impl Lane {
     /// `checkSystemHealth`: how the lane fares after its last batch.
     pub fn system_health(&self) -> SystemHealth {
@@ -34,7 +31,7 @@ impl Renderer<'_> {
             arrivals.rate_usual(),
             spikes.routed.per_s(now),
         );
-        let tenants: Vec<&str> = spikes.surging(now).take(TENANTS_MAX).collect();
+        let tenants: Vec<&str> = spikes.surging(now).collect();
         if !tenants.is_empty() {
             detail.push_str("; more than usual of ");
             detail.push_str(&tenants.join(", "));

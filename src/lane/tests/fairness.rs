@@ -232,7 +232,7 @@ proptest! {
         let policy = Policy { priority_share_min: 0.0, explore_share: 0.0, ..policy() };
         let mut bench = Bench::new(policy);
         // Waiting costs more than it can bring: who waits of its own choice lets others go before.
-        let objective = json!({"quality": 1.0, "usd": 0.0, "second": 1.0});
+        let objective = json!({"quality": 1.0, "usd": 0.0, "second": 100.0});
         bench.resource("good", json!({"slots": slots, "quality": {"c0": 0.9, "c1": 0.7}}));
         bench.resource("plain", json!({"slots": 2, "quality": {"c0": 0.3, "c1": 0.6}}));
         let priorities = ["critical", "interactive", "batch"];

@@ -93,10 +93,6 @@ impl Planner {
         }
     }
 
-    pub fn lanes(&self) -> u32 {
-        self.lanes
-    }
-
     /// Whether a round would look at anything.
     pub fn is_due(&self) -> bool {
         !self.due.is_empty()
@@ -105,7 +101,8 @@ impl Planner {
     /// A lane has said how it stands with a resource or tenant.
     pub fn told(&mut self, snapshot: &LoadSnapshot<'_>) {
         let LoadSnapshot { lane, ref resource, at_ms, ref load, .. } = *snapshot;
-        if self.lanes <= 1 || lane >= self.lanes {
+        // A lane's own record has no limits.
+        if self.lanes <= 1 || lane >= self.lanes || load.is_empty() {
             return;
         }
         let owner = self.owners.entry(resource.to_string()).or_default();

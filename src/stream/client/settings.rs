@@ -78,12 +78,14 @@ const SNAPSHOT_KBYTES_MAX: u64 = 4 * 1024;
 /// The transactional producer.
 pub fn producer(config: &Config, worker: u32) -> ClientConfig {
     let mut client = client_config(&config.kafka);
-    let timeout_ms = config.worker.transaction_timeout_ms.to_string();
+    let timeout_ms = config.worker.transaction_timeout_ms;
+    // Earlier than the broker's own abort, which would fence this producer.
+    let delivery_ms = timeout_ms - timeout_ms / 5;
     client
         .set("transactional.id", transactional_id(config, worker))
-        .set("transaction.timeout.ms", &timeout_ms)
-        .set("message.timeout.ms", &timeout_ms)
-        .set("socket.timeout.ms", &timeout_ms)
+        .set("transaction.timeout.ms", timeout_ms.to_string())
+        .set("message.timeout.ms", delivery_ms.to_string())
+        .set("socket.timeout.ms", timeout_ms.to_string())
         .set("enable.idempotence", "true")
         .set("delivery.report.only.error", "true")
         .set("linger.ms", config.worker.linger_ms.to_string())

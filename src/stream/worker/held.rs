@@ -95,7 +95,8 @@ impl Held {
     }
 
     /// The lane begins to run, or to run again: its clock is set anew, and what was asked for a
-    /// former run is forgotten.
+    /// former run is forgotten. Not that its outputs have no leader: an abort that the broker's own
+    /// came before makes the lane run again each time.
     pub fn acquire(&mut self, settings: &WorkerSettings, now: Now, run: u64) {
         self.snapshots.begin_run(run);
         // Nothing was promised before the first batch: its clock may be right at once.
@@ -104,8 +105,6 @@ impl Held {
         self.reads = false;
         self.results = Results::default();
         self.rereading.clear();
-        self.timeouts = 0;
-        self.paused_until_us = None;
         if self.queued() > 0 || self.pending.is_some() {
             self.queued_since_us = Some(now.monotonic_us);
         }

@@ -298,7 +298,11 @@ impl Worker {
             if matches!(slot.phase, Phase::Running) && !held.reads {
                 if held.knows_fleet() {
                     held.reads = true;
-                    self.commands.push_back(Command::LaneRuns { lane });
+                    self.commands.push_back(if held.is_paused() {
+                        Command::Pause { lane }
+                    } else {
+                        Command::LaneRuns { lane }
+                    });
                     any = true;
                 } else if is_new {
                     self.commands.push_back(Command::LaneAwaitsFleet { lane });

@@ -253,6 +253,55 @@ fn a_lane_without_leader_rests_after_two_timeouts() {
     bench.expect(&["produce 1 seq 2"]);
 }
 
+/// Each abort comes after the broker's own: the producer is fenced, and the lanes are recovered.
+#[test]
+fn a_lane_without_leader_rests_though_no_abort_succeeds() {
+    let mut bench = in_step(&[0, 1], "flush");
+    let undelivered = || Failure::Undelivered { lanes: vec![1], reason: "timed out".to_owned() };
+    let fenced = || Failure::Fenced("the broker has ended the transaction".to_owned());
+    bench.tell(Event::Failed(undelivered()));
+    bench.expect(&["abort"]);
+    bench.tell(Event::Failed(fenced()));
+    bench.expect(&["reopen"]);
+    bench.tell(Event::Done);
+    bench.expect(&["fetch committed [0, 1]"]);
+    bench.answer_committed(&[0, 1]);
+    bench.commands();
+    for lane in [0, 1] {
+        bench.read_journal(lane);
+    }
+    bench.commands();
+    bench.controls();
+    bench.expect(&[
+        "runs 0",
+        "runs 1",
+        "read inputs tasks[0]@1 task-results[0]@0 lane-inbox[0]@0 tasks[1]@1 task-results[1]@0 lane-inbox[1]@0",
+    ]);
+    bench.pass_ms(5);
+    bench.step_to("flush");
+    bench.tell(Event::Failed(undelivered()));
+    bench.expect(&["pause 1", "read inputs tasks[0]@1 task-results[0]@0 lane-inbox[0]@0", "abort"]);
+    bench.tell(Event::Failed(fenced()));
+    bench.expect(&["reopen"]);
+    bench.tell(Event::Done);
+    bench.expect(&["fetch committed [0, 1]"]);
+    bench.answer_committed(&[0, 1]);
+    bench.commands();
+    for lane in [0, 1] {
+        bench.read_journal(lane);
+    }
+    bench.commands();
+    bench.controls();
+    bench.expect(&[
+        "runs 0",
+        "pause 1",
+        "read inputs tasks[0]@1 task-results[0]@0 lane-inbox[0]@0",
+    ]);
+    assert_eq!(bench.state(1), Some(LaneState::Paused));
+    bench.pass_ms(50);
+    bench.transact(&["produce 0 seq 2"]);
+}
+
 #[test]
 fn a_lane_whose_output_no_topic_takes_stops_and_the_others_go_on() {
     let mut bench = in_step(&[0, 1], "flush");
