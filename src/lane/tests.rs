@@ -6,6 +6,7 @@ mod chains;
 mod fairness;
 mod flow;
 pub(crate) mod laws;
+mod learning;
 mod prices;
 mod sharing;
 mod spikes;

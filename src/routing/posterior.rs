@@ -143,6 +143,8 @@ impl Posterior {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A fixed sequence of fair enough dice.
@@ -216,5 +218,59 @@ mod tests {
             .to_vec();
         assert!(deviations.windows(2).all(|pair| pair[1] < pair[0]), "{deviations:?}");
         assert!(deviations[3] > 0.005, "{deviations:?}");
+    }
+
+    #[test]
+    fn a_prior_counts_as_far_as_priors_are_trusted_and_results_do_not_refute_it() {
+        // (what, results, their rate, spread, from, to), the prior 0.8
+        let rows = [
+            ("no results", 0, 0.0, 0.006, 0.8, 0.8),
+            ("right priors, a hundred results off by chance", 100, 0.75, 0.000_1, 0.79, 0.8),
+            ("guessed priors, the same results", 100, 0.75, 0.05, 0.7, 0.78),
+            ("right priors, refuted here", 100, 0.3, 0.000_1, 0.25, 0.4),
+            ("too few to refute it", 10, 0.3, 0.000_1, 0.78, 0.8),
+        ];
+        for (what, times, rate, spread, least, most) in rows {
+            let mut posterior = Posterior::default();
+            seen(&mut posterior, &mut dice(1), rate, times);
+            let belief = posterior.belief_within(0.8, spread);
+            assert!((least..=most).contains(&belief.mean), "{what}: {belief:?}");
+        }
+    }
+
+    #[test]
+    fn what_got_worse_and_came_back_is_what_its_prior_says_again() {
+        let (mut posterior, mut dice) = (Posterior::default(), dice(3));
+        let mean = |posterior: &Posterior| posterior.belief_within(0.8, 0.000_1).mean;
+        seen(&mut posterior, &mut dice, 0.8, 400);
+        assert!((mean(&posterior) - 0.8).abs() < 0.02, "{posterior:?}");
+        seen(&mut posterior, &mut dice, 0.2, 60);
+        assert!(mean(&posterior) < 0.45, "{posterior:?}");
+        seen(&mut posterior, &mut dice, 0.8, 600);
+        assert!((mean(&posterior) - 0.8).abs() < 0.02, "{posterior:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_belief_is_between_the_prior_and_the_results(
+            values in proptest::collection::vec(0.0f64..=1.0, 0..80),
+            prior in 0.0f64..=1.0,
+            spread in 0.000_1f64..=1.0,
+        ) {
+            let mut posterior = Posterior::default();
+            values.iter().for_each(|value| posterior.observe_v1(*value));
+            let belief = posterior.belief_within(prior, spread);
+            let all = values.iter().copied().chain([prior]);
+            let (least, most) = all.fold((1.0, 0.0), |(least, most): (f64, f64), value| {
+                (least.min(value), most.max(value))
+            });
+            prop_assert!((least - 1e-9..=most + 1e-9).contains(&belief.mean), "{belief:?}");
+            prop_assert!(belief.deviation > 0.0 && belief.deviation <= 1.0, "{belief:?}");
+            // Who is trusted more is left less.
+            let nearer = posterior.belief_within(prior, spread / 2.0);
+            let (near, far) = ((nearer.mean - prior).abs(), (belief.mean - prior).abs());
+            let refuted = nearer.weight > 0.0 && near > far;
+            prop_assert!(!refuted || posterior.apart(prior).is_some(), "{near} {far}");
+        }
     }
 }

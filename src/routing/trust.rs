@@ -72,6 +72,8 @@ impl Trust {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn renewed(trust: &mut Trust, times: u32, pairs: &[Apart]) -> f64 {
@@ -96,5 +98,36 @@ mod tests {
         let mut one_wrong = [pair(0.000_5); 40];
         one_wrong[0] = pair(0.25);
         check("one that went wrong", &one_wrong, 8, 0.000_4, 0.001_2);
+    }
+
+    #[test]
+    fn between_two_estimates_nothing_is_looked_at() {
+        let mut trust = Trust::default();
+        for _ in 1..RENEWED_AFTER {
+            trust.observe_v1(|| -> std::iter::Empty<Apart> { panic!("looked at too early") });
+        }
+        trust.observe_v1(|| std::iter::repeat_n(Apart { squared: 0.1, chance: 0.001 }, 40));
+        assert!(trust.spread() > SPREAD_PRIOR);
+    }
+
+    proptest! {
+        #[test]
+        fn the_spread_is_bounded_and_the_order_of_pairs_does_not_matter(
+            rounds in proptest::collection::vec(
+                proptest::collection::vec((0.0f64..=1.0, 0.0f64..=0.02), 0..60), 1..8,
+            ),
+        ) {
+            let (mut forward, mut back) = (Trust::default(), Trust::default());
+            for round in rounds {
+                let pairs: Vec<Apart> =
+                    round.iter().map(|(squared, chance)| Apart { squared: *squared, chance: *chance }).collect();
+                let reversed: Vec<Apart> = pairs.iter().rev().copied().collect();
+                let one = renewed(&mut forward, 1, &pairs);
+                let other = renewed(&mut back, 1, &reversed);
+                // Two numbers in [0, 1] are at most 1 apart.
+                prop_assert!((SPREAD_MIN..=1.0).contains(&one), "{one}");
+                prop_assert!((one - other).abs() <= 1e-9 * one, "{one} {other}");
+            }
+        }
     }
 }
