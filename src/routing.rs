@@ -38,6 +38,7 @@ pub mod state;
 pub mod surge;
 pub mod system_health;
 pub mod timers;
+pub mod trust;
 pub mod window;
 
 use serde::{Deserialize, Serialize};

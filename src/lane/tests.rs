@@ -7,6 +7,7 @@ mod fairness;
 mod flow;
 mod headroom;
 pub(crate) mod laws;
+mod learning;
 mod lowered;
 mod prices;
 mod regions;

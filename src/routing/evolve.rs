@@ -358,9 +358,11 @@ impl State {
     fn learn(&mut self, key: TaskKey, end: AttemptEnd, shown: &Shown) {
         let Some(live) = self.tasks.get(&key) else { return };
         let Phase::InFlight { resource, tokens, .. } = live.phase else { return };
+        let class = &live.task.shape.class;
         let attempted = Attempted {
-            class: &live.task.shape.class,
+            class,
             resource,
+            quality_prior: self.fleet.at(resource).spec.quality_prior(class).unwrap_or_default(),
             max_output_tokens: live.task.max_output_tokens,
             output_reserved: tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32,
         };
