@@ -376,7 +376,10 @@ fn all_lanes_agree_on_a_lower_limit_and_on_its_end() {
     // nothing of what is in use.
     for lane in [0, 3] {
         let to_lane = (lane as u32 + 1) % 4;
-        site.advise(lane, Advice { limit: requests_of_r(), to_lane, rights: 1_000_000 });
+        site.advise(
+            lane,
+            Advice { limit: requests_of_r(), to_lane, rights: 1_000_000, owed_to: None },
+        );
     }
     site.now += 100;
     assert_eq!(all_step(&mut site), 1);
