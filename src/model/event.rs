@@ -67,7 +67,8 @@ pub struct DimensionLoad<'a> {
     /// 0 where none does.
     #[serde(default)]
     pub largest_waiting: u64,
-    /// Since when a task waits here for want of units; `None` where none does.
+    /// Since when a task waits here for want of units, or one that is too large where there is one; `None`
+    /// where none does.
     #[serde(default)]
     pub waiting_since_ms: Option<Timestamp>,
     /// Of `waiting`, what critical tasks wait for.

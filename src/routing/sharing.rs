@@ -59,6 +59,8 @@ pub struct Dry {
     pub since: Timestamp,
     /// Whether critical tasks waited too, when that was last published.
     pub critical: bool,
+    /// Since when a task waited that never fits as it is, as far as that was published.
+    pub large_since: Option<Timestamp>,
 }
 
 /// Limits of which rights may be kept before they are known: all that a fleet can have. The rights
@@ -72,9 +74,9 @@ const EARLY_MS_MAX: u64 = 10_000;
 /// A lane that lacks something says so at once, but not more often than this, milliseconds.
 const PROMPT_MS: u64 = 100;
 
-/// That critical tasks wait, or do no more, is said this much after the last word, milliseconds: others
-/// stop batch work for it, and where everybody has some critical tasks it changes all the time.
-const CRITICAL_MS: u64 = 500;
+/// Where tasks wait already: that critical ones do too, or do no more, or one that never fits as it is, is
+/// said this much after the last word, milliseconds. Where everybody has some it changes all the time.
+const URGENT_MS: u64 = 500;
 
 /// Owners whose rights are published for the first time or have moved, in one batch: 100 KiB or so.
 const UNTOLD_MAX: usize = 256;
@@ -162,13 +164,16 @@ pub fn decide_load(state: &State, lacks: &Lacks) -> Option<Fact> {
         owners.extend(used.map(|(index, _)| LoadOwner::Tenant(index)));
         owners.extend(sharing.dry.keys().map(|(owner, _)| *owner));
     }
-    let may_be_critical = sharing.told_at.plus_ms(CRITICAL_MS) <= now;
+    let may_be_urgent = sharing.told_at.plus_ms(URGENT_MS) <= now;
     let is_new = |lack: &&Lack| match sharing.dry.get(&(lack.owner, lack.kind)) {
-        Some(dry) => due || (may_be_critical && dry.critical != (lack.critical > 0)),
+        Some(dry) => {
+            let is_large = lack.largest > 0 && dry.large_since.is_none();
+            due || (may_be_urgent && (is_large || dry.critical != (lack.critical > 0)))
+        }
         None => true,
     };
     owners.extend(found.iter().filter(is_new).map(|lack| lack.owner));
-    if may_be_critical {
+    if may_be_urgent {
         let lacks = |name| found.iter().any(|lack| (lack.owner, lack.kind) == name);
         let over = sharing.dry.iter().filter(|(name, dry)| dry.critical && !lacks(**name));
         owners.extend(over.map(|((owner, _), _)| *owner));

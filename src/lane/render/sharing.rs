@@ -148,9 +148,13 @@ impl Lacking<'_> {
     /// What there is to say of a limit beside its numbers.
     fn empty(&self, kind: LimitKind) -> DimensionLoad<'static> {
         let lack = self.lacks.iter().find(|lack| (lack.owner, lack.kind) == (self.owner, kind));
-        let since = |_: &Lack| {
+        let since = |lack: &Lack| {
             let dry = self.state.sharing.dry.get(&(self.owner, kind));
-            dry.map_or(self.state.batch_time, |dry| dry.since)
+            let since = match lack.largest {
+                0 => dry.map(|dry| dry.since),
+                _ => dry.and_then(|dry| dry.large_since),
+            };
+            since.unwrap_or(self.state.batch_time)
         };
         DimensionLoad {
             dimension: Cow::Borrowed(kind.counted().name()),

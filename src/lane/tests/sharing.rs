@@ -439,7 +439,7 @@ fn a_tenants_limits_move_too() {
     let load = site.loads.iter().find(|load| load.resource == "tenant:acme").unwrap();
     assert_eq!((load.load[0].waiting, load.load[0].units), (1, 1));
     for limit in [&requests, &name(LimitKind::Budget)] {
-        site.advise(0, advice(&limit, 1, 500_000));
+        site.advise(0, advice(limit, 1, 500_000));
     }
     site.step(0);
     site.step(1);

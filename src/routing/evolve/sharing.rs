@@ -118,8 +118,11 @@ impl State {
                 match lacks.iter().find(|lack| (lack.owner, lack.kind) == name) {
                     Some(lack) => {
                         let critical = lack.critical > 0;
-                        let dry = self.sharing.dry.entry(name);
-                        dry.or_insert(Dry { since: now, critical }).critical = critical;
+                        let dry = self.sharing.dry.get(&name).copied();
+                        let since = dry.map_or(now, |dry| dry.since);
+                        let large_since = dry.and_then(|dry| dry.large_since).unwrap_or(now);
+                        let large_since = (lack.largest > 0).then_some(large_since);
+                        self.sharing.dry.insert(name, Dry { since, critical, large_since });
                     }
                     None => {
                         self.sharing.dry.remove(&name);

@@ -335,7 +335,7 @@ fn overload(priority: &'static str, lanes: std::ops::Range<usize>) -> impl Fn(&m
 /// does so all the time, and not all at once after a window.
 fn fill(all: &mut Loop, priority: &'static str) {
     let lanes = all.site.members.len() as i64;
-    let share = all.amount as i64 / lanes;
+    let share = (all.amount as i64 / lanes).max(1);
     let window_ticks = i64::from(all.limit.kind.window_s().max(1)) * 1_000 / TICK_MS;
     let every = (window_ticks * SMALL as i64 / share).max(1);
     all.run(90_000, &|all: &mut Loop, tick: i64| {
