@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use pointsman::clock::Stopwatch;
 use pointsman::model::event::{DimensionLoad, LoadSnapshot};
 use pointsman::model::health::HealthStatus;
+use pointsman::model::task::Priority;
 use pointsman::model::time::Timestamp;
 use pointsman::routing::balancer::rebalance::{Advised, Planner};
 use pointsman::routing::rights::{Scale, first_deal};
@@ -51,6 +52,10 @@ fn limit(
         waiting,
         largest_waiting: 0,
         waiting_since_ms: None,
+        waiting_critical: 0,
+        waiting_interactive: 0,
+        largest_priority: Priority::default(),
+        pledged: 0,
     }
 }
 

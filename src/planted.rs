@@ -23,6 +23,8 @@ pub enum Bug {
     TakeTwice,
     /// Rights of a rate are given that the use in the window still needs.
     GiveInUse,
+    /// A limit that was lowered stays as it was.
+    KeepLimit,
 }
 
 /// Whether this bug is planted.
@@ -64,7 +66,7 @@ mod on {
     }
 
     impl Bug {
-        pub const ALL: [Bug; 9] = [
+        pub const ALL: [Bug; 10] = [
             Bug::SkipFence,
             Bug::KeepLostLane,
             Bug::CommitOutside,
@@ -74,6 +76,7 @@ mod on {
             Bug::GiveKeeping,
             Bug::TakeTwice,
             Bug::GiveInUse,
+            Bug::KeepLimit,
         ];
 
         pub const fn name(self) -> &'static str {
@@ -87,6 +90,7 @@ mod on {
                 Bug::GiveKeeping => "give-keeping",
                 Bug::TakeTwice => "take-twice",
                 Bug::GiveInUse => "give-in-use",
+                Bug::KeepLimit => "keep-limit",
             }
         }
     }

@@ -20,6 +20,7 @@ pub mod evolve;
 pub mod explain;
 pub mod fact;
 pub mod fleet;
+pub mod headroom;
 pub mod health;
 pub mod learned;
 pub mod output_tokens;
@@ -37,6 +38,7 @@ pub mod state;
 pub mod surge;
 pub mod system_health;
 pub mod timers;
+pub mod trust;
 pub mod window;
 
 use serde::{Deserialize, Serialize};

@@ -106,6 +106,7 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
     workload::publish_fleet(&world);
     timeline.spawn(workload::produce(Rc::clone(&world), settings.tasks, stream(seed, 3)));
     timeline.spawn(workload::work(Rc::clone(&world), stream(seed, 4)));
+    timeline.spawn(workload::rescale(Rc::clone(&world), stream(seed, 8)));
     timeline.spawn(adviser::advise(Rc::clone(&world), stream(seed, 7)));
     let mut dice = stream(seed, 5);
     let worker = worker_settings(codec);

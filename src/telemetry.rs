@@ -65,6 +65,7 @@ pub struct Telemetry {
     rebalances: Family<[Label; 1], Counter>,
     lease_expirations: Counter,
     failovers: Counter,
+    headroom_events: Counter,
     facts: Counter,
     fact_bytes: Counter,
     clock_difference: Gauge<f64, AtomicU64>,
@@ -123,6 +124,7 @@ impl Telemetry {
             rebalances: Family::default(),
             lease_expirations: Counter::default(),
             failovers: Counter::default(),
+            headroom_events: Counter::default(),
             facts: Counter::default(),
             fact_bytes: Counter::default(),
             clock_difference: Gauge::default(),
@@ -175,6 +177,11 @@ impl Telemetry {
             "failovers",
             "Attempts decided again because their resource failed",
             self.failovers.clone(),
+        );
+        own.register(
+            "headroom_events",
+            "Times that a provider was heard to grant less than is counted",
+            self.headroom_events.clone(),
         );
         own.register("facts", "Facts recorded in the journal", self.facts.clone());
         own.register("fact_bytes", "Bytes of the facts in the journal", self.fact_bytes.clone());
@@ -241,6 +248,7 @@ impl Telemetry {
             self.selections(resource, Rank::Fallback, *later);
         }
         for (outcome, count) in [
+            ("pledged", counts.rights_pledged),
             ("given", counts.rights_given),
             ("taken", counts.rights_taken),
             ("void", counts.rights_void),
@@ -252,6 +260,7 @@ impl Telemetry {
         }
         self.failovers.inc_by(counts.failed_over);
         self.lease_expirations.inc_by(counts.leases_expired);
+        self.headroom_events.inc_by(counts.headroom_told);
         self.facts.inc_by(counts.facts);
         self.fact_bytes.inc_by(counts.fact_bytes);
         let dead = counts.dead_letters.len() as u64;

@@ -169,5 +169,6 @@ pub fn result(which: TaskNumber) -> TaskResult {
         quality: None,
         retry_after_ms: None,
         error: None,
+        rate_limits: Vec::new(),
     }
 }

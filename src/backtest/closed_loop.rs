@@ -173,8 +173,13 @@ impl Loop<'_> {
         {
             self.health_offered += 1;
             self.value.clear();
-            self.codec.encode_health_event(event, &mut self.value);
-            self.put(Topic::HealthEvents, Some(&health_key(event)), now);
+            // The scenario's times count from its start.
+            let mut event = event.clone();
+            for lowered in &mut event.limits {
+                lowered.until_at_ms = at(lowered.until_at_ms.as_ms().max(0) as u64);
+            }
+            self.codec.encode_health_event(&event, &mut self.value);
+            self.put(Topic::HealthEvents, Some(&health_key(&event)), now);
         }
         for (_, result) in self.site.reports(now) {
             self.value.clear();

@@ -235,6 +235,7 @@ impl<'a> Site<'a> {
             quality: None,
             retry_after_ms: None,
             error: None,
+            rate_limits: Vec::new(),
         };
         if step == Step::Refused {
             self.run.failed_attempts += 1;

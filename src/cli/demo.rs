@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::exit::{Exit, coded};
 use super::print::Format;
+use super::topics::plan::LANES_DEFAULT;
 use super::{Global, signals};
 use crate::broker::front::{Front, FrontSettings};
 use crate::demo::{self, Ended, Options, fleet};
@@ -70,7 +71,7 @@ pub struct DemoArgs {
         long,
         env = "POINTSMAN_DEMO_WORKERS",
         value_name = "N",
-        default_value_t = 1,
+        default_value_t = LANES_DEFAULT,
         value_parser = clap::value_parser!(i32).range(1..=64)
     )]
     pub workers: i32,

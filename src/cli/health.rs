@@ -101,6 +101,7 @@ fn publish(global: &Global, options: &Options, status: HealthStatus) -> anyhow::
         reason: options.reason.clone(),
         at_ms: Some(clock::wall_now()),
         source: String::new(),
+        limits: Vec::new(),
     };
     event.validate().map_err(|error| coded(Exit::Usage, error.to_string()))?;
     check_target(&config, &cluster, scope, id)?;

@@ -37,14 +37,15 @@ enum Verb {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 The partitions of `tasks` are the lanes: the unit of ordering, recovery and movement. One lane \
-decides several hundred thousand tasks a second, so one is enough unless several instances shall \
-share the work. The number cannot be changed later.
+decides tens of thousands of tasks a second, so their number is not about speed: up to that many \
+instances can share the work, and each recovers its part. An installation keeps the number that it \
+began with.
 
 Examples:
   pointsman topics plan
-  pointsman topics apply --partitions 4 --replication 3")]
+  pointsman topics apply --partitions 8 --replication 3")]
 struct Options {
-    /// Lanes of a new installation (default: those that exist, else 1)
+    /// Lanes of a new installation (default: those that exist, else 4)
     #[arg(long, env = "POINTSMAN_TOPICS_PARTITIONS", value_name = "N",
           value_parser = clap::value_parser!(i32).range(1..=1024))]
     partitions: Option<i32>,

@@ -4,7 +4,7 @@ use crate::model::Topic;
 use crate::model::allocation::AllocationEvent;
 use crate::model::decision::RouteDecision;
 use crate::model::event::{BalanceEvent, InboxBody, InboxMessage, LoadSnapshot, OperatorAction};
-use crate::model::health::{BREAKER_SOURCE, HealthEvent, HealthStatus};
+use crate::model::health::{BREAKER_SOURCE, HEADROOM_SOURCE, HealthEvent, HealthStatus};
 use crate::model::journal::JournalRecord;
 use crate::model::resource::{FleetEntry, ResourceSpec, TENANT_KEY_PREFIX, TenantSpec};
 use crate::model::result::TaskResult;
@@ -315,8 +315,10 @@ fn healthy_again(record: &RawRecord<'_>) -> Result<HealthEvent, DecodeError> {
     let mut scopes = inputs::HEALTH_SCOPES.iter();
     let named = scopes.find_map(|scope| {
         let id = key.strip_prefix(scope.name())?.strip_prefix(':')?;
-        // An id may have the sign in it, so only a breaker's name parts.
-        let said = id.rsplit_once('#').filter(|(_, source)| source.starts_with(BREAKER_SOURCE));
+        // An id may have the sign in it, so only a lane's name parts.
+        let said = id.rsplit_once('#').filter(|(_, source)| {
+            source.starts_with(BREAKER_SOURCE) || source.starts_with(HEADROOM_SOURCE)
+        });
         let (id, source) = said.unwrap_or((id, ""));
         Some((*scope, id.to_owned(), source.to_owned()))
     });
@@ -331,6 +333,7 @@ fn healthy_again(record: &RawRecord<'_>) -> Result<HealthEvent, DecodeError> {
         severity: 0.0,
         reason: String::new(),
         at_ms: None,
+        limits: Vec::new(),
     };
     event.validate().map_err(DecodeError::invalid)?;
     Ok(event)

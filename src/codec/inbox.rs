@@ -3,6 +3,7 @@
 
 use crate::model::event::{InboxBody, InboxMessage, InboxRecord, NotOneContent};
 use crate::model::rights::{Advice, Counted, LimitName, LimitRecord, RightsTransfer};
+use crate::model::task::Priority;
 
 use super::binary::{Reader, put_long, put_option, put_str, put_unsigned};
 use super::error::DecodeError;
@@ -27,6 +28,7 @@ pub(super) fn put_lane_inbox(out: &mut Vec<u8>, message: &InboxMessage) {
         put_limit(out, &advice.limit);
         put_unsigned(out, advice.to_lane);
         put_unsigned(out, advice.rights);
+        put_option(out, advice.owed_to, |out, priority| put_long(out, priority as i64));
     });
 }
 
@@ -47,6 +49,9 @@ pub(super) fn read_lane_inbox(reader: &mut Reader<'_>) -> Result<InboxMessage, D
                 limit: read_limit(reader)?,
                 to_lane: reader.u32("advice.to_lane")?,
                 rights: reader.u32("advice.rights")?,
+                owed_to: reader.option("advice.owed_to", |reader, field| {
+                    reader.symbol(field, &Priority::ALL)
+                })?,
             })
         })?,
     };

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::health::{HealthEvent, HealthScope, HealthStatus};
+use crate::model::health::{HealthEvent, HealthScope, HealthStatus, LoweredLimit};
 use crate::model::resource::{
     Dimension, FleetEntry, Limit, ResourceSpec, Speed, TenantSpec, TokenPrices,
 };
-use crate::model::result::{ResultStatus, TaskResult};
+use crate::model::result::{RateLimit, ResultStatus, TaskResult};
+use crate::model::rights::Counted;
 use crate::model::task::{Objective, Priority, Requirements, Stage, Task, Weights};
 use crate::model::time::Timestamp;
 
@@ -157,6 +158,13 @@ pub(super) fn put_task_result(out: &mut Vec<u8>, result: &TaskResult) {
     put_option(out, result.quality, put_double);
     put_option(out, result.retry_after_ms, put_unsigned);
     put_option(out, result.error.as_deref(), put_str);
+    put_array(out, result.rate_limits.iter(), |out, said| {
+        put_long(out, said.dimension as i64);
+        put_option(out, said.window_s, put_unsigned);
+        put_option(out, said.limit, put_unsigned);
+        put_unsigned(out, said.remaining);
+        put_option(out, said.reset_ms, put_unsigned);
+    });
 }
 
 pub(super) fn read_task_result(reader: &mut Reader<'_>) -> Result<TaskResult, DecodeError> {
@@ -174,6 +182,15 @@ pub(super) fn read_task_result(reader: &mut Reader<'_>) -> Result<TaskResult, De
         quality: reader.option("quality", Reader::double)?,
         retry_after_ms: reader.option("retry_after_ms", Reader::u64)?,
         error: reader.option("error", Reader::string)?,
+        rate_limits: reader.array("rate_limits", |reader, _| {
+            Ok(RateLimit {
+                dimension: reader.symbol("rate_limits.dimension", &DIMENSIONS)?,
+                window_s: reader.option("rate_limits.window_s", Reader::u32)?,
+                limit: reader.option("rate_limits.limit", Reader::u64)?,
+                remaining: reader.u64("rate_limits.remaining")?,
+                reset_ms: reader.option("rate_limits.reset_ms", Reader::u64)?,
+            })
+        })?,
     })
 }
 
@@ -185,6 +202,12 @@ pub(super) fn put_health_event(out: &mut Vec<u8>, event: &HealthEvent) {
     put_str(out, &event.reason);
     put_option(out, event.at_ms, put_time);
     put_str(out, &event.source);
+    put_array(out, event.limits.iter(), |out, lowered| {
+        put_long(out, lowered.dimension as i64);
+        put_unsigned(out, lowered.window_s);
+        put_unsigned(out, lowered.limit);
+        put_time(out, lowered.until_at_ms);
+    });
 }
 
 pub(super) fn read_health_event(reader: &mut Reader<'_>) -> Result<HealthEvent, DecodeError> {
@@ -196,6 +219,14 @@ pub(super) fn read_health_event(reader: &mut Reader<'_>) -> Result<HealthEvent, 
         reason: reader.string("reason")?,
         at_ms: reader.option("at_ms", read_time)?,
         source: reader.string("source")?,
+        limits: reader.array("limits", |reader, _| {
+            Ok(LoweredLimit {
+                dimension: reader.symbol("limits.dimension", &Counted::ALL)?,
+                window_s: reader.u32("limits.window_s")?,
+                limit: reader.u64("limits.limit")?,
+                until_at_ms: read_time(reader, "limits.until_at_ms")?,
+            })
+        })?,
     })
 }
 

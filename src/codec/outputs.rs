@@ -29,8 +29,12 @@ pub(super) const ALLOCATION_KINDS: [AllocationKind; 6] = [
     AllocationKind::Denied,
     AllocationKind::FailedOver,
 ];
-pub(super) const BALANCE_KINDS: [BalanceKind; 3] =
-    [BalanceKind::RightsMoved, BalanceKind::StrategyChanged, BalanceKind::Failover];
+pub(super) const BALANCE_KINDS: [BalanceKind; 4] = [
+    BalanceKind::RightsMoved,
+    BalanceKind::StrategyChanged,
+    BalanceKind::Failover,
+    BalanceKind::RightsPledged,
+];
 
 fn put_reason(out: &mut Vec<u8>, reason: RefusalReason) {
     put_long(out, reason as i64);
@@ -242,6 +246,10 @@ pub(super) fn put_load_snapshot(out: &mut Vec<u8>, snapshot: &LoadSnapshot<'_>) 
         put_unsigned(out, load.waiting);
         put_unsigned(out, load.largest_waiting);
         put_option(out, load.waiting_since_ms, put_time);
+        put_unsigned(out, load.waiting_critical);
+        put_unsigned(out, load.waiting_interactive);
+        put_long(out, load.largest_priority as i64);
+        put_unsigned(out, load.pledged);
     });
     put_unsigned(out, snapshot.in_flight);
     put_unsigned(out, snapshot.backlog);
@@ -321,6 +329,10 @@ pub(super) fn read_load_snapshot(
                 waiting: reader.u64("load.waiting")?,
                 largest_waiting: reader.u64("load.largest_waiting")?,
                 waiting_since_ms: reader.option("load.waiting_since_ms", read_time)?,
+                waiting_critical: reader.u64("load.waiting_critical")?,
+                waiting_interactive: reader.u64("load.waiting_interactive")?,
+                largest_priority: reader.symbol("load.largest_priority", &Priority::ALL)?,
+                pledged: reader.u32("load.pledged")?,
             })
         })?,
         in_flight: reader.u64("in_flight")?,

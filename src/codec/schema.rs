@@ -27,14 +27,14 @@ macro_rules! schema {
 }
 
 const TASK: TopicSchema = schema!("task", 0xe082_c96e_3ba9_4757);
-const TASK_RESULT: TopicSchema = schema!("task_result", 0x4e9b_a4df_e7f5_5b56);
-const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0x6476_9d59_b491_69c5);
-const HEALTH_EVENT: TopicSchema = schema!("health_event", 0x7709_f0e6_af9c_c2ce);
+const TASK_RESULT: TopicSchema = schema!("task_result", 0x95af_d833_9950_cf66);
+const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0x0446_2413_1e28_e366);
+const HEALTH_EVENT: TopicSchema = schema!("health_event", 0x579e_275b_551f_3a57);
 const FLEET_ENTRY: TopicSchema = schema!("fleet_entry", 0x17e5_85db_c2c6_caab);
 const ROUTE_DECISION: TopicSchema = schema!("route_decision", 0x1446_f78b_253c_8bc2);
 const ALLOCATION_EVENT: TopicSchema = schema!("allocation_event", 0x4c55_5b0d_26f5_bf7b);
-const BALANCE_EVENT: TopicSchema = schema!("balance_event", 0x1027_0f36_76cd_4404);
-const LOAD_SNAPSHOT: TopicSchema = schema!("load_snapshot", 0x0aad_a032_6db8_c1ac);
+const BALANCE_EVENT: TopicSchema = schema!("balance_event", 0xf62f_1a9e_9250_9df5);
+const LOAD_SNAPSHOT: TopicSchema = schema!("load_snapshot", 0xeafa_78c0_ad5d_6a2a);
 const JOURNAL: TopicSchema = schema!("journal", 0x64c3_54d5_cd6d_4234);
 const OPERATOR_ACTION: TopicSchema = schema!("operator_action", 0xd28a_378c_21c6_8360);
 

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::model::resource::FleetFile;
+use crate::model::resource::{FleetFile, ResourceSpec};
 use crate::model::task::Counts;
 use history::{AllocationSeen, AttemptKey, DeadLetterSeen, DecisionSeen, TaskSeen};
 
@@ -209,4 +209,14 @@ pub fn audit(
     decisions::check_order(decisions, allocations, &mut report);
     capacity::check(fleet, allocations, &mut report);
     report
+}
+
+/// The limits of one resource alone, and its allocations: what was above them when a reservation was
+/// made at one of these times, milliseconds.
+pub fn above_limits(
+    spec: &ResourceSpec,
+    allocations: &[AllocationSeen],
+    at: &dyn Fn(i64) -> bool,
+) -> Vec<Finding> {
+    capacity::above(spec, allocations, at)
 }

@@ -95,6 +95,7 @@ pub fn publish_health(
         reason: "scripted outage of the demo".to_owned(),
         at_ms: Some(at),
         source: String::new(),
+        limits: Vec::new(),
     };
     let producer = producer(client)?;
     let key = format!("{}:{}", event.scope.name(), event.id);

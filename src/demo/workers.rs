@@ -261,6 +261,7 @@ impl<'a> Worker<'a> {
             quality: answer.quality.filter(|_| succeeded),
             retry_after_ms: answer.retry_after_ms,
             error: error.map(str::to_owned),
+            rate_limits: Vec::new(),
         };
         match answer.status {
             ResultStatus::Failed => self.work.failed += 1,

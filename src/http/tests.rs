@@ -114,6 +114,10 @@ fn load_shows_every_lane_that_is_asked_for() {
                     waiting: 0,
                     largest_waiting: 0,
                     waiting_since_ms: None,
+                    waiting_critical: 0,
+                    waiting_interactive: 0,
+                    largest_priority: crate::model::task::Priority::default(),
+                    pledged: 0,
                 }],
                 in_flight: 1,
                 backlog: 0,
@@ -127,7 +131,7 @@ fn load_shows_every_lane_that_is_asked_for() {
     });
     let of = |lane: u32, resource: &str| {
         format!(
-            r#"{{"lane":{lane},"resource":"{resource}","at_ms":7,"health":"healthy","load":[{{"dimension":"slots","window_s":0,"limit":8,"units":4,"used":1,"used_max":2,"price":0.0,"rights":500000,"incarnation":3,"waiting":0,"largest_waiting":0,"waiting_since_ms":null}}],"in_flight":1,"backlog":0,"system":null}}"#
+            r#"{{"lane":{lane},"resource":"{resource}","at_ms":7,"health":"healthy","load":[{{"dimension":"slots","window_s":0,"limit":8,"units":4,"used":1,"used_max":2,"price":0.0,"rights":500000,"incarnation":3,"waiting":0,"largest_waiting":0,"waiting_since_ms":null,"waiting_critical":0,"waiting_interactive":0,"largest_priority":"interactive","pledged":0}}],"in_flight":1,"backlog":0,"system":null}}"#
         )
     };
     let check = |query: &str, rows: &[(u32, &str)]| {

@@ -215,7 +215,10 @@ impl<'a> Batch<'a> {
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }
             | Fact::StrategyChanged { .. }
+            | Fact::RoomKept { .. }
             | Fact::DeadLettered { .. } => {}
+            Fact::HeadroomTold { .. } => counts.headroom_told += 1,
+            Fact::RightsPledged { .. } => counts.rights_pledged += 1,
             Fact::RightsGiven { .. } => counts.rights_given += 1,
             Fact::RightsTaken { how, .. } => match how {
                 Taken::Held | Taken::Kept => counts.rights_taken += 1,

@@ -154,6 +154,10 @@ pub struct BatchCounts {
     pub fact_bytes: u64,
     /// Time of each task's record to the batch time, milliseconds.
     pub wait_ms: Vec<u32>,
+    /// Times that a provider was heard to grant less than is counted.
+    pub headroom_told: u64,
+    /// Rights that were promised to other lanes.
+    pub rights_pledged: u64,
     /// Transfers of rights to other lanes, from them, and those whose limit is no more.
     pub rights_given: u64,
     pub rights_taken: u64,

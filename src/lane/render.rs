@@ -1,6 +1,7 @@
 //! Facts → outputs. Called with the state as it was before the fact, so that what a fact removes
 //! can still be named.
 
+mod headroom;
 mod sharing;
 mod spikes;
 
@@ -163,6 +164,7 @@ impl Renderer<'_> {
             }
             Fact::BreakerTold { resource, status } => self.breaker(state, *resource, *status),
             Fact::StrategyChanged { to } => self.strategy(state, *to),
+            Fact::HeadroomTold { resource, limits } => self.headroom(state, *resource, limits),
             Fact::LoadPublished { due, owners, lacks } => {
                 self.load(state, owners, lacks);
                 if *due {
@@ -172,6 +174,7 @@ impl Renderer<'_> {
             Fact::RightsGiven { limit, to_lane, rights } => {
                 self.given(state, limit, *to_lane, *rights);
             }
+            Fact::RightsPledged { limit, pledge } => self.pledged(state, limit, pledge),
             Fact::Queued { .. }
             | Fact::BatchOpened { .. }
             | Fact::PolicySet(_)
@@ -180,6 +183,7 @@ impl Renderer<'_> {
             | Fact::ControlSkipped { .. }
             | Fact::LeaseExtended { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RoomKept { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }
@@ -200,11 +204,15 @@ impl Renderer<'_> {
             reason: format!("breaker of lane {}: {position}", state.lane),
             at_ms: Some(state.batch_time),
             source: breaker_source(state.lane),
+            limits: Vec::new(),
         };
-        let codec = self.codec;
-        let topic = Topic::HealthEvents;
-        self.outputs.event(topic, OutputTopic::Known(topic), 0, &health_key(&event), None, |out| {
-            codec.encode_health_event(&event, out);
+        self.health(&event);
+    }
+
+    fn health(&mut self, event: &HealthEvent) {
+        let (codec, topic) = (self.codec, Topic::HealthEvents);
+        self.outputs.event(topic, OutputTopic::Known(topic), 0, &health_key(event), None, |out| {
+            codec.encode_health_event(event, out);
         });
     }
 

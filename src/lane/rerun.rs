@@ -39,7 +39,10 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::LoadPublished { .. }
         | Fact::RightsGiven { .. }
         | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
         | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,
     })
 }
@@ -126,7 +129,10 @@ impl Lane {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
-            | Fact::StrategyChanged { .. } => {}
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
+            | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. } => {}
         }
     }
 
@@ -171,7 +177,10 @@ impl Lane {
                 | Fact::LoadPublished { .. }
                 | Fact::RightsGiven { .. }
                 | Fact::RightsTaken { .. }
+                | Fact::RightsPledged { .. }
+                | Fact::RoomKept { .. }
                 | Fact::StrategyChanged { .. }
+                | Fact::HeadroomTold { .. }
                 | Fact::DeadLettered { .. } => continue,
             };
             let Some(live) = self.state.tasks.get(&key) else { continue };
@@ -239,7 +248,10 @@ impl Lane {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }

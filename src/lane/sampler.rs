@@ -100,7 +100,10 @@ impl Sampler {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
-            | Fact::StrategyChanged { .. } => return,
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
+            | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. } => return,
         };
         // Telling of it may have raised the level.
         if is_seen(key, self.level) {

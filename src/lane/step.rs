@@ -10,7 +10,8 @@ use crate::routing::balancer::{NewArrival, Turn, distribute_load, tried};
 use crate::routing::control::{decide_breakers, decide_fleet, decide_health, decide_policy};
 use crate::routing::engine::{decide_ended_wait, decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
-use crate::routing::sharing::{decide_given, decide_load, decide_taken};
+use crate::routing::headroom::decide_headroom;
+use crate::routing::sharing::{decide_advised, decide_load, decide_pledged, decide_taken, pledged};
 use crate::routing::spikes::{handle_spikes, shed};
 use crate::routing::{TaskKey, timers};
 
@@ -47,10 +48,18 @@ impl Lane {
     /// Last, because it depends on what the batch's tasks took and went without. In a full batch
     /// too; bounded by itself.
     fn step_sharing(&mut self, batch: &mut Batch<'_>) {
+        for (limit, to_lane) in pledged(&self.state) {
+            if let Some(fact) = decide_pledged(&self.state, &self.memo.lacks, &limit, to_lane) {
+                batch.apply(&mut self.state, fact, Source::default());
+            }
+        }
         for advice in batch.take_advice() {
-            match decide_given(&self.state, &self.memo.lacks, &advice) {
-                Some(fact) => batch.apply(&mut self.state, fact, Source::default()),
-                None => batch.advice_ignored(),
+            let facts = decide_advised(&self.state, &self.memo.lacks, &advice);
+            if facts.is_empty() {
+                batch.advice_ignored();
+            }
+            for fact in facts {
+                batch.apply(&mut self.state, fact, Source::default());
             }
         }
         if let Some(fact) = decide_load(&self.state, &self.memo.lacks) {
@@ -105,7 +114,10 @@ impl Lane {
             Body::Good(message) => {
                 let traceparent = entry.traceparent.as_deref();
                 match &message.body {
-                    InboxBody::Result(result) => self.settle(batch, result, traceparent, None),
+                    InboxBody::Result(result) => {
+                        self.hear_headroom(batch, result, entry.timestamp);
+                        self.settle(batch, result, traceparent, None);
+                    }
                     InboxBody::Rights(transfer) => {
                         let fact = decide_taken(&self.state, message.from_lane, transfer);
                         batch.apply(&mut self.state, fact, Source::default());
@@ -130,11 +142,19 @@ impl Lane {
         match entry.body {
             Body::Good((result, record)) => {
                 let traceparent = entry.traceparent.as_deref();
+                self.hear_headroom(batch, &result, entry.timestamp);
                 self.settle(batch, &result, traceparent, record.as_deref());
             }
             Body::Dead(dead) => {
                 batch.bury(&mut self.state, InputTopic::TaskResults, &dead.0, &dead.1);
             }
+        }
+    }
+
+    /// Before the result ends its attempt, which counts in what the provider has left.
+    fn hear_headroom(&mut self, batch: &mut Batch<'_>, result: &TaskResult, said_at: Timestamp) {
+        if let Some(fact) = decide_headroom(&self.state, result, said_at) {
+            batch.apply(&mut self.state, fact, Source::default());
         }
     }
 

@@ -5,8 +5,12 @@ mod breakers;
 mod chains;
 mod fairness;
 mod flow;
+mod headroom;
 pub(crate) mod laws;
+mod learning;
+mod lowered;
 mod prices;
+mod regions;
 mod sharing;
 mod spikes;
 

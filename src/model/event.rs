@@ -8,6 +8,7 @@ use super::health::HealthStatus;
 use super::result::TaskResult;
 use super::rights::{Advice, RightsTransfer};
 use super::system_health::SystemHealth;
+use super::task::Priority;
 use super::time::Timestamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub enum BalanceKind {
     StrategyChanged,
     /// A resource went down and its in-flight work is decided again.
     Failover,
+    /// Rights go to another lane as soon as they are not in use.
+    RightsPledged,
 }
 
 /// One record of `balance-events`. See `schemas/balance_event.avsc`.
@@ -64,9 +67,22 @@ pub struct DimensionLoad<'a> {
     /// 0 where none does.
     #[serde(default)]
     pub largest_waiting: u64,
-    /// Since when a task waits here for want of units; `None` where none does.
+    /// Since when a task waits here for want of units, or one that is too large where there is one; `None`
+    /// where none does.
     #[serde(default)]
     pub waiting_since_ms: Option<Timestamp>,
+    /// Of `waiting`, what critical tasks wait for.
+    #[serde(default)]
+    pub waiting_critical: u64,
+    /// Of `waiting`, what interactive tasks wait for.
+    #[serde(default)]
+    pub waiting_interactive: u64,
+    /// Of the largest waiting task; meaningless where there is none.
+    #[serde(default)]
+    pub largest_priority: Priority,
+    /// Of `rights`, those that the lane owes to others as soon as they are not in use.
+    #[serde(default)]
+    pub pledged: u32,
 }
 
 /// One record of `load-snapshots`, keyed `lane/resource`, where a tenant stands for a resource as

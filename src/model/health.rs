@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::resource::LIMITS_MAX;
+use super::rights::Counted;
 use super::task::{Invalid, NAME_BYTES_MAX, check_name, check_number};
 use super::time::Timestamp;
 
@@ -48,6 +50,26 @@ impl HealthStatus {
 
 /// How the source of a lane's breakers begins; the lane's number follows.
 pub const BREAKER_SOURCE: &str = "breaker-";
+/// How the source begins of what a lane heard of a provider's headroom; the lane's number follows.
+pub const HEADROOM_SOURCE: &str = "headroom-";
+
+/// A limit of a resource of which less may be used for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoweredLimit {
+    /// Slots, requests or tokens.
+    pub dimension: Counted,
+    /// Seconds; 0 for slots.
+    #[serde(default)]
+    pub window_s: u32,
+    /// What all lanes together may have in use, at least 1. More than the fleet's amount has no
+    /// effect.
+    pub limit: u64,
+    /// When the limit is whole again; an hour after the event at the latest.
+    pub until_at_ms: Timestamp,
+}
+
+/// The limits that a resource can have, slots among them.
+pub const LOWERED_MAX: usize = LIMITS_MAX + 1;
 
 /// One record of `health-events`, keyed `scope:id`, with `#source` where there is one; the last one
 /// of a key holds.
@@ -67,6 +89,10 @@ pub struct HealthEvent {
     /// source says, another does not take back.
     #[serde(default)]
     pub source: String,
+    /// Of a resource that is degraded: limits of which less may be used for a while. Such an event
+    /// says nothing else.
+    #[serde(default)]
+    pub limits: Vec<LoweredLimit>,
 }
 
 impl HealthEvent {
@@ -80,6 +106,36 @@ impl HealthEvent {
         if self.source.len() > NAME_BYTES_MAX {
             let given = format!("{} bytes", self.source.len());
             return Err(Invalid::new("source", given, "at most 128 bytes"));
+        }
+        self.validate_limits()
+    }
+
+    fn validate_limits(&self) -> Result<(), Invalid> {
+        if self.limits.is_empty() {
+            return Ok(());
+        }
+        if self.limits.len() > LOWERED_MAX {
+            let given = format!("{} limits", self.limits.len());
+            return Err(Invalid::new("limits", given, &format!("at most {LOWERED_MAX}")));
+        }
+        if self.scope != HealthScope::Resource || self.status != HealthStatus::Degraded {
+            let given = format!("with scope {} and {}", self.scope.name(), self.status.name());
+            return Err(Invalid::new("limits", given, "with scope resource and degraded"));
+        }
+        for lowered in &self.limits {
+            let is_window = match lowered.dimension {
+                Counted::Slots => lowered.window_s == 0,
+                Counted::Requests | Counted::Tokens => lowered.window_s > 0,
+                Counted::Usd => false,
+            };
+            if !is_window {
+                let given = format!("{} in {} s", lowered.dimension.name(), lowered.window_s);
+                let allowed = "slots in 0 s, requests or tokens in at least 1 s";
+                return Err(Invalid::new("limits", given, allowed));
+            }
+            if lowered.limit == 0 {
+                return Err(Invalid::new("limits.limit", 0, "at least 1"));
+            }
         }
         Ok(())
     }

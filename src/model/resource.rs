@@ -155,6 +155,8 @@ const fn default_weight() -> f64 {
 
 /// Limits of one resource or tenant; more would be a mistake in the file.
 pub const LIMITS_MAX: usize = 8;
+/// The longest window of a limit, a day: it is kept in memory.
+pub const WINDOW_S_MAX: u32 = 86_400;
 /// Bound of the number of resources: indices are `u16`, and 10,000 is the largest measured fleet.
 pub const RESOURCES_MAX: usize = 20_000;
 
@@ -264,7 +266,7 @@ fn check_limits(limits: &[Limit], check: &mut impl FnMut(Result<(), Invalid>)) {
         if limit.amount == 0 || limit.amount > 1_000_000_000_000 {
             check(Err(Invalid::new("limits.amount", limit.amount, "1 to 1,000,000,000,000")));
         }
-        if limit.window_s == 0 || limit.window_s > 86_400 {
+        if limit.window_s == 0 || limit.window_s > WINDOW_S_MAX {
             check(Err(Invalid::new("limits.window_s", limit.window_s, "1 to 86,400")));
         }
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::resource::{Dimension, WINDOW_S_MAX};
 use super::task::{
     Invalid, NAME_BYTES_MAX, TASK_ID_BYTES_MAX, TOKENS_MAX, check_name, check_number,
 };
@@ -31,6 +32,25 @@ impl ResultStatus {
             ResultStatus::Cancelled => "cancelled",
         }
     }
+}
+
+/// What the provider's answer said of one of its rate limits, as headers of the kind
+/// `x-ratelimit-remaining-requests` do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    pub dimension: Dimension,
+    /// Seconds of the window that it counts in, where the worker knows them. Without, it is the
+    /// fleet's limit of that dimension with the shortest window, of at most a minute.
+    #[serde(default)]
+    pub window_s: Option<u32>,
+    /// What the provider grants in a window.
+    #[serde(default)]
+    pub limit: Option<u64>,
+    /// What the provider says is left of it.
+    pub remaining: u64,
+    /// Milliseconds from the answer until all of it is there again.
+    #[serde(default)]
+    pub reset_ms: Option<u64>,
 }
 
 /// One record of `task-results`, published to the partition that the decision names as `lane`.
@@ -64,10 +84,15 @@ pub struct TaskResult {
     pub retry_after_ms: Option<u64>,
     #[serde(default)]
     pub error: Option<String>,
+    /// What the provider's answer said of its rate limits; at most 8.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimit>,
 }
 
 /// Bound of a worker's error text: it is carried in history and dead letters.
 pub const ERROR_BYTES_MAX: usize = 4_096;
+/// Bound of what one answer says of rate limits: as many as a resource may have.
+pub const RATE_LIMITS_MAX: usize = 8;
 
 impl TaskResult {
     pub fn validate(&self) -> Result<(), Invalid> {
@@ -100,6 +125,16 @@ impl TaskResult {
         }
         if self.error.as_ref().is_some_and(|error| error.len() > ERROR_BYTES_MAX) {
             return Err(Invalid::new("error", "a longer text", "at most 4,096 bytes"));
+        }
+        if self.rate_limits.len() > RATE_LIMITS_MAX {
+            let given = format!("{} entries", self.rate_limits.len());
+            return Err(Invalid::new("rate_limits", given, "at most 8"));
+        }
+        for said in &self.rate_limits {
+            if said.window_s.is_some_and(|window_s| window_s == 0 || window_s > WINDOW_S_MAX) {
+                let given = said.window_s.unwrap_or_default();
+                return Err(Invalid::new("rate_limits.window_s", given, "1 to 86,400"));
+            }
         }
         Ok(())
     }

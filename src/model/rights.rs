@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::DimensionLoad;
 use super::resource::{Dimension, TENANT_KEY_PREFIX};
+use super::task::Priority;
 use super::time::Timestamp;
 
 /// The window of a tenant's budget, which is per hour.
@@ -178,4 +179,8 @@ pub struct Advice {
     pub to_lane: u32,
     /// Millionths of the limit.
     pub rights: u32,
+    /// How urgent the tasks are that wait for them there, where they are owed to those tasks: also what
+    /// becomes free later, before tasks of the giver that are no more urgent. `None`: what is free now.
+    #[serde(default)]
+    pub owed_to: Option<Priority>,
 }

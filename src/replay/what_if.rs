@@ -410,6 +410,7 @@ impl Other {
             quality: None,
             retry_after_ms: None,
             error: None,
+            rate_limits: Vec::new(),
         };
         self.modelled_count += 1;
         self.modelled.insert((at.plus_ms(latency_ms as u64), self.modelled_count), result);

@@ -13,7 +13,8 @@ use governor::{Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 
 use super::fact::{Reservation, TenantIndex};
-use super::fleet::{Deal, Rate, Release, Stand, renew};
+use super::fleet::{Deal, Kept, Rate, Release, Stand, renew};
+use super::sharing::Taking;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::{Dimension, Limit, TenantSpec};
 use crate::model::rights::{BUDGET_WINDOW_S, LimitKind};
@@ -67,14 +68,11 @@ impl Tenant {
         there.or_else(|| Some(Stand { in_force: false, ..gone?.stand() }))
     }
 
-    fn hold(&mut self, kind: LimitKind, rights: u32, lanes: u32) {
-        let found = if kind == LimitKind::Budget {
+    fn rate_mut(&mut self, kind: LimitKind) -> Option<&mut Rate> {
+        if kind == LimitKind::Budget {
             self.budget.as_mut().or(self.dormant_budget.as_mut())
         } else {
             self.rates.iter_mut().chain(&mut self.dormant).find(|rate| rate.is(kind))
-        };
-        if let Some(rate) = found {
-            rate.hold(rights, lanes);
         }
     }
 }
@@ -162,8 +160,19 @@ impl Tenants {
 
     /// From now on the lane holds so many rights of a limit.
     pub fn hold(&mut self, id: &str, kind: LimitKind, rights: u32) {
-        if let Some(index) = self.by_id.get(id) {
-            self.tenants[usize::from(*index)].hold(kind, rights, self.lanes);
+        if let Some(index) = self.by_id.get(id)
+            && let Some(rate) = self.tenants[usize::from(*index)].rate_mut(kind)
+        {
+            rate.hold(rights, self.lanes);
+        }
+    }
+
+    /// From now on so much of a limit is promised: see [`super::fleet::Promised`].
+    pub fn promise(&mut self, id: &str, kind: LimitKind, rights: [u32; 3], kept: Option<Kept>) {
+        if let Some(index) = self.by_id.get(id)
+            && let Some(rate) = self.tenants[usize::from(*index)].rate_mut(kind)
+        {
+            rate.promise(rights, kept, self.lanes);
         }
     }
 
@@ -217,20 +226,24 @@ impl Tenants {
         &self,
         index: TenantIndex,
         now: Timestamp,
-        tokens: u64,
-        usd_micros: u64,
+        taking: &Taking,
     ) -> Result<Option<u64>, RefusalReason> {
+        let Taking { priority, tokens, usd_micros } = *taking;
         let tenant = &self.tenants[usize::from(index)];
         for rate in &tenant.rates {
             let needed = match rate.limit.dimension {
                 Dimension::Requests => 1,
                 Dimension::Tokens => tokens,
             };
-            if rate.free() < needed {
+            if rate.free_for(priority, needed) < needed {
                 return Err(RefusalReason::TenantLimit);
             }
         }
-        if tenant.budget.as_ref().is_some_and(|budget| budget.free() < usd_micros) {
+        if tenant
+            .budget
+            .as_ref()
+            .is_some_and(|budget| budget.free_for(priority, usd_micros) < usd_micros)
+        {
             return Err(RefusalReason::Budget);
         }
         burst(tenant, now)

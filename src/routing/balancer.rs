@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::TaskKey;
 use super::backlog::Given;
+use super::chain::first_of;
 use super::eligibility::Memo;
 use super::engine::loss_of_new;
 use super::fact::Loss;
@@ -108,13 +109,14 @@ pub fn distribute_load(
             continue;
         }
         let loss = loss_of_new(state, memo, task, *created_at);
+        let (class, input_tokens, max_output_tokens) = first_of(task);
         asked.push(Asked {
             rank: (task.priority, 0, Reverse(loss), true, place as u64),
             turn: Turn::New(place),
             tenant: &task.tenant,
-            class: &task.class,
-            input_tokens: task.input_tokens,
-            max_output_tokens: task.max_output_tokens,
+            class,
+            input_tokens,
+            max_output_tokens,
         });
     }
     asked.sort_unstable_by_key(|one| (one.rank, one.turn));

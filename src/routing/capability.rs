@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fact::ResourceIndex;
 use super::posterior::{Belief, Posterior};
+use super::trust::Trust;
 
 /// A class's place in the table of classes.
 pub type ClassIndex = u16;
@@ -24,6 +25,16 @@ const SUCCESS_PRIOR: f64 = 1.0;
 struct Cell {
     quality: Posterior,
     success: Posterior,
+    /// What the fleet entry said of the quality when the last result came.
+    quality_prior: f64,
+}
+
+/// What a worker said of an answer, and what the fleet entry had said before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Graded {
+    /// In [0, 1], both.
+    pub quality: f64,
+    pub prior: f64,
 }
 
 /// What is believed of a resource for a class.
@@ -40,6 +51,7 @@ pub struct Capability {
     /// By class, then by resource.
     cells: Vec<Vec<Cell>>,
     kept: usize,
+    trust: Trust,
 }
 
 impl Capability {
@@ -58,7 +70,7 @@ impl Capability {
         let row = class.and_then(|class| self.cells.get(usize::from(class)));
         let cell = row.and_then(|row| row.get(usize::from(resource))).copied().unwrap_or_default();
         Capable {
-            quality: cell.quality.belief(quality_prior),
+            quality: cell.quality.belief_within(quality_prior, self.trust.spread()),
             success: cell.success.belief(SUCCESS_PRIOR).mean,
         }
     }
@@ -70,12 +82,17 @@ impl Capability {
         class: &str,
         resource: ResourceIndex,
         succeeded: bool,
-        quality: Option<f64>,
+        quality: Option<Graded>,
     ) {
         let Some(cell) = self.cell(class, resource) else { return };
         cell.success.observe_v1(f64::from(u8::from(succeeded)));
-        if let Some(quality) = quality {
+        if let Some(Graded { quality, prior }) = quality {
             cell.quality.observe_v1(quality);
+            cell.quality_prior = prior;
+            let Capability { trust, cells, .. } = self;
+            trust.observe_v1(|| {
+                cells.iter().flatten().filter_map(|cell| cell.quality.apart(cell.quality_prior))
+            });
         }
     }
 
@@ -126,12 +143,16 @@ impl Capability {
 mod tests {
     use super::*;
 
+    fn graded(quality: f64) -> Option<Graded> {
+        Some(Graded { quality, prior: 0.5 })
+    }
+
     #[test]
     fn each_pair_learns_for_itself() {
         let mut capability = Capability::default();
         for _ in 0..1_000 {
-            capability.observe_v1("code", 3, true, Some(0.9));
-            capability.observe_v1("chat", 3, true, Some(0.2));
+            capability.observe_v1("code", 3, true, graded(0.9));
+            capability.observe_v1("chat", 3, true, graded(0.2));
         }
         let rows = [("code", 3, 0.9), ("chat", 3, 0.2), ("code", 2, 0.5), ("other", 3, 0.5)];
         for (class, resource, expected) in rows {
@@ -158,7 +179,7 @@ mod tests {
     fn tables_are_bounded() {
         let mut capability = Capability::default();
         for class in 0..2_000 {
-            capability.observe_v1(&format!("c{class}"), 9_999, true, Some(1.0));
+            capability.observe_v1(&format!("c{class}"), 9_999, true, graded(1.0));
         }
         assert!(capability.cells.len() <= CLASSES_MAX);
         assert!(capability.cells.iter().map(Vec::len).sum::<usize>() <= CELLS_MAX);

@@ -71,23 +71,28 @@ pub fn first_shape(task: &Task) -> Option<Shape> {
     stages.first().map(|first| first.shape(&Shape::of(task)))
 }
 
+/// The class, input and largest output of what a task asks for first: its first stage, where it names
+/// some.
+pub fn first_of(task: &Task) -> (&str, u32, u32) {
+    match task.stages.first() {
+        Some(first) => (&first.class, first.input_tokens, first.max_output_tokens),
+        None => (&task.class, task.input_tokens, task.max_output_tokens),
+    }
+}
+
 impl NewTask {
     /// What a lane keeps of a task whose first stage has this shape.
     pub fn of(task: &Task, shape: SharedShape, offset: i64, deadline_at: Timestamp) -> Self {
-        let stages = stages_of(task);
-        let sizes = match stages.as_deref() {
-            Some([first, ..]) => (first.input_tokens, first.max_output_tokens),
-            Some([]) | None => (task.input_tokens, task.max_output_tokens),
-        };
+        let (_, input_tokens, max_output_tokens) = first_of(task);
         NewTask {
             task_id: task.task_id.as_str().into(),
             shape,
             offset,
             deadline_at,
-            input_tokens: sizes.0,
-            max_output_tokens: sizes.1,
+            input_tokens,
+            max_output_tokens,
             stage: 0,
-            stages,
+            stages: stages_of(task),
             session: session_of(task),
         }
     }

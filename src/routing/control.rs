@@ -2,6 +2,7 @@
 
 use super::admission::TENANTS_MAX;
 use super::fact::Fact;
+use super::headroom::LOWERED_EVENTS_MAX;
 use super::health::EVENTS_MAX;
 use super::state::State;
 use crate::model::health::HealthEvent;
@@ -39,7 +40,11 @@ pub fn decide_fleet(state: &State, offset: i64, entry: FleetEntry) -> Result<Fac
 /// A health record. An error where no more events are kept.
 pub fn decide_health(state: &State, offset: i64, event: HealthEvent) -> Result<Fact, Invalid> {
     if state.health.is_full_for(&event) {
-        let allowed = format!("at most {EVENTS_MAX} scopes that are not healthy");
+        let allowed = if event.limits.is_empty() {
+            format!("at most {EVENTS_MAX} scopes that are not healthy")
+        } else {
+            format!("at most {LOWERED_EVENTS_MAX} sources that lower limits")
+        };
         return Err(Invalid::new("id", event.id, &allowed));
     }
     Ok(Fact::HealthSet { offset, event: Box::new(event) })

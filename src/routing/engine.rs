@@ -121,7 +121,10 @@ fn serve(
     let cost_reserved = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
     let usd_micros = libm::ceil(cost_reserved * 1e6) as u64;
     let admitted = match ask.candidates.tenant {
-        Some(tenant) => state.tenants.admit(tenant, state.batch_time, tokens, usd_micros),
+        Some(tenant) => {
+            let taking = ask.taking(state, candidate.resource);
+            state.tenants.admit(tenant, state.batch_time, &taking)
+        }
         None => Ok(None),
     };
     let burst_arrival_ns = match admitted {

@@ -3,6 +3,8 @@
 //! Facts carry results, so this assigns, adds and removes. It must give the same state for the
 //! same facts for ever; golden journals check that.
 
+mod headroom;
+mod pledges;
 mod sharing;
 
 use std::cmp::Reverse;
@@ -35,8 +37,10 @@ impl State {
                 self.reserved.advance(*at);
                 let before = at.minus_ms(self.policy.recognise_ms);
                 self.recent.forget(before, self.policy.recognise_tasks_max as usize);
+                self.raise_limits();
                 self.open_slots();
                 self.ripen();
+                self.end_pledges();
             }
             Fact::PolicySet(policy) => {
                 if policy.start_within_ms != self.policy.start_within_ms {
@@ -51,6 +55,7 @@ impl State {
             Fact::HealthSet { offset, event } => {
                 self.health_position = offset + 1;
                 self.health.set(self.lane, event);
+                self.hear_limits(event);
                 self.apply_health();
             }
             Fact::ControlSkipped { topic, offset, .. } => match topic {
@@ -81,6 +86,7 @@ impl State {
                 }
                 self.start(*key, *attempt, reservation, fallbacks, *lease_until);
                 self.plan(*key, plans);
+                self.room_found(reservation);
             }
             Fact::Queued { key, task, blocked_by, until, loss, bid } => {
                 self.hear(*bid);
@@ -140,14 +146,22 @@ impl State {
                 self.failovers.remove(resource);
             }
             Fact::LoadPublished { due, owners, lacks } => self.load_told(*due, owners, lacks),
-            Fact::RightsGiven { limit, rights, .. } => self.give_rights(limit, *rights),
+            Fact::RightsGiven { limit, to_lane, rights } => {
+                self.give_rights(limit, *to_lane, *rights);
+            }
             Fact::RightsTaken { transfer, how, .. } => self.take_rights(transfer, *how),
             Fact::StrategyChanged { to } => self.spikes.changed(*to, self.batch_time),
+            Fact::HeadroomTold { resource, .. } => {
+                self.health.headroom.told(*resource, self.batch_time);
+            }
+            Fact::RightsPledged { limit, pledge } => self.pledge_rights(limit, *pledge),
+            Fact::RoomKept { limit, keeping } => self.keep_room(limit, *keeping),
         }
     }
 
     fn set_fleet(&mut self, offset: i64, entry: &FleetEntry) {
         self.fleet_position = offset + 1;
+        self.break_pledges(entry);
         self.set_entry(offset, entry);
         self.share_new(offset, entry);
     }
@@ -164,11 +178,13 @@ impl State {
                 if !is_same && let Some(index) = self.fleet.index_of(&spec.id) {
                     self.learned.forget(index);
                     self.health.breakers.forget(index);
+                    self.health.headroom.forget(index);
                     if self.fleet.at(index).slots_in_use == 0 {
                         self.reserved.forget(index);
                     }
                     self.affinity.forget(index);
                 }
+                self.lower_limits(&spec.id);
                 self.apply_health();
             }
             FleetEntry::ResourceRemoved(id) => self.fleet.remove(offset, id),
@@ -342,12 +358,15 @@ impl State {
     fn learn(&mut self, key: TaskKey, end: AttemptEnd, shown: &Shown) {
         let Some(live) = self.tasks.get(&key) else { return };
         let Phase::InFlight { resource, tokens, .. } = live.phase else { return };
+        let class = &live.task.shape.class;
         let attempted = Attempted {
-            class: &live.task.shape.class,
+            class,
             resource,
+            quality_prior: self.fleet.at(resource).spec.quality_prior(class).unwrap_or_default(),
             max_output_tokens: live.task.max_output_tokens,
             output_reserved: tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32,
         };
+        self.health.headroom.ended_v1(resource, end, self.batch_time);
         self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
         if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {
             self.apply_health();

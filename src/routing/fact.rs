@@ -12,15 +12,17 @@ use super::TaskKey;
 use super::affinity::SessionHash;
 use super::chain::Stages;
 use super::shape::SharedShape;
+use super::sharing::{Keeping, Pledge};
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
 use crate::model::decision::RouteMetrics;
-use crate::model::health::{HealthEvent, HealthStatus};
+use crate::model::health::{HealthEvent, HealthStatus, LoweredLimit};
 use crate::model::policy::Policy;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
 use crate::model::rights::{LimitKind, LimitName, RightsTransfer};
 use crate::model::system_health::Strategy;
+use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 
 /// The level of the facts that this release writes.
@@ -303,6 +305,23 @@ pub enum Fact {
     StrategyChanged {
         to: Strategy,
     },
+    /// A provider grants less than the lane counts: it says so to all lanes, itself among them, and
+    /// lowers nothing before it reads it.
+    HeadroomTold {
+        resource: ResourceIndex,
+        limits: Vec<LoweredLimit>,
+    },
+    /// What becomes free of a limit goes to another lane, before tasks of this one that are no more
+    /// urgent.
+    RightsPledged {
+        limit: LimitName,
+        pledge: Pledge,
+    },
+    /// What becomes free of a limit is kept together for a large task of this lane.
+    RoomKept {
+        limit: LimitName,
+        keeping: Keeping,
+    },
 }
 
 /// Whose limits a load snapshot shows.
@@ -319,8 +338,15 @@ pub struct Lack {
     pub kind: LimitKind,
     /// Units that tasks wait for, or went elsewhere without.
     pub waiting: u64,
-    /// What the largest waiting task takes, where that is more than all the lane's units; else 0.
+    /// Of those that wait, what critical tasks wait for.
+    pub critical: u64,
+    /// Of those that wait, what interactive tasks wait for.
+    pub interactive: u64,
+    /// What the largest waiting task takes that never fits as it is: the lane has fewer units, or it is
+    /// keeping room for such a task that has not come together yet. Of the most urgent ones; 0: none.
     pub largest: u64,
+    /// Of the largest one; meaningless where there is none.
+    pub priority: Priority,
 }
 
 /// What becomes of rights that came.

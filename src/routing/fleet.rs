@@ -2,6 +2,7 @@
 //! use of them.
 
 mod gone;
+mod promised;
 mod rate;
 mod resource;
 
@@ -20,6 +21,7 @@ use crate::model::time::Timestamp;
 
 use gone::{Gone, Held};
 
+pub use promised::{Kept, Promised};
 pub use rate::{Deal, Rate, Release, Stand, renew};
 pub use resource::{Claim, Resource, Room};
 
@@ -97,6 +99,8 @@ pub struct Fleet {
     version: u64,
     /// Whether there is load that has not been published.
     used: bool,
+    /// Whether anything of any resource is promised.
+    promises: bool,
     gone: Gone,
 }
 
@@ -113,6 +117,7 @@ impl Fleet {
             domains: Vec::new(),
             version: 1,
             used: false,
+            promises: false,
             gone: Gone::default(),
         }
     }
@@ -134,6 +139,7 @@ impl Fleet {
         &self.resources[usize::from(index)]
     }
 
+    /// What is free for any task.
     pub fn room(&self, index: ResourceIndex) -> Room {
         self.rooms[usize::from(index)]
     }
@@ -212,6 +218,7 @@ impl Fleet {
         }
         renew(&mut resource.rates, &mut resource.dormant, &spec.limits, deal);
         resource.spec = spec.clone();
+        resource.slots_limit = spec.slots;
         if std::mem::take(&mut resource.forgotten) {
             resource.dormant.clear();
             resource.rates.iter_mut().for_each(|rate| rate.deal_again(deal));
@@ -247,6 +254,7 @@ impl Fleet {
             spec: spec.clone(),
             incarnation: deal.offset,
             removed: false,
+            slots_limit: spec.slots,
             slots_rights,
             slots_units: 0,
             slots_in_use: 0,
@@ -259,6 +267,7 @@ impl Fleet {
             severity: 0.0,
             slots_incarnation,
             dormant: dormant.collect(),
+            slots_promised: Promised::default(),
             forgotten: false,
         };
         let idle = |resource: &Resource| resource.removed && resource.is_idle();
@@ -317,6 +326,18 @@ impl Fleet {
         let Some(index) = self.index_of(id) else { return self.gone.hold(id, kind, rights) };
         let resource = &mut self.resources[usize::from(index)];
         resource.hold(kind, rights, self.lanes);
+        self.rooms[usize::from(index)] = resource.room();
+    }
+
+    /// Lowers each limit to the least that `lowest` says of it, where that is less than the fleet's
+    /// amount.
+    pub fn lower(&mut self, index: ResourceIndex, lowest: impl Fn(LimitKind) -> Option<u64>) {
+        let resource = &mut self.resources[usize::from(index)];
+        let rates = resource.rates.iter().map(Rate::kind);
+        let kinds: Vec<LimitKind> = std::iter::once(LimitKind::Slots).chain(rates).collect();
+        for kind in kinds {
+            resource.lower(kind, lowest(kind), self.lanes);
+        }
         self.rooms[usize::from(index)] = resource.room();
     }
 

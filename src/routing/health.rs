@@ -9,6 +9,7 @@ use super::breaker::Position;
 use super::breakers::Breakers;
 use super::fact::ResourceIndex;
 use super::fleet::{Fleet, Resource};
+use super::headroom::Headroom;
 use crate::model::health::{BREAKER_SOURCE, HealthEvent, HealthScope, HealthStatus};
 use crate::model::time::Timestamp;
 
@@ -27,6 +28,7 @@ pub struct Health {
     events: BTreeMap<Scope, BTreeMap<String, (HealthStatus, f64)>>,
     kept: usize,
     pub breakers: Breakers,
+    pub headroom: Headroom,
     /// The breakers of most slots were open when last looked at.
     panicking: bool,
 }
@@ -57,6 +59,9 @@ pub fn breaker_source(lane: u32) -> String {
 impl Health {
     /// Whether an event would exceed what is kept.
     pub fn is_full_for(&self, event: &HealthEvent) -> bool {
+        if !event.limits.is_empty() {
+            return self.headroom.is_full_for(event);
+        }
         event.status != HealthStatus::Healthy
             && self.kept >= EVENTS_MAX
             && !self
@@ -71,7 +76,8 @@ impl Health {
             return;
         }
         let scope = (event.scope, event.id.clone());
-        if event.status == HealthStatus::Healthy {
+        // What lowers limits says nothing else.
+        if event.status == HealthStatus::Healthy || !event.limits.is_empty() {
             if let Some(sources) = self.events.get_mut(&scope) {
                 self.kept -= usize::from(sources.remove(&event.source).is_some());
                 if sources.is_empty() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::capability::{Capability, Capable, ClassIndex};
+use super::capability::{Capability, Capable, ClassIndex, Graded};
 use super::fact::{AttemptEnd, ResourceIndex, Shown};
 use super::fleet::Terms;
 use super::output_tokens::OutputTokens;
@@ -16,6 +16,8 @@ pub struct Attempted<'a> {
     /// What the task asked for, and what the decision let it have.
     pub max_output_tokens: u32,
     pub output_reserved: u32,
+    /// What the fleet entry says of the quality, in [0, 1].
+    pub quality_prior: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -87,7 +89,8 @@ impl Learned {
         end: AttemptEnd,
         shown: &Shown,
     ) {
-        let Attempted { class, resource, max_output_tokens, output_reserved } = attempted;
+        let Attempted { class, resource, max_output_tokens, output_reserved, quality_prior } =
+            attempted;
         let succeeded = match end {
             AttemptEnd::Succeeded => true,
             AttemptEnd::Failed => false,
@@ -99,7 +102,8 @@ impl Learned {
             | AttemptEnd::FailedOver => return,
         };
         self.version += 1;
-        let quality = shown.quality.filter(|_| succeeded);
+        let graded = |quality| Graded { quality, prior: quality_prior };
+        let quality = shown.quality.filter(|_| succeeded).map(graded);
         self.capability.observe_v1(class, resource, succeeded, quality);
         if !succeeded {
             return;

@@ -8,8 +8,20 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The prior counts as much as this many results.
+use super::trust::Apart;
+
+/// A prior of which nothing is known, or which results refute, counts as much as this many results.
 const PRIOR_WEIGHT: f64 = 8.0;
+/// At most and at least, however well priors have done.
+const PRIOR_WEIGHT_MAX: f64 = 2_000.0;
+const PRIOR_WEIGHT_MIN: f64 = 1.0;
+/// So many standard deviations between the results' mean and the prior refute it.
+const REFUTED_SIGMAS: f64 = 3.0;
+/// A resource that changed is what its prior says again where so many results are this near to it.
+const BACK_WEIGHT: f64 = 200.0;
+const BACK_SIGMAS: f64 = 2.0;
+/// Results of fewer say nothing about priors.
+const APART_WEIGHT_MIN: f64 = 16.0;
 /// The variance that is believed before there are results, and the least that is believed at all: a
 /// run of equal results does not make the next one certain.
 const PRIOR_VARIANCE: f64 = 0.05;
@@ -65,17 +77,43 @@ pub struct Belief {
 pub struct Posterior {
     slow: Moments,
     fast: Moments,
+    /// The slow one has started again: the prior was of another time.
+    changed: bool,
 }
 
 impl Posterior {
-    /// What is believed, beginning from `prior`.
+    /// What is believed, beginning from a `prior` of which nothing else is known.
     pub fn belief(&self, prior: f64) -> Belief {
+        self.belief_by(prior, PRIOR_WEIGHT)
+    }
+
+    /// What is believed, beginning from a `prior` around which the truth has this variance.
+    pub fn belief_within(&self, prior: f64, spread: f64) -> Belief {
+        let variance = if self.slow.weight > 0.0 { self.slow.variance() } else { PRIOR_VARIANCE };
+        let weight = (variance / spread).clamp(PRIOR_WEIGHT_MIN, PRIOR_WEIGHT_MAX);
+        let sigmas = self
+            .apart(prior)
+            .map_or(0.0, |apart| libm::sqrt(apart.squared / (apart.chance + spread)));
+        let is_back = self.slow.weight >= BACK_WEIGHT && sigmas <= BACK_SIGMAS;
+        let refuted = sigmas > REFUTED_SIGMAS || self.changed && !is_back;
+        self.belief_by(prior, if refuted { PRIOR_WEIGHT_MIN } else { weight })
+    }
+
+    /// How far the results are from the prior; `None` where there are too few.
+    pub fn apart(&self, prior: f64) -> Option<Apart> {
+        let apart = self.slow.mean() - prior;
+        let apart =
+            Apart { squared: apart * apart, chance: self.slow.variance() / self.slow.weight };
+        (self.slow.weight >= APART_WEIGHT_MIN).then_some(apart)
+    }
+
+    fn belief_by(&self, prior: f64, prior_weight: f64) -> Belief {
         let Moments { weight, sum, .. } = self.slow;
-        let all = PRIOR_WEIGHT + weight;
+        let all = prior_weight + weight;
         let variance = if weight > 0.0 { self.slow.variance() } else { PRIOR_VARIANCE };
-        let variance = (PRIOR_VARIANCE * PRIOR_WEIGHT + variance * weight) / all;
+        let variance = (PRIOR_VARIANCE * prior_weight + variance * weight) / all;
         Belief {
-            mean: (prior * PRIOR_WEIGHT + sum) / all,
+            mean: (prior * prior_weight + sum) / all,
             deviation: libm::sqrt(variance / all),
             weight,
         }
@@ -88,6 +126,7 @@ impl Posterior {
         self.fast.add(FAST_KEEP, value);
         if self.has_changed() {
             self.slow = self.fast;
+            self.changed = true;
         }
     }
 
@@ -104,6 +143,8 @@ impl Posterior {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A fixed sequence of fair enough dice.
@@ -177,5 +218,59 @@ mod tests {
             .to_vec();
         assert!(deviations.windows(2).all(|pair| pair[1] < pair[0]), "{deviations:?}");
         assert!(deviations[3] > 0.005, "{deviations:?}");
+    }
+
+    #[test]
+    fn a_prior_counts_as_far_as_priors_are_trusted_and_results_do_not_refute_it() {
+        // (what, results, their rate, spread, from, to), the prior 0.8
+        let rows = [
+            ("no results", 0, 0.0, 0.006, 0.8, 0.8),
+            ("right priors, a hundred results off by chance", 100, 0.75, 0.000_1, 0.79, 0.8),
+            ("guessed priors, the same results", 100, 0.75, 0.05, 0.7, 0.78),
+            ("right priors, refuted here", 100, 0.3, 0.000_1, 0.25, 0.4),
+            ("too few to refute it", 10, 0.3, 0.000_1, 0.78, 0.8),
+        ];
+        for (what, times, rate, spread, least, most) in rows {
+            let mut posterior = Posterior::default();
+            seen(&mut posterior, &mut dice(1), rate, times);
+            let belief = posterior.belief_within(0.8, spread);
+            assert!((least..=most).contains(&belief.mean), "{what}: {belief:?}");
+        }
+    }
+
+    #[test]
+    fn what_got_worse_and_came_back_is_what_its_prior_says_again() {
+        let (mut posterior, mut dice) = (Posterior::default(), dice(3));
+        let mean = |posterior: &Posterior| posterior.belief_within(0.8, 0.000_1).mean;
+        seen(&mut posterior, &mut dice, 0.8, 400);
+        assert!((mean(&posterior) - 0.8).abs() < 0.02, "{posterior:?}");
+        seen(&mut posterior, &mut dice, 0.2, 60);
+        assert!(mean(&posterior) < 0.45, "{posterior:?}");
+        seen(&mut posterior, &mut dice, 0.8, 600);
+        assert!((mean(&posterior) - 0.8).abs() < 0.02, "{posterior:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_belief_is_between_the_prior_and_the_results(
+            values in proptest::collection::vec(0.0f64..=1.0, 0..80),
+            prior in 0.0f64..=1.0,
+            spread in 0.000_1f64..=1.0,
+        ) {
+            let mut posterior = Posterior::default();
+            values.iter().for_each(|value| posterior.observe_v1(*value));
+            let belief = posterior.belief_within(prior, spread);
+            let all = values.iter().copied().chain([prior]);
+            let (least, most) = all.fold((1.0, 0.0), |(least, most): (f64, f64), value| {
+                (least.min(value), most.max(value))
+            });
+            prop_assert!((least - 1e-9..=most + 1e-9).contains(&belief.mean), "{belief:?}");
+            prop_assert!(belief.deviation > 0.0 && belief.deviation <= 1.0, "{belief:?}");
+            // Who is trusted more is left less.
+            let nearer = posterior.belief_within(prior, spread / 2.0);
+            let (near, far) = ((nearer.mean - prior).abs(), (belief.mean - prior).abs());
+            let refuted = nearer.weight > 0.0 && near > far;
+            prop_assert!(!refuted || posterior.apart(prior).is_some(), "{near} {far}");
+        }
     }
 }

@@ -17,6 +17,7 @@ use super::fleet::{Claim, Rate, Release, Resource, Room};
 use super::state::State;
 use super::window::Window;
 use crate::model::resource::{Dimension, TenantSpec};
+use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 
 /// A tenant for which something is kept.
@@ -167,7 +168,14 @@ impl Reserved {
         }
     }
 
-    fn kept(&self, tenant: Option<TenantIndex>, index: ResourceIndex, resource: &Resource) -> Kept {
+    /// What others keep from a task of so many tokens.
+    fn kept(
+        &self,
+        tenant: Option<TenantIndex>,
+        index: ResourceIndex,
+        resource: &Resource,
+        (priority, tokens): (Priority, u64),
+    ) -> Kept {
         let allowed = &resource.spec.tenants;
         let nothing = Held::default();
         let keepers: Vec<(f64, &Held)> = self
@@ -189,7 +197,11 @@ impl Reserved {
         let mut kept = Kept { slots: slots.min(u64::from(u32::MAX)) as u32, ..Kept::default() };
         for rate in &resource.rates {
             let unused = unused(rate.units, &|held| held.used(rate));
-            let free = rate.free().saturating_sub(unused);
+            let amount = match rate.limit.dimension {
+                Dimension::Requests => 1,
+                Dimension::Tokens => tokens,
+            };
+            let free = rate.free_for(priority, amount).saturating_sub(unused);
             match rate.limit.dimension {
                 Dimension::Requests => kept.requests_free = least(kept.requests_free, free),
                 Dimension::Tokens => {
@@ -203,13 +215,19 @@ impl Reserved {
 }
 
 impl State {
-    /// What a tenant may take of a resource now: what is free, without what is kept for others.
-    pub fn room(&self, tenant: Option<TenantIndex>, index: ResourceIndex) -> Room {
-        let room = self.fleet.room(index);
+    /// What a task of so many tokens may take of a resource now for its tenant: what is free, without what is kept for others.
+    pub fn room(
+        &self,
+        tenant: Option<TenantIndex>,
+        index: ResourceIndex,
+        priority: Priority,
+        tokens: u64,
+    ) -> Room {
+        let room = self.fleet.room_for(index, priority, tokens);
         if self.reserved.keepers.is_empty() {
             return room;
         }
-        let kept = self.reserved.kept(tenant, index, self.fleet.at(index));
+        let kept = self.reserved.kept(tenant, index, self.fleet.at(index), (priority, tokens));
         Room {
             slots: room.slots.saturating_sub(kept.slots),
             requests: kept.requests_free.map_or(room.requests, |free| free.min(room.requests)),
@@ -223,7 +241,7 @@ impl State {
         if self.reserved.keepers.is_empty() {
             return Claim::default();
         }
-        let kept = self.reserved.kept(tenant, index, self.fleet.at(index));
+        let kept = self.reserved.kept(tenant, index, self.fleet.at(index), (Priority::Batch, 0));
         Claim { tasks: kept.slots, tokens: kept.tokens }
     }
 }

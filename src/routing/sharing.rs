@@ -11,21 +11,22 @@
 //! to begin with.
 
 mod lacks;
+mod pledges;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 pub use lacks::{Lacks, Taking};
+pub use pledges::{Keeping, Pledge, decide_advised, decide_pledged, pledged};
 
 use super::fact::{Fact, Lack, LoadOwner, Taken};
 use super::fleet::Stand;
-use super::rights::{RIGHTS, Scale};
+use super::rights::RIGHTS;
 use super::state::State;
 use crate::model::resource::{LIMITS_MAX, RESOURCES_MAX};
-use crate::model::rights::{Advice, LimitKind, LimitName, LimitOwner, RightsTransfer};
+use crate::model::rights::{LimitKind, LimitName, LimitOwner, RightsTransfer};
 use crate::model::time::Timestamp;
-use crate::planted::{Bug, planted};
 
 /// Rights that came before the lane can use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +41,26 @@ pub struct Early {
 pub struct Sharing {
     /// Two at most of each limit: the first to become usable, and all others together.
     pub(super) early: BTreeMap<LimitName, Vec<Early>>,
-    /// Limits that tasks waited for when that was last published, and since when they do.
-    pub dry: BTreeMap<(LoadOwner, LimitKind), Timestamp>,
+    /// Limits that tasks waited for when that was last published.
+    pub dry: BTreeMap<(LoadOwner, LimitKind), Dry>,
     /// Whose rights are not those that were last published.
     pub untold: BTreeSet<LoadOwner>,
     /// When a load snapshot of anything was published last.
     pub told_at: Timestamp,
+    /// What other lanes shall have, by limit: the most urgent first, then the oldest.
+    pub(super) pledges: BTreeMap<LimitName, Vec<Pledge>>,
+    /// What comes together for large tasks of this lane.
+    pub(super) keeping: BTreeMap<LimitName, Keeping>,
+}
+
+/// A limit that tasks waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dry {
+    pub since: Timestamp,
+    /// Whether critical tasks waited too, when that was last published.
+    pub critical: bool,
+    /// Since when a task waited that never fits as it is, as far as that was published.
+    pub large_since: Option<Timestamp>,
 }
 
 /// Limits of which rights may be kept before they are known: all that a fleet can have. The rights
@@ -58,6 +73,10 @@ const EARLY_MS_MAX: u64 = 10_000;
 
 /// A lane that lacks something says so at once, but not more often than this, milliseconds.
 const PROMPT_MS: u64 = 100;
+
+/// Where tasks wait already: that critical ones do too, or do no more, or one that never fits as it is, is
+/// said this much after the last word, milliseconds. Where everybody has some it changes all the time.
+const URGENT_MS: u64 = 500;
 
 /// Owners whose rights are published for the first time or have moved, in one batch: 100 KiB or so.
 const UNTOLD_MAX: usize = 256;
@@ -75,7 +94,10 @@ impl Sharing {
         let dry = (!self.dry.is_empty()).then(|| published_at.plus_ms(load_snapshot_ms));
         let early = self.early.values().filter_map(|early| early.first());
         let early = early.map(|early| early.usable_at).min();
-        [untold, dry, early].into_iter().flatten().min()
+        // What leaves a window is given as soon as it has, and in the end own tasks may take it.
+        let owes = !(self.pledges.is_empty() && self.keeping.is_empty());
+        let owed = owes.then_some(self.told_at);
+        [untold, dry, early, owed].into_iter().flatten().min()
     }
 }
 
@@ -122,26 +144,6 @@ pub fn decide_taken(state: &State, from_lane: u32, transfer: &RightsTransfer) ->
     Fact::RightsTaken { from_lane, transfer, how }
 }
 
-/// Whether to follow advice, with how much of it. `None` where nothing of it is safe or of use.
-///
-/// What the lane's own critical and interactive tasks wait for it does not give.
-pub fn decide_given(state: &State, lacks: &Lacks, advice: &Advice) -> Option<Fact> {
-    let Advice { limit, to_lane, rights: asked } = advice;
-    if *to_lane == state.lane || *to_lane >= state.lanes {
-        return None;
-    }
-    let stand = state.stand(limit).filter(|stand| stand.in_force)?;
-    let free = stand.units.saturating_sub(stand.used);
-    let own = state.load_owner(&limit.owner).map_or(0, |owner| lacks.urgent(owner, limit.kind));
-    let mut kept = stand.used + own.min(free);
-    if planted(Bug::GiveInUse) && limit.kind != LimitKind::Slots {
-        kept = 0;
-    }
-    let scale = Scale { limit: stand.amount, lanes: state.lanes };
-    let rights = scale.gift(stand.rights, kept, *asked);
-    (rights > 0).then(|| Fact::RightsGiven { limit: limit.clone(), to_lane: *to_lane, rights })
-}
-
 /// What is published of the lane's load: all that was used, from time to time; and where lanes
 /// share, what it lacks all of a sudden and rights that have moved, at once.
 pub fn decide_load(state: &State, lacks: &Lacks) -> Option<Fact> {
@@ -162,8 +164,20 @@ pub fn decide_load(state: &State, lacks: &Lacks) -> Option<Fact> {
         owners.extend(used.map(|(index, _)| LoadOwner::Tenant(index)));
         owners.extend(sharing.dry.keys().map(|(owner, _)| *owner));
     }
-    let is_new = |lack: &&Lack| due || !sharing.dry.contains_key(&(lack.owner, lack.kind));
+    let may_be_urgent = sharing.told_at.plus_ms(URGENT_MS) <= now;
+    let is_new = |lack: &&Lack| match sharing.dry.get(&(lack.owner, lack.kind)) {
+        Some(dry) => {
+            let is_large = lack.largest > 0 && dry.large_since.is_none();
+            due || (may_be_urgent && (is_large || dry.critical != (lack.critical > 0)))
+        }
+        None => true,
+    };
     owners.extend(found.iter().filter(is_new).map(|lack| lack.owner));
+    if may_be_urgent {
+        let lacks = |name| found.iter().any(|lack| (lack.owner, lack.kind) == name);
+        let over = sharing.dry.iter().filter(|(name, dry)| dry.critical && !lacks(**name));
+        owners.extend(over.map(|((owner, _), _)| *owner));
+    }
     owners.extend(sharing.untold.iter().take(UNTOLD_MAX).copied());
     found.retain(|lack| owners.contains(&lack.owner));
     let is_any = due || !owners.is_empty();

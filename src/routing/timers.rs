@@ -75,5 +75,6 @@ pub fn next(state: &State) -> Option<Timestamp> {
     let waits = state.backlog.first_until().map(|(until, _)| until);
     let failover = (!state.failovers.is_empty()).then_some(state.batch_time);
     let strategy = state.spikes.due();
-    [leases, waits, failover, state.health.breakers.due(), strategy].into_iter().flatten().min()
+    let (breakers, limits) = (state.health.breakers.due(), state.health.headroom.due());
+    [leases, waits, failover, breakers, limits, strategy].into_iter().flatten().min()
 }

@@ -12,6 +12,7 @@ use crate::model::Topic;
 use crate::model::event::{InboxBody, InboxMessage};
 use crate::model::resource::ResourceSpec;
 use crate::model::rights::{Advice, LimitKind, LimitName, LimitOwner};
+use crate::model::task::Priority;
 
 /// Microseconds between two pieces of advice, at most.
 const PAUSE_US: u64 = 150_000;
@@ -36,7 +37,13 @@ pub async fn advise(world: Rc<World>, mut dice: ChaCha8Rng) {
             1 => 1_000_000,
             _ => dice.within(1..500_000) as u32,
         };
-        let body = InboxBody::Advice(Advice { limit, to_lane, rights });
+        let owed_to = match dice.within(0..6) {
+            0 => Some(Priority::Critical),
+            1 => Some(Priority::Interactive),
+            2 => Some(Priority::Batch),
+            _ => None,
+        };
+        let body = InboxBody::Advice(Advice { limit, to_lane, rights, owed_to });
         let mut bytes = Vec::new();
         let message = InboxMessage { from_lane: 0, to_lane: lane, body };
         world.codec.encode_lane_inbox(&message, &mut bytes);

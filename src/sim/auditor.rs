@@ -3,6 +3,7 @@
 
 mod chain;
 mod leases;
+mod lowered;
 mod rights;
 mod snapshots;
 
@@ -85,6 +86,7 @@ pub fn look(world: &World, settings: &LaneSettings, progress: Progress) -> Findi
     }
     leases::check(world, &logs, &mut findings);
     rights::check(world, &logs, &lanes, &mut findings);
+    lowered::check(world, &logs, &allocations, &mut findings);
     for (number, chain) in lanes.iter().enumerate() {
         chain.check(world, &logs, &mut findings);
         snapshots::check(world, settings, &logs, chain, &mut findings);

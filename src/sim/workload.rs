@@ -31,7 +31,13 @@ const SLOW_ATTEMPT_US: Range<u64> = 1_000_000..14_000_000;
 /// A slow attempt says that it is alive this often.
 const HEARTBEAT_US: u64 = 1_500_000;
 
-/// The fleet, as the auditor wants it too.
+/// A resource has less for so long.
+const LOWERED_US: Range<u64> = 500_000..9_000_000;
+
+/// No task takes more.
+const TOKENS_MAX: u64 = 600;
+
+/// The fleet as it is at first and at last, which is the most that it ever is; the auditor wants it too.
 pub fn fleet() -> Vec<serde_json::Value> {
     (0..RESOURCES)
         .map(|number| {
@@ -60,6 +66,38 @@ pub fn publish_fleet(world: &World) {
         })
         .collect();
     world.publish(Topic::Fleet, 0, &records);
+}
+
+/// The fleet is changed while tasks come: a resource gets less of everything, or is taken out, and
+/// after a while it is as before.
+pub async fn rescale(world: Rc<World>, mut dice: ChaCha8Rng) {
+    let timeline = Rc::clone(&world.network.timeline);
+    for _ in 0..dice.within(0..3) {
+        timeline.sleep(dice.within(0..ARRIVALS_US / 2)).await;
+        let fleet = fleet();
+        let Some(whole) = fleet.get(dice.within(0..RESOURCES as u64) as usize) else { return };
+        let id = whole["id"].as_str().map(str::to_owned);
+        let record = |resource: &serde_json::Value| {
+            Some(json!({"resource": resource}).to_string().into_bytes())
+        };
+        let less = (!dice.chance(1, 4)).then(|| fraction(whole, dice.within(2..5)));
+        world.publish_any(Topic::Fleet, 0, &[(id.clone(), less.as_ref().and_then(record))]);
+        timeline.sleep(dice.within(LOWERED_US)).await;
+        world.publish_any(Topic::Fleet, 0, &[(id, record(whole))]);
+    }
+}
+
+/// A resource with a part of its slots and limits, of which the largest task still fits.
+fn fraction(whole: &serde_json::Value, divisor: u64) -> serde_json::Value {
+    let mut less = whole.clone();
+    let part = |amount: &serde_json::Value, least: u64| {
+        json!((amount.as_u64().unwrap_or_default() / divisor).max(least))
+    };
+    less["slots"] = part(&whole["slots"], 1);
+    for (at, least) in [(0, 1), (1, TOKENS_MAX)] {
+        less["limits"][at]["amount"] = part(&whole["limits"][at]["amount"], least);
+    }
+    less
 }
 
 /// Publishes tasks in bursts, some of them twice and some that nobody can read, and says now and then

@@ -146,6 +146,18 @@ impl World {
     /// Publishes records at once, past the network: what clients of the contract do is not what is
     /// looked at here.
     pub fn publish(&self, topic: Topic, partition: i32, records: &[(Option<String>, Vec<u8>)]) {
+        let records: Vec<_> =
+            records.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+        self.publish_any(topic, partition, &records);
+    }
+
+    /// Records and tombstones.
+    pub fn publish_any(
+        &self,
+        topic: Topic,
+        partition: i32,
+        records: &[(Option<String>, Option<Vec<u8>>)],
+    ) {
         let timestamp_ms = self.network.now_ms();
         let plain: Vec<Plain> = records
             .iter()
@@ -153,7 +165,7 @@ impl World {
                 offset: 0,
                 timestamp_ms,
                 key: key.clone().map(|key| key.into_bytes().into()),
-                value: Some(value.clone().into()),
+                value: value.clone().map(Into::into),
                 headers: Vec::new(),
             })
             .collect();

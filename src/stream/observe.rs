@@ -234,7 +234,7 @@ impl<'a> Observer<'a> {
                 id: Arc::clone(&resource.id),
                 health: resource.health.name(),
                 slots: Usage {
-                    limit: u64::from(resource.spec.slots),
+                    limit: u64::from(resource.slots_limit),
                     granted: u64::from(resource.slots_units),
                     reserved: u64::from(resource.slots_in_use),
                 },

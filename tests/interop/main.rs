@@ -17,7 +17,8 @@ use pointsman::model::decision::{
     ChainLink, Outcome, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
 use pointsman::model::reason::RefusalReason;
-use pointsman::model::result::{ResultStatus, TaskResult};
+use pointsman::model::resource::Dimension;
+use pointsman::model::result::{RateLimit, ResultStatus, TaskResult};
 use pointsman::model::task::{Objective, Priority, Requirements, Stage, Task, Weights};
 use pointsman::model::time::Timestamp;
 use serde_json::{Value, json};
@@ -201,12 +202,21 @@ fn task_results() {
         quality: None,
         retry_after_ms: Some(20_000),
         error: Some("429".to_owned()),
+        rate_limits: vec![RateLimit {
+            dimension: Dimension::Tokens,
+            window_s: Some(60),
+            limit: Some(200_000),
+            remaining: 0,
+            reset_ms: None,
+        }],
     };
     let seen = json!({
         "task_id": "t-000001", "attempt": 1, "stage": 0, "resource": "gpt-4o-eu",
         "lane": 3, "status": "rate_limited", "input_tokens": 374, "output_tokens": 0,
         "time_to_first_token_ms": 310.0, "duration_ms": 1_840.5, "quality": null,
-        "retry_after_ms": 20_000, "error": "429"
+        "retry_after_ms": 20_000, "error": "429", "rate_limits": [
+            {"dimension": "tokens", "window_s": 60, "limit": 200_000, "remaining": 0, "reset_ms": null}
+        ]
     });
     let decode = |codec: &Codec, record: &RawRecord<'_>| codec.decode_task_result(record).unwrap();
     check(Topic::TaskResults, &[(result, seen)], Codec::encode_task_result, decode);

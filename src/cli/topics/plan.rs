@@ -90,6 +90,10 @@ impl Plan {
     }
 }
 
+/// Lanes of a new installation. A lane costs next to nothing, and their number stays: with four, up to
+/// four instances can share the work, and one that is lost takes a part of it along, not all.
+pub const LANES_DEFAULT: i32 = 4;
+
 /// Compares. `asked` is the number of partitions that the user wants for lanes.
 pub fn plan(
     needs: &[Need],
@@ -103,7 +107,7 @@ pub fn plan(
     };
     // The partitions of `tasks` are the lanes; the others follow.
     let found = Topic::LANE_INPUTS.into_iter().find_map(partitions_of);
-    let lanes = found.or(asked).unwrap_or(1);
+    let lanes = found.or(asked).unwrap_or(LANES_DEFAULT);
     let mut lanes_disagree = false;
     let mut topics = Vec::new();
     for need in needs {

@@ -50,7 +50,7 @@ fn what_apply_makes_is_right() {
 }
 
 #[test]
-fn a_new_installation_has_one_lane_and_every_topic() {
+fn a_new_installation_has_four_lanes_and_every_topic() {
     let plan = compared(&BTreeMap::new(), None);
     let shown: Vec<String> = plan
         .topics
@@ -64,25 +64,34 @@ fn a_new_installation_has_one_lane_and_every_topic() {
     assert_eq!(
         shown,
         [
-            "tasks 1 cleanup.policy=delete max.message.bytes=2097152 retention.ms=604800000",
-            "task-results 1 cleanup.policy=delete max.message.bytes=2097152 retention.ms=604800000",
-            "lane-inbox 1 cleanup.policy=delete max.message.bytes=2097152 retention.ms=604800000",
+            "tasks 4 cleanup.policy=delete max.message.bytes=2097152 retention.ms=604800000",
+            "task-results 4 cleanup.policy=delete max.message.bytes=2097152 retention.ms=604800000",
+            "lane-inbox 4 cleanup.policy=delete max.message.bytes=2097152 retention.ms=604800000",
             "health-events 1 cleanup.policy=compact max.message.bytes=2097152",
             "fleet 1 cleanup.policy=compact delete.retention.ms=604800000 max.message.bytes=2097152 min.compaction.lag.ms=604800000",
-            "route-decisions 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=604800000",
-            "allocation-events 1 cleanup.policy=delete retention.ms=604800000",
-            "balance-events 1 cleanup.policy=delete retention.ms=604800000",
-            "load-snapshots 1 cleanup.policy=compact",
-            "journal 1 cleanup.policy=delete max.message.bytes=16777216 retention.bytes=-1 retention.ms=-1",
-            "snapshots 1 cleanup.policy=compact",
+            "route-decisions 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=604800000",
+            "allocation-events 4 cleanup.policy=delete retention.ms=604800000",
+            "balance-events 4 cleanup.policy=delete retention.ms=604800000",
+            "load-snapshots 4 cleanup.policy=compact",
+            "journal 4 cleanup.policy=delete max.message.bytes=16777216 retention.bytes=-1 retention.ms=-1",
+            "snapshots 4 cleanup.policy=compact",
             "operator-actions 1 cleanup.policy=delete message.timestamp.type=LogAppendTime retention.ms=7776000000",
-            "tasks.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
-            "task-results.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
-            "lane-inbox.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
+            "tasks.dlq 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
+            "task-results.dlq 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
+            "lane-inbox.dlq 4 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
             "health-events.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
             "fleet.dlq 1 cleanup.policy=delete max.message.bytes=4194304 retention.ms=2592000000",
         ]
     );
+}
+
+/// An installation of one lane, as all were by default before, keeps it.
+#[test]
+fn the_default_is_for_new_installations() {
+    for lanes in [1, 2, 16] {
+        let plan = compared(&right(lanes), None);
+        assert_eq!((plan.lanes, differences(&plan)), (lanes, vec![]));
+    }
 }
 
 #[test]

@@ -196,6 +196,7 @@ fn a_result_in_another_schema_is_understood() {
         quality: None,
         retry_after_ms: None,
         error: None,
+        rate_limits: Vec::new(),
     };
     assert_eq!(
         codec.decode_task_result(&record(Topic::TaskResults, None, Some(&bytes))),

@@ -2,6 +2,7 @@
 //! which checks them, gives them back.
 
 mod examples;
+mod health;
 mod inbox;
 mod system;
 
@@ -19,7 +20,6 @@ use crate::model::decision::{
     ChainLink, ModelChain, Refusal, Reserved, RouteDecision, RouteMetrics,
 };
 use crate::model::event::{BalanceEvent, DimensionLoad, LoadSnapshot, OperatorAction};
-use crate::model::health::HealthEvent;
 use crate::model::journal::{JournalRecord, OffsetRange};
 use crate::model::reason::RefusalReason;
 use crate::model::resource::{
@@ -30,6 +30,7 @@ use crate::model::task::{Objective, Priority, Requirements, Stage, Task, Weights
 use crate::model::time::Timestamp;
 
 pub use examples::{decision_example, resource_example, task_example};
+pub use health::health_event;
 pub use inbox::lane_inbox;
 
 /// A record around a value.
@@ -157,7 +158,8 @@ pub fn task_result() -> impl Strategy<Value = TaskResult> {
     let first =
         (name(), 1..=u32::MAX, any::<u32>(), resource, select(&inputs::RESULT_STATUSES[..]));
     let times = (option::of(number()), option::of(number()), option::of(share()));
-    (first, tokens(), tokens(), times, option::of(count()), option::of(name())).prop_map(
+    let said = vec(health::rate_limit(), 0..3);
+    (first, tokens(), tokens(), times, option::of(count()), option::of(name()), said).prop_map(
         |(
             (task_id, attempt, stage, (resource, lane), status),
             input_tokens,
@@ -165,6 +167,7 @@ pub fn task_result() -> impl Strategy<Value = TaskResult> {
             (time_to_first_token_ms, duration_ms, quality),
             retry_after_ms,
             error,
+            rate_limits,
         )| TaskResult {
             task_id,
             attempt,
@@ -179,29 +182,9 @@ pub fn task_result() -> impl Strategy<Value = TaskResult> {
             quality,
             retry_after_ms,
             error,
+            rate_limits,
         },
     )
-}
-
-pub fn health_event() -> impl Strategy<Value = HealthEvent> {
-    (
-        select(&inputs::HEALTH_SCOPES[..]),
-        name(),
-        select(&inputs::HEALTH_STATUSES[..]),
-        share(),
-        name(),
-        option::of(time()),
-        name(),
-    )
-        .prop_map(|(scope, id, status, severity, reason, at_ms, source)| HealthEvent {
-            scope,
-            id,
-            status,
-            severity,
-            reason,
-            at_ms,
-            source,
-        })
 }
 
 fn limit() -> impl Strategy<Value = Limit> {
@@ -405,20 +388,28 @@ pub fn balance_event() -> impl Strategy<Value = BalanceEvent<'static>> {
 
 pub fn load_snapshot() -> impl Strategy<Value = LoadSnapshot<'static>> {
     let held = (any::<u32>(), any::<i64>(), count(), count(), option::of(time()));
-    let load = (cow(), any::<u32>(), count(), count(), count(), count(), number(), held).prop_map(
-        |(dimension, window_s, limit, units, used, used_max, price, held)| DimensionLoad {
-            dimension,
-            window_s,
-            limit,
-            units,
-            used,
-            used_max,
-            price,
-            rights: held.0,
-            incarnation: held.1,
-            waiting: held.2,
-            largest_waiting: held.3,
-            waiting_since_ms: held.4,
+    let urgent = (count(), count(), select(&Priority::ALL[..]), any::<u32>());
+    let more = (held, urgent);
+    let load = (cow(), any::<u32>(), count(), count(), count(), count(), number(), more).prop_map(
+        |(dimension, window_s, limit, units, used, used_max, price, (held, urgent))| {
+            DimensionLoad {
+                dimension,
+                window_s,
+                limit,
+                units,
+                used,
+                used_max,
+                price,
+                rights: held.0,
+                incarnation: held.1,
+                waiting: held.2,
+                largest_waiting: held.3,
+                waiting_since_ms: held.4,
+                waiting_critical: urgent.0,
+                waiting_interactive: urgent.1,
+                largest_priority: urgent.2,
+                pledged: urgent.3,
+            }
         },
     );
     let health = select(&inputs::HEALTH_STATUSES[..]);

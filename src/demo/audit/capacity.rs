@@ -45,6 +45,28 @@ pub(super) fn check(fleet: &FleetFile, allocations: &[AllocationSeen], report: &
     }
 }
 
+/// What was above a resource's limits at some times, milliseconds, whatever it was at others.
+pub(super) fn above(
+    spec: &ResourceSpec,
+    allocations: &[AllocationSeen],
+    at: &dyn Fn(i64) -> bool,
+) -> Vec<Finding> {
+    let mut events: Vec<_> = allocations.iter().enumerate().collect();
+    events.sort_by_key(|(place, event)| (event.at_ms, order_in_ms(event), *place));
+    let mut replay = Replay::new(Arc::from(spec.id.as_str()), spec);
+    let mut found = Vec::new();
+    for (_, event) in events {
+        // One report for each event: a report keeps no more than its first findings.
+        let mut report = AuditReport::default();
+        replay.apply(event, &mut report);
+        if at(event.at_ms) {
+            let findings = report.findings.into_iter();
+            found.extend(findings.filter(|one| matches!(one, Finding::Oversubscribed { .. })));
+        }
+    }
+    found
+}
+
 /// Inside one millisecond: what is given back comes before what is reserved, but not before the
 /// reservation that it belongs to.
 fn order_in_ms(event: &AllocationSeen) -> u8 {

@@ -11,8 +11,10 @@ use crate::model::event::{
 use crate::model::health::HealthStatus;
 use crate::model::resource::TENANT_KEY_PREFIX;
 use crate::model::rights::{LimitKind, LimitName, RightsTransfer};
+use crate::model::task::Priority;
 use crate::routing::fact::{Lack, LoadOwner};
 use crate::routing::fleet::{Rate, Resource};
+use crate::routing::sharing::Pledge;
 use crate::routing::state::State;
 
 /// What a lane lacks, by limit.
@@ -33,6 +35,23 @@ impl Renderer<'_> {
         self.outputs.event(topic, OutputTopic::Known(topic), to_lane, &key, None, |out| {
             codec.encode_lane_inbox(&message, out);
         });
+        self.rights(state, BalanceKind::RightsMoved, limit, (rights, to_lane));
+    }
+
+    /// Rights that go to another lane as soon as they are not in use.
+    pub(super) fn pledged(&mut self, state: &State, limit: &LimitName, pledge: &Pledge) {
+        let what = (pledge.rights, pledge.to_lane);
+        self.rights(state, BalanceKind::RightsPledged, limit, what);
+    }
+
+    fn rights(
+        &mut self,
+        state: &State,
+        kind: BalanceKind,
+        limit: &LimitName,
+        (rights, to_lane): (u32, u32),
+    ) {
+        let codec = self.codec;
         let owner = limit.owner.key();
         let counted = limit.kind.counted().name();
         let window = match limit.kind.window_s() {
@@ -40,10 +59,10 @@ impl Renderer<'_> {
             seconds => format!(" in {seconds} s"),
         };
         let event = BalanceEvent {
-            kind: BalanceKind::RightsMoved,
+            kind,
             resource: Cow::Borrowed(&owner),
             lane: state.lane,
-            at_ms,
+            at_ms: state.batch_time,
             tasks: 0,
             detail: Cow::Owned(format!("{rights} rights of {counted}{window} to lane {to_lane}")),
         };
@@ -98,13 +117,14 @@ fn kind(rate: &Rate) -> LimitKind {
 impl Lacking<'_> {
     fn of_resource<'a>(&self, resource: &'a Resource) -> Vec<DimensionLoad<'a>> {
         let slots = DimensionLoad {
-            limit: u64::from(resource.spec.slots),
+            limit: u64::from(resource.slots_limit),
             units: u64::from(resource.slots_units),
             used: u64::from(resource.slots_in_use),
             used_max: u64::from(resource.slots_used_max),
             price: resource.slot_price.usual_task(self.state.batch_time),
             rights: resource.slots_rights,
             incarnation: resource.slots_incarnation,
+            pledged: resource.slots_promised.rights(),
             ..self.empty(LimitKind::Slots)
         };
         let rates = resource.rates.iter().map(|rate| self.rate(kind(rate), rate));
@@ -120,6 +140,7 @@ impl Lacking<'_> {
             price: rate.price.usual_task(self.state.batch_time),
             rights: rate.rights,
             incarnation: rate.incarnation,
+            pledged: rate.promised.rights(),
             ..self.empty(kind)
         }
     }
@@ -127,8 +148,12 @@ impl Lacking<'_> {
     /// What there is to say of a limit beside its numbers.
     fn empty(&self, kind: LimitKind) -> DimensionLoad<'static> {
         let lack = self.lacks.iter().find(|lack| (lack.owner, lack.kind) == (self.owner, kind));
-        let since = |_: &Lack| {
-            let since = self.state.sharing.dry.get(&(self.owner, kind)).copied();
+        let since = |lack: &Lack| {
+            let dry = self.state.sharing.dry.get(&(self.owner, kind));
+            let since = match lack.largest {
+                0 => dry.map(|dry| dry.since),
+                _ => dry.and_then(|dry| dry.large_since),
+            };
             since.unwrap_or(self.state.batch_time)
         };
         DimensionLoad {
@@ -144,6 +169,10 @@ impl Lacking<'_> {
             waiting: lack.map_or(0, |lack| lack.waiting),
             largest_waiting: lack.map_or(0, |lack| lack.largest),
             waiting_since_ms: lack.map(since),
+            waiting_critical: lack.map_or(0, |lack| lack.critical),
+            waiting_interactive: lack.map_or(0, |lack| lack.interactive),
+            largest_priority: lack.map_or(Priority::default(), |lack| lack.priority),
+            pledged: 0,
         }
     }
 }

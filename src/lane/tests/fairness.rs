@@ -94,6 +94,22 @@ fn tenants_that_wait_are_served_by_their_weights() {
 }
 
 #[test]
+fn a_task_with_stages_counts_for_its_first_one() {
+    let mut bench = Bench::new(policy());
+    bench.resource("one", json!({"slots": 4}));
+    let stage = json!({"name": "first", "input_tokens": 100, "max_output_tokens": 100});
+    let last = json!({"name": "last", "input_tokens": 8_000, "max_output_tokens": 8_000});
+    let staged =
+        json!({"input_tokens": 8_000, "max_output_tokens": 8_000, "stages": [stage, last]});
+    tasks(&mut bench, "staged", 4, &staged);
+    tasks(&mut bench, "plain", 4, &json!({}));
+    bench.step();
+    let mut served: Vec<String> = routed(&bench).into_iter().map(|(id, _)| id).collect();
+    served.sort();
+    assert_eq!(served, ["plain-0", "plain-1", "staged-0", "staged-1"]);
+}
+
+#[test]
 fn what_a_tenant_loses_brings_it_no_more_than_its_share() {
     let mut bench = Bench::new(policy());
     bench.resource("good", json!({"slots": 4, "quality": {"easy": 0.9, "hard": 0.9}}));

@@ -2,6 +2,7 @@
 //! differ, messages that take their time and a fleet that changes under way.
 
 mod laws;
+mod pledges;
 
 use std::collections::BTreeMap;
 
@@ -29,12 +30,15 @@ pub(super) struct Member {
     pub inbox: Vec<Vec<u8>>,
     pub inbox_read: usize,
     pub fleet_read: usize,
+    pub health_read: usize,
 }
 
 /// Lanes and what is between them.
 pub(super) struct Site {
     pub members: Vec<Member>,
     pub fleet: Vec<(String, Option<String>)>,
+    /// What lanes and others said of health.
+    pub health: Vec<(String, Vec<u8>)>,
     /// True time, milliseconds.
     pub now: i64,
     /// Everything that the last step published.
@@ -57,11 +61,13 @@ impl Site {
                 inbox: Vec::new(),
                 inbox_read: 0,
                 fleet_read: 0,
+                health_read: 0,
             }
         };
         Site {
             members: (0..lanes).map(member).collect(),
             fleet: Vec::new(),
+            health: Vec::new(),
             now: 1_000_000,
             loads: Vec::new(),
             events: Vec::new(),
@@ -101,10 +107,19 @@ impl Site {
     }
 
     pub fn succeeded(&mut self, lane: usize, id: &str, attempt: u32, output_tokens: u32) {
-        let result = json!({
-            "task_id": id, "attempt": attempt, "status": "succeeded",
-            "input_tokens": 100, "output_tokens": output_tokens,
+        self.result(lane, id, json!({"attempt": attempt, "output_tokens": output_tokens}));
+    }
+
+    pub fn result(&mut self, lane: usize, id: &str, change: Value) {
+        let mut result = json!({
+            "task_id": id, "attempt": 1, "status": "succeeded",
+            "input_tokens": 100, "output_tokens": 100,
         });
+        merge(&mut result, change);
+        self.answer(lane, &result);
+    }
+
+    pub fn answer(&mut self, lane: usize, result: &Value) {
         let member = &mut self.members[lane];
         let value = result.to_string();
         let offset = member.results;
@@ -135,6 +150,12 @@ impl Site {
             let value = value.as_deref().map(str::as_bytes);
             member.lane.offer(&raw(Topic::Fleet, 0, offset, now, Some(key), value));
             member.fleet_read += 1;
+        }
+        for (key, value) in self.health.iter().skip(member.health_read) {
+            let offset = member.health_read as i64;
+            let topic = Topic::HealthEvents;
+            member.lane.offer(&raw(topic, 0, offset, now, Some(key), Some(value)));
+            member.health_read += 1;
         }
         let to = (member.inbox_read + messages).min(member.inbox.len());
         for offset in member.inbox_read..to {
@@ -181,9 +202,13 @@ impl Site {
                 Topic::RouteDecisions => {
                     self.decisions.push(serde_json::from_slice(value).unwrap());
                 }
+                Topic::HealthEvents => {
+                    let key = record.key.as_ref().map(|key| prepared.slice(key)).unwrap_or(&[]);
+                    let key = String::from_utf8(key.to_vec()).unwrap();
+                    self.health.push((key, value.to_vec()));
+                }
                 Topic::Tasks
                 | Topic::TaskResults
-                | Topic::HealthEvents
                 | Topic::Fleet
                 | Topic::Snapshots
                 | Topic::OperatorActions
@@ -231,6 +256,11 @@ fn slots(id: &str, incarnation: i64) -> LimitName {
     LimitName { owner, incarnation, kind: LimitKind::Slots }
 }
 
+/// What is free.
+fn advice(limit: &LimitName, to_lane: u32, rights: u32) -> Advice {
+    Advice { limit: limit.clone(), to_lane, rights, owed_to: None }
+}
+
 fn all_step(site: &mut Site) {
     (0..site.members.len()).for_each(|lane| site.step(lane));
 }
@@ -253,7 +283,7 @@ fn a_slot_moves_to_the_lane_that_wants_it() {
     assert_eq!(load.load[0].largest_waiting, 0, "it fits, once the slot is free");
     assert_eq!(load.load[0].waiting_since_ms, Some(Timestamp::from_ms(site.now)));
     assert_eq!(LimitName::of_load(&load.resource, &load.load[0]), Some(slots("r", 0)));
-    site.advise(0, Advice { limit: slots("r", 0), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 0), 1, 500_000));
     site.now += 10;
     site.step(0);
     assert_eq!(site.units(&slots("r", 0)), [0, 1]);
@@ -280,7 +310,7 @@ fn what_is_in_use_or_wanted_here_is_not_given() {
     site.task(0, "a", json!({"input_tokens": 300}));
     site.step(0);
     let advise = |site: &mut Site, limit: &LimitName, to_lane, rights| {
-        site.advise(0, Advice { limit: limit.clone(), to_lane, rights });
+        site.advise(0, advice(limit, to_lane, rights));
         site.step(0);
         site.events.clear();
     };
@@ -305,7 +335,7 @@ fn rights_are_used_when_the_clock_shows_their_time() {
     site.resource("r", json!({"slots": 2}));
     site.members[0].clock_ahead_ms = 500;
     all_step(&mut site);
-    site.advise(0, Advice { limit: slots("r", 0), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 0), 1, 500_000));
     site.step(0);
     site.now += 200;
     site.step(1);
@@ -324,7 +354,7 @@ fn a_limit_that_comes_back_goes_on_with_its_rights() {
     let mut site = Site::new(2, &Policy::default());
     site.resource("r", json!({"slots": 2}));
     all_step(&mut site);
-    site.advise(0, Advice { limit: slots("r", 0), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 0), 1, 500_000));
     all_step(&mut site);
     for id in ["a", "b"] {
         site.task(1, id, json!({}));
@@ -350,7 +380,7 @@ fn rights_of_a_limit_that_is_not_known_yet_are_kept() {
     all_step(&mut site);
     site.resource("r", json!({"slots": 2}));
     site.step(0);
-    site.advise(0, Advice { limit: slots("r", 1), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 1), 1, 500_000));
     site.step(0);
     site.step_reading(1, 1, 0);
     assert_eq!(site.members[1].lane.state().sharing.early(&slots("r", 1)), 500_000);
@@ -378,7 +408,7 @@ fn a_task_larger_than_the_lanes_part_waits_and_says_how_large() {
     assert_eq!((tokens.waiting, tokens.largest_waiting), (3_500, 3_500));
     let limit = LimitName::of_load("r", tokens).unwrap();
     for lane in [0, 1, 3] {
-        site.advise(lane, Advice { limit: limit.clone(), to_lane: 2, rights: 250_000 });
+        site.advise(lane, advice(&limit, 2, 250_000));
     }
     all_step(&mut site);
     site.now += 200;
@@ -409,7 +439,7 @@ fn a_tenants_limits_move_too() {
     let load = site.loads.iter().find(|load| load.resource == "tenant:acme").unwrap();
     assert_eq!((load.load[0].waiting, load.load[0].units), (1, 1));
     for limit in [&requests, &name(LimitKind::Budget)] {
-        site.advise(0, Advice { limit: limit.clone(), to_lane: 1, rights: 500_000 });
+        site.advise(0, advice(limit, 1, 500_000));
     }
     site.step(0);
     site.step(1);
@@ -426,7 +456,7 @@ fn one_lane_says_nothing_and_gives_nothing() {
     for id in ["a", "b", "c"] {
         site.task(0, id, json!({}));
     }
-    site.advise(0, Advice { limit: slots("r", 0), to_lane: 1, rights: 500_000 });
+    site.advise(0, advice(&slots("r", 0), 1, 500_000));
     let mut facts = BTreeMap::new();
     for _ in 0..5 {
         site.now += 1_000;

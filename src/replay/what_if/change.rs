@@ -139,7 +139,10 @@ impl Change {
             | Fact::LoadPublished { .. }
             | Fact::RightsGiven { .. }
             | Fact::RightsTaken { .. }
+            | Fact::RightsPledged { .. }
+            | Fact::RoomKept { .. }
             | Fact::StrategyChanged { .. }
+            | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => Ok(None),
         }
     }

@@ -13,12 +13,18 @@
 //!
 //! A steady load moves nothing: see the bands in `shares`. A task that fits the limit but no lane's
 //! units needs rights from several lanes: they are collected for one lane at a time, the one that
-//! waited longest first. With fewer units than lanes that is all there is, and the units go round.
+//! waited longest first. With fewer units than lanes that is all there is, and the units go round. What
+//! critical tasks wait for comes from batch work of other lanes.
+//!
+//! A lane whose own tasks wait has nothing free to give. Where its rights are *owed* to others, the advice
+//! says so, with the priority of the tasks that they are for, and the lane gives them as they become free:
+//! see `routing::sharing`.
 //!
 //! Each round looks only at limits of which something was told, or of which something is open.
 
 mod asked;
 mod collect;
+mod critical;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -163,6 +169,10 @@ fn told(lane: u32, at: Timestamp, load: &DimensionLoad<'_>) -> Option<Told> {
             largest: load.largest_waiting,
             since: load.waiting_since_ms.unwrap_or(at),
             price: load.price,
+            critical: load.waiting_critical,
+            interactive: load.waiting_interactive,
+            priority: load.largest_priority,
+            pledged: load.pledged,
         },
     })
 }
@@ -205,6 +215,7 @@ impl Owner {
             };
             let room = ADVICE_MAX.saturating_sub(advised.len());
             let mut round = Round::new(limit, &parts, memory, now, room);
+            round.serve_critical();
             round.collect();
             round.share();
             let (moves, open) = round.end();
@@ -212,7 +223,8 @@ impl Owner {
             advised.extend(moves.into_iter().map(|one| {
                 let owner = LimitOwner::of_key(key);
                 let limit = LimitName { owner, incarnation, kind };
-                let advice = Advice { limit, to_lane: one.to, rights: one.rights };
+                let advice =
+                    Advice { limit, to_lane: one.to, rights: one.rights, owed_to: one.owed_to };
                 Advised { lane: one.from, advice }
             }));
         }

@@ -70,7 +70,7 @@ pub(super) fn explore<'a>(
     }
     let mut taken = 0.0;
     for (chance, score, resource) in &memo.chances {
-        let room = state.room(ask.candidates.tenant, *resource);
+        let room = ask.room(state, *resource);
         if !room.fits(ask.tokens()) {
             continue;
         }

@@ -2,6 +2,7 @@
 
 use super::super::eligibility::{Candidates, miss};
 use super::super::fact::{RefusedCandidate, ResourceIndex};
+use super::super::headroom::lowered_text;
 use super::super::state::{Fallbacks, State};
 use super::ahead::Ahead;
 use super::left_ms;
@@ -64,11 +65,15 @@ fn explain_miss(
         let (needed, had) = explain_size(state, ask, index, rule);
         return Some((rule, needed, had));
     }
-    let room = state.room(ask.candidates.tenant, index);
+    let room = ask.room(state, index);
     if !room.fits(ask.tokens()) {
         let needed = format!("1 slot, 1 request, {} tokens", ask.tokens());
-        let had =
-            format!("{} slots, {} requests, {} tokens", room.slots, room.requests, room.tokens);
+        let lowered = lowered_text(state, index);
+        let lowered = lowered.map_or_else(String::new, |text| format!("; lowered: {text}"));
+        let had = format!(
+            "{} slots, {} requests, {} tokens{lowered}",
+            room.slots, room.requests, room.tokens
+        );
         return Some((RefusalReason::NoCapacity, needed, had));
     }
     let candidate = ask.candidates.list.iter().find(|candidate| candidate.resource == index)?;

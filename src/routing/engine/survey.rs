@@ -2,7 +2,7 @@
 
 use super::super::eligibility::{Candidate, Candidates, Memo, rank};
 use super::super::fact::{Bid, Loss, ResourceIndex};
-use super::super::fleet::Claim;
+use super::super::fleet::{Claim, Room};
 use super::super::price::Toll;
 use super::super::shape::PlainObjective;
 use super::super::sharing::Taking;
@@ -92,6 +92,12 @@ impl Ask<'_> {
             tokens: self.tokens(),
             usd_micros: libm::ceil(usd * 1e6) as u64,
         }
+    }
+
+    /// What it may take there now.
+    pub fn room(&self, state: &State, resource: ResourceIndex) -> Room {
+        let priority = self.candidates.shape.priority;
+        state.room(self.candidates.tenant, resource, priority, self.tokens())
     }
 
     pub fn prices(&self, state: &State) -> Prices {
@@ -270,7 +276,7 @@ impl<'a> Survey<'a> {
             if found.now.is_some_and(|best| score < best.score) {
                 continue;
             }
-            let room = state.room(ask.candidates.tenant, candidate.resource);
+            let room = ask.room(state, candidate.resource);
             if !room.fits(tokens) {
                 if fits_ever {
                     found.keep_later(offer);

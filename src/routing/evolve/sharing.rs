@@ -1,18 +1,21 @@
 //! Folding of what lanes share: see [`super::super::sharing`].
 
 use super::super::fact::{Lack, LoadOwner, Taken};
-use super::super::sharing::{Early, kinds_of};
+use super::super::rights::Scale;
+use super::super::sharing::{Dry, Early, kinds_of};
 use super::super::state::State;
 use crate::model::resource::FleetEntry;
 use crate::model::rights::{LimitKind, LimitName, LimitOwner, RightsTransfer};
 use crate::planted::{Bug, planted};
 
 impl State {
-    pub(super) fn give_rights(&mut self, limit: &LimitName, rights: u32) {
+    pub(super) fn give_rights(&mut self, limit: &LimitName, to_lane: u32, rights: u32) {
         if planted(Bug::GiveKeeping) {
             return;
         }
         if let Some(stand) = self.stand(limit) {
+            let scale = Scale { limit: stand.amount, lanes: self.lanes };
+            self.fulfil(limit, to_lane, rights, scale);
             self.hold_rights(limit, stand.rights.saturating_sub(rights));
         }
     }
@@ -111,11 +114,19 @@ impl State {
         let now = self.batch_time;
         for owner in owners {
             for kind in kinds_of(self, *owner) {
-                let lacks = lacks.iter().any(|lack| (lack.owner, lack.kind) == (*owner, kind));
-                if lacks {
-                    self.sharing.dry.entry((*owner, kind)).or_insert(now);
-                } else {
-                    self.sharing.dry.remove(&(*owner, kind));
+                let name = (*owner, kind);
+                match lacks.iter().find(|lack| (lack.owner, lack.kind) == name) {
+                    Some(lack) => {
+                        let critical = lack.critical > 0;
+                        let dry = self.sharing.dry.get(&name).copied();
+                        let since = dry.map_or(now, |dry| dry.since);
+                        let large_since = dry.and_then(|dry| dry.large_since).unwrap_or(now);
+                        let large_since = (lack.largest > 0).then_some(large_since);
+                        self.sharing.dry.insert(name, Dry { since, critical, large_since });
+                    }
+                    None => {
+                        self.sharing.dry.remove(&name);
+                    }
                 }
             }
             self.sharing.untold.remove(owner);

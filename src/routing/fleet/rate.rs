@@ -5,9 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::super::price::{Price, Take};
 use super::super::rights::{Scale, first_deal};
 use super::super::window::Window;
+use super::promised::{Kept, Promised};
 use crate::model::resource::{Dimension, LIMITS_MAX, Limit};
 use crate::model::rights::LimitKind;
+use crate::model::task::Priority;
 use crate::model::time::Timestamp;
+use crate::planted::{Bug, planted};
 
 /// By which record, and to whom, rights are dealt.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +25,7 @@ pub struct Deal {
 /// One rate limit, and the lane's part of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
+    /// Its amount is what is in force: the fleet's, or less while the provider grants less.
     pub limit: Limit,
     pub rights: u32,
     pub units: u64,
@@ -31,6 +35,7 @@ pub struct Rate {
     pub used_max: u64,
     /// See [`crate::model::rights::LimitName::incarnation`].
     pub incarnation: i64,
+    pub promised: Promised,
 }
 
 /// How a lane stands with a limit.
@@ -60,15 +65,20 @@ impl Rate {
             price: Price::default(),
             used_max: 0,
             incarnation: deal.offset,
+            promised: Promised::default(),
         };
         rate.hold(first_deal(limit.amount, deal.lane, deal.lanes), deal.lanes);
         rate
     }
 
-    /// Whether this is the limit of that kind; a tenant's budget is kept apart.
+    /// Which limit this is; a tenant's budget is kept apart.
+    pub fn kind(&self) -> LimitKind {
+        LimitKind::Rate { dimension: self.limit.dimension, window_s: self.limit.window_s }
+    }
+
+    /// Whether this is the limit of that kind.
     pub fn is(&self, kind: LimitKind) -> bool {
-        let Limit { dimension, window_s, .. } = self.limit;
-        kind == LimitKind::Rate { dimension, window_s }
+        kind == self.kind()
     }
 
     pub fn stand(&self) -> Stand {
@@ -84,12 +94,23 @@ impl Rate {
 
     /// From now on the lane holds so many rights.
     pub fn hold(&mut self, rights: u32, lanes: u32) {
+        let scale = Scale { limit: self.limit.amount, lanes };
         self.rights = rights;
-        self.units = Scale { limit: self.limit.amount, lanes }.units(rights);
+        self.units = scale.units(rights);
+        self.promised.count(scale, rights);
+    }
+
+    /// From now on so much of it is promised: see [`Promised`].
+    pub fn promise(&mut self, rights: [u32; 3], kept: Option<Kept>, lanes: u32) {
+        let scale = Scale { limit: self.limit.amount, lanes };
+        self.promised.set(rights, kept, scale, self.rights);
     }
 
     /// The same limit with another amount: every lane keeps its part.
     pub fn resize(&mut self, amount: u64, lanes: u32) {
+        if planted(Bug::KeepLimit) && amount < self.limit.amount {
+            return;
+        }
         self.limit.amount = amount;
         self.hold(self.rights, lanes);
     }
@@ -100,8 +121,14 @@ impl Rate {
         self.hold(first_deal(self.limit.amount, deal.lane, deal.lanes), deal.lanes);
     }
 
+    /// What is free for any task.
     pub fn free(&self) -> u64 {
-        self.units.saturating_sub(self.window.used())
+        self.free_for(Priority::Batch, 0)
+    }
+
+    /// What is free for a task that takes so much.
+    pub fn free_for(&self, priority: Priority, amount: u64) -> u64 {
+        self.promised.free(priority, amount, self.window.used())
     }
 
     pub fn debit(&mut self, at: Timestamp, amount: u64) {

@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::super::price::{Price, Toll};
 use super::super::rights::Scale;
+use super::promised::{Kept, Promised};
 use super::rate::{Rate, Stand};
 use crate::model::health::HealthStatus;
-use crate::model::resource::{Dimension, ResourceSpec};
+use crate::model::resource::{Dimension, Limit, ResourceSpec};
 use crate::model::rights::LimitKind;
+use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 
 /// What tasks that were asked before this one wait for on a resource.
@@ -52,6 +54,8 @@ pub struct Resource {
     pub incarnation: i64,
     /// Gone from the fleet; its attempts go on.
     pub removed: bool,
+    /// The slots in force: the fleet's, or fewer while the provider grants less.
+    pub slots_limit: u32,
     pub slots_rights: u32,
     pub slots_units: u32,
     pub slots_in_use: u32,
@@ -71,6 +75,7 @@ pub struct Resource {
     pub slots_incarnation: i64,
     /// Limits that the fleet took out, the longest gone first.
     pub dormant: Vec<Rate>,
+    pub slots_promised: Promised,
     /// It is gone for so long that its rights are dealt anew should it come back.
     pub forgotten: bool,
 }
@@ -83,7 +88,7 @@ impl Resource {
             return Some(Stand {
                 rights: self.slots_rights,
                 incarnation: self.slots_incarnation,
-                amount: u64::from(self.spec.slots),
+                amount: u64::from(self.slots_limit),
                 units: u64::from(self.slots_units),
                 used: u64::from(self.slots_in_use),
                 in_force,
@@ -97,15 +102,57 @@ impl Resource {
     /// From now on the lane holds so many rights of one of its limits.
     pub(super) fn hold(&mut self, kind: LimitKind, rights: u32, lanes: u32) {
         if kind == LimitKind::Slots {
-            let scale = Scale { limit: u64::from(self.spec.slots), lanes };
+            let scale = Scale { limit: u64::from(self.slots_limit), lanes };
             self.slots_rights = rights;
             self.slots_units = scale.units(rights) as u32;
+            self.slots_promised.count(scale, rights);
             return;
         }
         let mut rates = self.rates.iter_mut().chain(&mut self.dormant);
         if let Some(rate) = rates.find(|rate| rate.is(kind)) {
             rate.hold(rights, lanes);
         }
+    }
+
+    /// From now on all lanes together may have `lowest` of a limit in use, where that is less than
+    /// the fleet's amount; `None`: all of it. Rights stay as they are.
+    pub(super) fn lower(&mut self, kind: LimitKind, lowest: Option<u64>, lanes: u32) {
+        let least = |amount: u64| lowest.map_or(amount, |lowest| lowest.min(amount));
+        if kind == LimitKind::Slots {
+            self.slots_limit = least(u64::from(self.spec.slots)) as u32;
+            return self.hold(kind, self.slots_rights, lanes);
+        }
+        let Some(rate) = self.rates.iter_mut().find(|rate| rate.is(kind)) else { return };
+        let limits = self.spec.limits.iter();
+        let Limit { dimension, window_s, .. } = rate.limit;
+        let mut same = limits.filter(|one| (one.dimension, one.window_s) == (dimension, window_s));
+        if let Some(limit) = same.next() {
+            rate.resize(least(limit.amount), lanes);
+        }
+    }
+
+    /// From now on so much of one of its limits is promised: see [`Promised`].
+    pub(super) fn promise(
+        &mut self,
+        kind: LimitKind,
+        rights: [u32; 3],
+        kept: Option<Kept>,
+        lanes: u32,
+    ) {
+        if kind == LimitKind::Slots {
+            let scale = Scale { limit: u64::from(self.slots_limit), lanes };
+            self.slots_promised.set(rights, kept, scale, self.slots_rights);
+            return;
+        }
+        let mut rates = self.rates.iter_mut().chain(&mut self.dormant);
+        if let Some(rate) = rates.find(|rate| rate.is(kind)) {
+            rate.promise(rights, kept, lanes);
+        }
+    }
+
+    /// Whether what is free depends on who asks.
+    pub(super) fn promises(&self) -> bool {
+        self.slots_promised.is_any() || self.rates.iter().any(|rate| rate.promised.is_any())
     }
 
     /// Nothing of it is in use, and nothing was in any window.
@@ -178,7 +225,8 @@ impl Resource {
                 Dimension::Requests => u64::from(ahead.tasks) + 1,
                 Dimension::Tokens => ahead.tokens.saturating_add(tokens),
             };
-            let until = rate.window.ms_until(now, rate.units, amount)? as f64;
+            let open = rate.promised.open(Priority::Batch);
+            let until = rate.window.ms_until(now, open, amount)? as f64;
             longest = if until > longest { until } else { longest };
         }
         Some(longest)
@@ -195,24 +243,35 @@ impl Resource {
         if still > expected { still } else { expected }
     }
 
-    /// The lane's slots, as far as its breaker lets new work hold them.
+    /// The lane's slots that any task may fill, as far as its breaker lets new work hold them.
     fn slots_open(&self) -> u32 {
-        self.slots_units.min(self.slots_admitted)
+        self.slots_open_for(Priority::Batch)
+    }
+
+    fn slots_open_for(&self, priority: Priority) -> u32 {
+        let open = u32::try_from(self.slots_promised.open(priority)).unwrap_or(u32::MAX);
+        open.min(self.slots_admitted)
     }
 
     pub fn slots_free(&self) -> u32 {
         self.slots_open().saturating_sub(self.slots_in_use)
     }
 
+    /// What is free for any task.
     pub(super) fn room(&self) -> Room {
-        let free = |dimension: Dimension| {
+        self.room_for(Priority::Batch, 0)
+    }
+
+    /// What is free for a task of so many tokens.
+    pub(super) fn room_for(&self, priority: Priority, tokens: u64) -> Room {
+        let free = |dimension: Dimension, amount: u64| {
             let rates = self.rates.iter().filter(|rate| rate.limit.dimension == dimension);
-            rates.map(Rate::free).min().unwrap_or(u64::MAX)
+            rates.map(|rate| rate.free_for(priority, amount)).min().unwrap_or(u64::MAX)
         };
         Room {
-            slots: self.slots_free(),
-            requests: free(Dimension::Requests),
-            tokens: free(Dimension::Tokens),
+            slots: self.slots_open_for(priority).saturating_sub(self.slots_in_use),
+            requests: free(Dimension::Requests, 1),
+            tokens: free(Dimension::Tokens, tokens),
         }
     }
 }

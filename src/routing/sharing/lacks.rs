@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::fact::{Lack, LoadOwner, ResourceIndex, TenantIndex};
-use super::super::fleet::Rate;
+use super::super::fleet::{Promised, Rate};
 use super::super::state::State;
 use crate::model::resource::Dimension;
 use crate::model::rights::LimitKind;
@@ -33,6 +33,13 @@ impl Sum {
         self.usd_micros = self.usd_micros.saturating_add(taking.usd_micros);
     }
 
+    /// The larger one by each measure.
+    fn rise(&mut self, taking: Taking) {
+        self.tasks = 1;
+        self.tokens = self.tokens.max(taking.tokens);
+        self.usd_micros = self.usd_micros.max(taking.usd_micros);
+    }
+
     fn of(&self, kind: LimitKind) -> u64 {
         match kind {
             LimitKind::Slots | LimitKind::Rate { dimension: Dimension::Requests, .. } => self.tasks,
@@ -46,15 +53,51 @@ impl Sum {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Without {
     all: Sum,
-    /// Of those that wait, critical and interactive.
-    urgent: Sum,
-    /// The largest task that waits, by each measure.
-    largest: Sum,
+    /// Those that wait, by priority.
+    waiting: [Sum; 3],
+    /// The largest task that waits, by each measure and by priority.
+    largest: [Sum; 3],
+}
+
+impl Without {
+    /// The most urgent task that takes more than so much and not more than the limit, and how much
+    /// it takes; (0, any) where there is none.
+    fn larger_than(&self, kind: LimitKind, units: u64, limit: u64) -> (u64, Priority) {
+        let larger = Priority::ALL.into_iter().zip(self.largest).find_map(|(priority, largest)| {
+            let largest = largest.of(kind);
+            (largest > units && largest <= limit).then_some((largest, priority))
+        });
+        larger.unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lacks {
     by_owner: BTreeMap<LoadOwner, Without>,
+}
+
+/// How a limit stands, for the comparison with what is wanted of it.
+struct Seen<'a> {
+    kind: LimitKind,
+    limit: u64,
+    units: u64,
+    used: u64,
+    /// For any task.
+    free: u64,
+    promised: &'a Promised,
+}
+
+impl<'a> Seen<'a> {
+    fn rate(kind: LimitKind, rate: &'a Rate) -> Self {
+        Seen {
+            kind,
+            limit: rate.limit.amount,
+            units: rate.units,
+            used: rate.window.used(),
+            free: rate.free(),
+            promised: &rate.promised,
+        }
+    }
 }
 
 impl Lacks {
@@ -80,36 +123,52 @@ impl Lacks {
     fn waits(&mut self, owner: LoadOwner, taking: Taking) {
         let without = self.by_owner.entry(owner).or_default();
         without.all.add(taking);
-        match taking.priority {
-            Priority::Critical | Priority::Interactive => without.urgent.add(taking),
-            Priority::Batch => {}
-        }
-        let largest = &mut without.largest;
-        largest.tasks = 1;
-        largest.tokens = largest.tokens.max(taking.tokens);
-        largest.usd_micros = largest.usd_micros.max(taking.usd_micros);
+        let place = taking.priority as usize;
+        without.waiting[place].add(taking);
+        without.largest[place].rise(taking);
     }
 
     /// Units of a limit that critical and interactive tasks wait for.
     pub fn urgent(&self, owner: LoadOwner, kind: LimitKind) -> u64 {
-        self.by_owner.get(&owner).map_or(0, |without| without.urgent.of(kind))
+        self.more_urgent(owner, kind, Priority::Batch)
+    }
+
+    /// Units of a limit that tasks wait for which are more urgent than this.
+    pub fn more_urgent(&self, owner: LoadOwner, kind: LimitKind, than: Priority) -> u64 {
+        let Some(without) = self.by_owner.get(&owner) else { return 0 };
+        let more = without.waiting.iter().take(than as usize);
+        more.map(|waiting| waiting.of(kind)).fold(0, u64::saturating_add)
+    }
+
+    /// The largest task of a priority that waits for a limit; 0: none does.
+    pub fn largest(&self, owner: LoadOwner, kind: LimitKind, priority: Priority) -> u64 {
+        let without = self.by_owner.get(&owner);
+        without.map_or(0, |without| without.largest[priority as usize].of(kind))
     }
 
     /// The limits that have less free than tasks of the batch want.
     pub fn measure(&self, state: &State) -> Vec<Lack> {
         let mut found = Vec::new();
         for (owner, without) in &self.by_owner {
-            let mut compare = |kind: LimitKind, limit: u64, units: u64, free: u64| {
+            let mut compare = |seen: Seen<'_>| {
+                let kind = seen.kind;
                 let waiting = without.all.of(kind);
-                let largest = without.largest.of(kind);
-                if waiting > free {
-                    let is_fragment = largest > units && largest <= limit;
-                    let largest = if is_fragment { largest } else { 0 };
-                    found.push(Lack { owner: *owner, kind, waiting, largest });
+                if waiting <= seen.free {
+                    return;
                 }
-            };
-            let mut compare_rate = |kind, rate: &Rate| {
-                compare(kind, rate.limit.amount, rate.units, rate.free());
+                let kept = seen.promised.kept().filter(|kept| {
+                    let largest = without.largest[kept.priority as usize].of(kind);
+                    let free = seen.units.saturating_sub(seen.used);
+                    largest >= kept.size && largest > free
+                });
+                let (largest, priority) = match kept {
+                    Some(kept) => (kept.size, kept.priority),
+                    None => without.larger_than(kind, seen.units, seen.limit),
+                };
+                let [critical, interactive, _] = without.waiting.map(|sum| sum.of(kind));
+                let owner = *owner;
+                let lack = Lack { owner, kind, waiting, critical, interactive, largest, priority };
+                found.push(lack);
             };
             let kind = |rate: &Rate| LimitKind::Rate {
                 dimension: rate.limit.dimension,
@@ -119,20 +178,27 @@ impl Lacks {
                 LoadOwner::Resource(index) => {
                     let resource = state.fleet.at(*index);
                     for rate in &resource.rates {
-                        compare_rate(kind(rate), rate);
+                        compare(Seen::rate(kind(rate), rate));
                     }
-                    let (limit, units) = (resource.spec.slots, resource.slots_units);
-                    // What the breaker keeps closed is not lacking.
-                    let free = units.saturating_sub(resource.slots_in_use);
-                    compare(LimitKind::Slots, limit.into(), units.into(), free.into());
+                    let promised = &resource.slots_promised;
+                    let used = u64::from(resource.slots_in_use);
+                    compare(Seen {
+                        kind: LimitKind::Slots,
+                        limit: resource.spec.slots.into(),
+                        units: resource.slots_units.into(),
+                        used,
+                        // What the breaker keeps closed is not lacking.
+                        free: promised.open(Priority::Batch).saturating_sub(used),
+                        promised,
+                    });
                 }
                 LoadOwner::Tenant(index) => {
                     let tenant = state.tenants.at(*index);
                     for rate in &tenant.rates {
-                        compare_rate(kind(rate), rate);
+                        compare(Seen::rate(kind(rate), rate));
                     }
                     if let Some(budget) = &tenant.budget {
-                        compare_rate(LimitKind::Budget, budget);
+                        compare(Seen::rate(LimitKind::Budget, budget));
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! What lanes send each other.
 
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -7,6 +8,7 @@ use super::{name, task_result, time};
 use crate::codec::inputs;
 use crate::model::event::{InboxBody, InboxMessage};
 use crate::model::rights::{Advice, LimitKind, LimitName, LimitOwner, RightsTransfer};
+use crate::model::task::Priority;
 
 pub fn lane_inbox() -> impl Strategy<Value = InboxMessage> {
     (any::<u32>(), any::<u32>(), inbox_body()).prop_map(|(from_lane, to_lane, body)| InboxMessage {
@@ -33,7 +35,11 @@ fn inbox_body() -> impl Strategy<Value = InboxBody> {
     let rights = (limit_name(), any::<u32>(), time()).prop_map(|(limit, rights, given_at_ms)| {
         InboxBody::Rights(RightsTransfer { limit, rights, given_at_ms })
     });
-    let advice = (limit_name(), any::<u32>(), any::<u32>())
-        .prop_map(|(limit, to_lane, rights)| InboxBody::Advice(Advice { limit, to_lane, rights }));
+    let owed_to = option::of(select(&Priority::ALL[..]));
+    let advice = (limit_name(), any::<u32>(), any::<u32>(), owed_to).prop_map(
+        |(limit, to_lane, rights, owed_to)| {
+            InboxBody::Advice(Advice { limit, to_lane, rights, owed_to })
+        },
+    );
     prop_oneof![task_result().prop_map(InboxBody::Result), rights, advice]
 }

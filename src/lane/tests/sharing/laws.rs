@@ -12,6 +12,7 @@ use crate::model::event::InboxBody;
 use crate::model::policy::Policy;
 use crate::model::resource::Dimension;
 use crate::model::rights::{Advice, LimitKind, LimitName, LimitOwner};
+use crate::model::task::Priority;
 use crate::routing::fact::Fact;
 use crate::routing::rights::{RIGHTS, first_deal};
 use crate::routing::state::Phase;
@@ -34,6 +35,7 @@ enum Act {
         to_lane: u32,
         limit: usize,
         rights: u32,
+        owed_to: Option<Priority>,
         stale: bool,
     },
     Resource {
@@ -44,6 +46,14 @@ enum Act {
     },
     Remove {
         id: usize,
+    },
+    /// Someone says that less is granted, for a while.
+    Lower {
+        id: usize,
+        source: usize,
+        kind: usize,
+        limit: u64,
+        for_ms: i64,
     },
     Tenant {
         requests: Option<u64>,
@@ -59,6 +69,10 @@ enum Act {
     },
 }
 
+fn owed_to() -> impl Strategy<Value = Option<Priority>> {
+    prop::option::of(prop::sample::select(&Priority::ALL[..]))
+}
+
 fn act(lanes: usize) -> impl Strategy<Value = Act> {
     let rights = prop_oneof![1u32..1_000_000, Just(250_000), Just(u32::MAX)];
     prop_oneof![
@@ -68,13 +82,19 @@ fn act(lanes: usize) -> impl Strategy<Value = Act> {
         5 => (0..lanes, 0u32..100).prop_map(
             |(lane, output_tokens)| Act::Result { lane, output_tokens }
         ),
-        6 => (0..lanes, 0..lanes as u32 + 1, any::<usize>(), rights, prop::bool::weighted(0.1))
-            .prop_map(|(lane, to_lane, limit, rights, stale)| Act::Advice {
-                lane, to_lane, limit, rights, stale,
+        6 => (
+            0..lanes, 0..lanes as u32 + 1, any::<usize>(), rights, owed_to(),
+            prop::bool::weighted(0.1),
+        )
+            .prop_map(|(lane, to_lane, limit, rights, owed_to, stale)| Act::Advice {
+                lane, to_lane, limit, rights, owed_to, stale,
             }),
         1 => (0usize..2, 1u32..9, prop::option::of(200u64..3_000), prop::option::of(1u64..12))
             .prop_map(|(id, slots, tokens, requests)| Act::Resource { id, slots, tokens, requests }),
         1 => (0usize..2).prop_map(|id| Act::Remove { id }),
+        2 => (0usize..2, 0usize..2, 0usize..3, 1u64..1_500, 0i64..9_000).prop_map(
+            |(id, source, kind, limit, for_ms)| Act::Lower { id, source, kind, limit, for_ms }
+        ),
         1 => (prop::option::of(1u64..9), prop::option::of(0.001f64..0.1))
             .prop_map(|(requests, usd)| Act::Tenant { requests, usd }),
         16 => (0..lanes, 0usize..4, 0usize..2).prop_map(
@@ -157,7 +177,7 @@ impl Book {
     fn heard(&mut self, site: &Site, lane: usize) {
         for event in &site.events {
             let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
-            if text("kind") == "rights_moved" {
+            if text("kind") == "rights_moved" || text("kind") == "rights_pledged" {
                 continue;
             }
             let (key, task) = (text("resource"), text("task_id"));
@@ -231,6 +251,23 @@ fn change(site: &mut Site, book: &mut Book, act: &Act) {
             site.resource(RESOURCES[*id], json!({"slots": slots, "limits": limits}));
         }
         Act::Remove { id } => site.remove(RESOURCES[*id]),
+        Act::Lower { id, source, kind, limit, for_ms } => {
+            let (dimension, window_s, limit) = [
+                ("slots", 0, limit % 6 + 1),
+                ("tokens", 10, *limit),
+                ("requests", 5, limit % 8 + 1),
+            ][*kind];
+            let until = site.now + for_ms;
+            let limits = json!([{
+                "dimension": dimension, "window_s": window_s, "limit": limit, "until_at_ms": until,
+            }]);
+            let (id, source) = (RESOURCES[*id], format!("source-{source}"));
+            let event = json!({
+                "scope": "resource", "id": id, "status": "degraded", "source": source,
+                "limits": limits,
+            });
+            site.health.push((format!("resource:{id}#{source}"), event.to_string().into_bytes()));
+        }
         Act::Tenant { requests, usd } => {
             let mut limits = Vec::new();
             if let Some(amount) = requests {
@@ -286,11 +323,12 @@ fn run(clocks: &[i64], acts: &[Act]) -> (Site, u64) {
                     site.succeeded(*lane, &id, attempt, *output_tokens);
                 }
             }
-            Act::Advice { lane, to_lane, limit, rights, stale } => {
+            Act::Advice { lane, to_lane, limit, rights, owed_to, stale } => {
                 let names = book.names();
                 let mut limit = names[limit % names.len()].clone();
                 limit.incarnation += i64::from(*stale);
-                site.advise(*lane, Advice { limit, to_lane: *to_lane, rights: *rights });
+                let (to_lane, rights, owed_to) = (*to_lane, *rights, *owed_to);
+                site.advise(*lane, Advice { limit, to_lane, rights, owed_to });
             }
             Act::Step { lane, messages, entries } => {
                 site.step_reading(*lane, *messages, *entries);
@@ -301,7 +339,7 @@ fn run(clocks: &[i64], acts: &[Act]) -> (Site, u64) {
                 book.within_limits(site.now);
             }
             Act::Wait { ms } => site.now += ms,
-            Act::Resource { .. } | Act::Remove { .. } | Act::Tenant { .. } => {}
+            Act::Resource { .. } | Act::Remove { .. } | Act::Lower { .. } | Act::Tenant { .. } => {}
         }
     }
     // Whatever is under way arrives, and every lane has read the fleet.
@@ -356,6 +394,7 @@ fn random_advice_moves_rights() {
                     to_lane: (lane as u32 + 1) % 4,
                     limit: number / 4,
                     rights: 250_000,
+                    owed_to: None,
                     stale: false,
                 },
                 Act::Step { lane, messages: 4, entries: 4 },

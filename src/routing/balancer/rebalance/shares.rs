@@ -1,6 +1,7 @@
 //! One round over one limit: who wants more of it, who can spare some, and what should move.
 
-use super::asked::{Memory, Open};
+use super::asked::{Asked, Memory, Open};
+use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 use crate::routing::rights::{RIGHTS, Scale};
 
@@ -54,6 +55,13 @@ pub struct Part {
     pub since: Timestamp,
     /// Of a task of the usual size, in utility.
     pub price: f64,
+    /// Of `waiting`, what critical tasks wait for, and interactive ones.
+    pub critical: u64,
+    pub interactive: u64,
+    /// Of the largest.
+    pub priority: Priority,
+    /// Rights that it owes to others.
+    pub pledged: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +78,8 @@ pub struct Move {
     pub from: u32,
     pub to: u32,
     pub rights: u32,
+    /// See [`crate::model::rights::Advice::owed_to`].
+    pub owed_to: Option<Priority>,
 }
 
 /// A lane in this round, with what it will hold when all that was advised is done.
@@ -92,6 +102,18 @@ pub struct Stand {
     /// It gives nothing in this round: it was asked and has not answered, or let the last advice pass,
     /// or rights are being collected for it.
     pub is_left_alone: bool,
+    /// It can be asked for what it owes, though other advice for it is open.
+    pub may_owe: bool,
+    /// Units that critical tasks wait for.
+    pub critical: u64,
+    /// Of these, those that they find or that are on their way.
+    pub critical_finds: u64,
+    /// Units that it was asked to give for critical tasks elsewhere.
+    pub owes_critical: u64,
+    /// Of the most urgent tasks that wait and are not critical.
+    pub urgency: Priority,
+    /// Of the largest.
+    pub priority: Priority,
 }
 
 pub struct Round<'a> {
@@ -151,16 +173,47 @@ impl<'a> Round<'a> {
 
     /// Advises that `from` gives so many units to `to`, by their places. What it cannot have is left out.
     pub fn give(&mut self, from: usize, to: usize, units: u64) -> u64 {
+        self.advise(from, to, units, None)
+    }
+
+    /// The same for units that it owes to tasks of this priority: as they become free.
+    pub fn owe(&mut self, from: usize, to: usize, units: u64, priority: Priority) -> u64 {
+        self.advise(from, to, units, Some(priority))
+    }
+
+    /// Advises a lane to keep room together for the largest task that waits there.
+    pub fn keep(&mut self, place: usize) {
+        let stand = self.stands[place];
+        let rights = self.limit.rights_of(stand.largest);
+        if self.moves.len() < self.room {
+            let owed_to = Some(stand.priority);
+            self.moves.push(Move { from: stand.lane, to: stand.lane, rights, owed_to });
+        }
+    }
+
+    fn advise(&mut self, from: usize, to: usize, units: u64, owed_to: Option<Priority>) -> u64 {
         let (giver, receiver) = (self.stands[from], self.stands[to]);
-        let units = units.min(giver.units);
-        let rights = self.limit.rights_of(units).min(giver.rights);
+        // Whatever else the giver owes is less urgent.
+        let most = match owed_to {
+            Some(Priority::Critical) => giver.units_told.saturating_sub(giver.owes_critical),
+            Some(Priority::Interactive | Priority::Batch) | None => giver.units,
+        };
+        let units = units.min(most);
+        let rights = self.limit.rights_of(units);
+        let rights = if owed_to.is_some() { rights } else { rights.min(giver.rights) };
         if units == 0 || rights == 0 || self.moves.len() >= self.room {
             return 0;
         }
-        self.moves.push(Move { from: giver.lane, to: receiver.lane, rights });
-        self.memory.ask(giver.lane, receiver.lane, rights, self.now);
+        self.moves.push(Move { from: giver.lane, to: receiver.lane, rights, owed_to });
+        let asked = Asked::new((giver.lane, receiver.lane), rights, owed_to, self.now);
+        self.memory.ask(asked);
         let scale = self.limit.scale;
-        let (giver, receiver) = (giver.rights - rights, receiver.rights + rights);
+        if owed_to == Some(Priority::Critical) {
+            self.stands[from].owes_critical += units;
+            self.stands[to].critical_finds += units;
+        }
+        let giver = giver.rights.saturating_sub(rights);
+        let receiver = receiver.rights.saturating_add(rights).min(RIGHTS);
         self.stands[from].rights = giver;
         self.stands[from].units = scale.units(giver);
         self.stands[to].rights = receiver;
@@ -319,7 +372,9 @@ impl<'a> Round<'a> {
             return;
         };
         let units = (excess.min(lacks) / 2).max(1);
-        if units >= self.limit.move_min() && self.give(giver, receiver, units) > 0 {
+        // Half of what the others want is not for them.
+        let urgency = self.stands[receiver].urgency;
+        if units >= self.limit.move_min() && self.owe(giver, receiver, units, urgency) > 0 {
             self.memory.evened_at = Some(self.now);
         }
     }
@@ -371,6 +426,19 @@ fn stand(limit: Limit, part: &Part, open: Open, memory: &Memory, now: Timestamp)
         since: part.since,
         // It decays where nothing is reserved.
         price: if is_silent { 0.0 } else { part.price },
-        is_left_alone: open.to_give > 0 || !memory.may_ask(part, now),
+        is_left_alone: open.to_give > 0 || part.pledged > 0 || !memory.may_ask(part, now),
+        may_owe: !is_silent && memory.may_ask(part, now),
+        critical: if is_silent { 0 } else { part.critical },
+        critical_finds: limit
+            .scale
+            .units(part.rights.saturating_add(open.to_come_critical).min(RIGHTS))
+            .saturating_sub(used),
+        owes_critical: limit.scale.units(open.to_give_critical.min(RIGHTS)),
+        urgency: if part.interactive > 0 || part.critical > 0 {
+            Priority::Interactive
+        } else {
+            Priority::Batch
+        },
+        priority: part.priority,
     }
 }

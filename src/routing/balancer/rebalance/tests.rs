@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use super::*;
 use crate::model::health::HealthStatus;
+use crate::model::task::Priority;
 
 const NOW: Timestamp = Timestamp::from_ms(1_000_000_000);
 
@@ -21,6 +22,7 @@ struct Lane {
     waited_ms: u64,
     price: f64,
     silent_ms: u64,
+    critical: u64,
 }
 
 /// Uses so much, and nothing waits.
@@ -53,6 +55,10 @@ fn snapshot(lane: u32, limit: u64, lanes: u32, row: Lane) -> LoadSnapshot<'stati
             waiting: row.waiting,
             largest_waiting: row.largest,
             waiting_since_ms: (row.waiting > 0).then(|| at.minus_ms(row.waited_ms)),
+            waiting_critical: row.critical,
+            waiting_interactive: row.waiting - row.critical,
+            largest_priority: Priority::Interactive,
+            pledged: 0,
         }],
         in_flight: 0,
         backlog: 0,
@@ -131,7 +137,7 @@ fn rows() {
         "fragments, for the lane that waited longest",
         100,
         &[fragment(10), fragment(900), uses(250, 0), uses(250, 18)],
-        &[(2, 1, 150), (2, 0, 100), (3, 0, 50)],
+        &[(2, 1, 250), (3, 1, 50), (0, 1, 60), (3, 1, 40)],
     );
     check(
         "a single unit goes to who waits longest",
@@ -149,6 +155,33 @@ fn rows() {
         &[waits(1_000, 1, 9), Lane { largest: 1, waited_ms: 50, ..waits(0, 0, 1) }],
         &[(0, 1, 1_000)],
     );
+}
+
+#[test]
+fn what_critical_tasks_wait_for_is_owed_by_those_that_have_none() {
+    let critical = Lane { critical: 2, ..waits(250, 25, 30) };
+    let rows = [critical, waits(250, 25, 30), critical, waits(250, 25, 30)];
+    let mut planner = planner(100, &rows);
+    assert_eq!(planner.rebalance(NOW), [], "their own lane may serve them");
+    let advised = planner.rebalance(NOW.plus_ms(400));
+    // Twice as many slots, from two lanes.
+    assert_eq!(moves(&advised), [(1, 0, 20), (3, 0, 20), (1, 2, 20), (3, 2, 20)]);
+    assert!(advised.iter().all(|one| one.advice.owed_to == Some(Priority::Critical)));
+    assert_eq!(planner.rebalance(NOW.plus_ms(800)), [], "they are asked");
+    // One who says that it owes them is given time, one who does not is asked again.
+    let told = |planner: &mut Planner, lane: u32, pledged: u32, ms: u64| {
+        let mut told = snapshot(lane, 100, 4, rows[lane as usize]);
+        told.at_ms = NOW.plus_ms(ms);
+        told.load[0].pledged = pledged;
+        planner.told(&told);
+    };
+    told(&mut planner, 1, 40_000, 900);
+    told(&mut planner, 3, 0, 900);
+    assert_eq!(planner.rebalance(NOW.plus_ms(2_600)), []);
+    told(&mut planner, 1, 0, 3_000);
+    assert_eq!(planner.rebalance(NOW.plus_ms(3_000)), []);
+    told(&mut planner, 3, 0, 3_100);
+    assert_eq!(moves(&planner.rebalance(NOW.plus_ms(3_200))), [(3, 0, 40), (3, 2, 40)]);
 }
 
 #[test]

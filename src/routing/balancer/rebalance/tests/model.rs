@@ -14,6 +14,8 @@ const TICK_MS: u64 = 100;
 /// From the planner to a lane, and from lane to lane: a transaction or two.
 const WAY_MS: u64 = 300;
 const LOAD_MS: u64 = 5_000;
+/// What is owed is owed for so long.
+const PLEDGE_MS: u64 = 10_000;
 
 /// Tasks that come to a lane: so many in a thousand ticks, of sizes in turn.
 #[derive(Debug, Clone)]
@@ -46,6 +48,10 @@ struct ModelLane {
     dry_since: Option<u64>,
     dead: bool,
     draws: u64,
+    /// (to, rights, until)
+    pledges: Vec<(u32, u32, u64)>,
+    /// (size, until)
+    keeps: Option<(u64, u64)>,
 }
 
 struct Model {
@@ -78,6 +84,8 @@ impl Model {
             dry_since: None,
             dead: false,
             draws: u64::from(number) + 1,
+            pledges: Vec::new(),
+            keeps: None,
         });
         Model {
             limit,
@@ -111,6 +119,9 @@ impl Model {
         }
         for lane in self.lanes.iter_mut().filter(|lane| !lane.dead) {
             lane.work(now, scale, window_ms);
+            for (to, rights) in lane.give(now, scale) {
+                self.gifts.push_back((now + WAY_MS, to, rights));
+            }
         }
         while self.advice.front().is_some_and(|(due, _)| *due <= now) {
             let (_, advised) = self.advice.pop_front().unwrap();
@@ -118,11 +129,22 @@ impl Model {
             if lane.dead {
                 continue;
             }
-            let rights = scale.gift(lane.rights, lane.used, advised.advice.rights);
+            let Advice { to_lane, rights: asked, owed_to, .. } = advised.advice;
+            if to_lane == advised.lane {
+                let largest = lane.waiting.iter().map(|(_, size)| *size).max().unwrap_or(0);
+                lane.keeps = Some((largest, now + PLEDGE_MS));
+                continue;
+            }
+            let rights = scale.gift(lane.rights, lane.used, asked);
             if rights > 0 {
                 lane.rights -= rights;
                 lane.untold = true;
-                self.gifts.push_back((now + WAY_MS, advised.advice.to_lane, rights));
+                self.gifts.push_back((now + WAY_MS, to_lane, rights));
+            }
+            if owed_to.is_some() && lane.keeps.is_none() && asked > rights {
+                lane.pledges.retain(|(to, ..)| *to != to_lane);
+                lane.pledges.push((to_lane, asked - rights, now + PLEDGE_MS));
+                lane.untold = true;
             }
         }
         for lane in self.lanes.iter_mut().filter(|lane| !lane.dead) {
@@ -131,7 +153,8 @@ impl Model {
             }
         }
         for advised in self.planner.rebalance(Self::at(now)) {
-            assert!(advised.advice.to_lane != advised.lane && advised.advice.rights > 0);
+            let Advice { to_lane, rights, owed_to, .. } = advised.advice;
+            assert!(rights > 0 && (to_lane != advised.lane || owed_to.is_some()));
             self.advised += 1;
             self.advice.push_back((now + WAY_MS, advised));
         }
@@ -183,11 +206,16 @@ impl ModelLane {
         while self.waiting.front().is_some_and(|(at, _)| at + 30_000 <= now) {
             self.waiting.pop_front();
         }
-        let units = scale.units(self.rights);
+        let pledged: u32 = self.pledges.iter().map(|(_, rights, _)| rights).sum();
+        let all = scale.units(self.rights.saturating_sub(pledged));
         let mut kept = VecDeque::new();
         while let Some((at, size)) = self.waiting.pop_front() {
             let is_elastic = self.arrivals.elastic;
             let price = self.price.usual_task(Model::at(now));
+            let units = match self.keeps {
+                Some((large, _)) if size < large => all.saturating_sub(large),
+                Some(_) | None => all,
+            };
             if is_elastic && (self.used + size > units || 2.0 * self.chance() < price) {
                 continue;
             }
@@ -198,11 +226,32 @@ impl ModelLane {
             self.used += size;
             self.served += size;
             self.window.push_back((now, size));
+            self.keeps = self.keeps.filter(|(large, _)| size < *large);
             let (units, window_ms) = (units as f64, window_ms as f64);
             self.price.rise(Take { amount: size as f64, units, window_ms }, 1.0, Model::at(now));
         }
         self.waiting = kept;
         self.used_max = self.used_max.max(self.used);
+    }
+
+    /// What it owes and nobody uses.
+    fn give(&mut self, now: u64, scale: Scale) -> Vec<(u32, u32)> {
+        self.keeps = self.keeps.filter(|(_, until)| *until > now);
+        let mut given = Vec::new();
+        let mut pledges = std::mem::take(&mut self.pledges);
+        for (to, left, _) in &mut pledges {
+            let rights = scale.gift(self.rights, self.used, *left);
+            self.rights -= rights;
+            *left -= rights;
+            if rights > 0 {
+                given.push((*to, rights));
+            }
+        }
+        let before = pledges.len();
+        pledges.retain(|(_, left, until)| *until > now && scale.units(*left) > 0);
+        self.untold |= !given.is_empty() || pledges.len() < before;
+        self.pledges = pledges;
+        given
     }
 
     fn chance(&mut self) -> f64 {
@@ -232,7 +281,8 @@ impl ModelLane {
         }
         self.dry_since = is_dry.then(|| self.dry_since.unwrap_or(now));
         let largest = self.waiting.iter().map(|(_, size)| *size).max().unwrap_or(0);
-        let largest = if is_dry && largest > units && largest <= limit { largest } else { 0 };
+        let there = if self.keeps.is_some() { units.saturating_sub(self.used) } else { units };
+        let largest = if is_dry && largest > there && largest <= limit { largest } else { 0 };
         let snapshot = snapshot(self.number, limit, scale.lanes, Lane::default());
         let load = DimensionLoad {
             units,
@@ -243,6 +293,7 @@ impl ModelLane {
             waiting: if is_dry { waiting } else { 0 },
             largest_waiting: largest,
             waiting_since_ms: self.dry_since.map(Model::at),
+            pledged: self.pledges.iter().map(|(_, rights, _)| rights).sum(),
             ..snapshot.load[0].clone()
         };
         self.untold = false;
