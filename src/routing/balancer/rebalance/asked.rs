@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::shares::Part;
 use crate::model::task::Priority;
 use crate::model::time::Timestamp;
+use crate::routing::rights::RIGHTS;
 
 /// Advice that shows no effect within this time, milliseconds, had none: its way is one transaction of
 /// the giver's, and what the giver says of it comes with that or 0.1 s later.
@@ -91,8 +92,9 @@ pub struct Open {
     pub to_come: u32,
     /// Of what is to be given, for critical tasks.
     pub to_give_critical: u32,
-    /// Of what should come, what critical tasks can count on: theirs, and what is free already.
+    /// Of what should come, what is owed to critical tasks, and what is free already.
     pub to_come_critical: u32,
+    pub to_come_free: u32,
 }
 
 #[derive(Debug, Default)]
@@ -178,9 +180,12 @@ impl Memory {
             }
             let to = open.entry(asked.to).or_default();
             to.to_come = to.to_come.saturating_add(asked.to_arrive);
-            if asked.is_critical() || asked.owed_to.is_none() {
-                to.to_come_critical = to.to_come_critical.saturating_add(asked.to_arrive);
-            }
+            let part = match asked.owed_to {
+                Some(Priority::Critical) => &mut to.to_come_critical,
+                Some(Priority::Interactive | Priority::Batch) => continue,
+                None => &mut to.to_come_free,
+            };
+            *part = part.saturating_add(asked.to_arrive);
         }
         open
     }
@@ -192,8 +197,22 @@ impl Memory {
             .is_none_or(|passed| part.at > passed.told_at || now >= passed.again_at)
     }
 
-    pub fn ask(&mut self, asked: Asked) {
+    /// Remembers what is asked, and returns what is to be said: a lane has one pledge to another one, so a new
+    /// one has in it what is left of the last.
+    pub fn ask(&mut self, mut asked: Asked) -> u32 {
+        let is_same = |one: &Asked| {
+            let is_owed = one.owed_to.is_some() && asked.owed_to.is_some();
+            is_owed && (one.from, one.to) == (asked.from, asked.to)
+        };
+        let before: Vec<Asked> = self.asked.iter().copied().filter(is_same).collect();
+        self.asked.retain(|one| !is_same(one));
+        for one in before {
+            asked.to_give = asked.to_give.saturating_add(one.to_give).min(RIGHTS);
+            asked.to_arrive = asked.to_arrive.saturating_add(one.to_arrive).min(RIGHTS);
+        }
+        asked.whole = asked.to_give;
         self.asked.push(asked);
+        asked.to_give
     }
 
     pub fn is_open(&self) -> bool {

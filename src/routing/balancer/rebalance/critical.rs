@@ -13,9 +13,11 @@ const PATIENCE_MS: u64 = 300;
 /// Lanes that are asked at the same time.
 const GIVERS_MAX: usize = 16;
 
-/// Nobody knows where a slot becomes free first. So twice as many are asked for as are needed; the lane's
-/// other tasks have use for the rest.
+/// Nobody knows where something becomes free first: a slot does when an attempt ends, tokens leave a window by
+/// whole tasks. So so many times as much is asked for as is needed; the lane's other tasks have use for the rest,
+/// of a limit that was short there.
 const SLOTS_ASKED: u64 = 2;
+const RATES_ASKED: u64 = 4;
 
 impl Round<'_> {
     pub fn serve_critical(&mut self) {
@@ -63,7 +65,8 @@ impl Round<'_> {
         busy.sort_by_key(|place| (Reverse(has(self, *place)), self.stands[*place].lane));
         busy.truncate(GIVERS_MAX);
         let held: u128 = busy.iter().map(|place| u128::from(has(self, *place))).sum();
-        let asked = if self.limit.window_s == 0 { lacks * SLOTS_ASKED } else { lacks };
+        let times = if self.limit.window_s == 0 { SLOTS_ASKED } else { RATES_ASKED };
+        let asked = lacks.saturating_mul(times).saturating_sub(stand.critical_owed);
         let mut left = asked;
         for giver in busy {
             let part = (u128::from(asked) * u128::from(has(self, giver))).div_ceil(held.max(1));

@@ -106,8 +106,10 @@ pub struct Stand {
     pub may_owe: bool,
     /// Units that critical tasks wait for.
     pub critical: u64,
-    /// Of these, those that they find or that are on their way.
+    /// Of these, those that they find, or that are free and on their way.
     pub critical_finds: u64,
+    /// Units that are owed to its critical tasks.
+    pub critical_owed: u64,
     /// Units that it was asked to give for critical tasks elsewhere.
     pub owes_critical: u64,
     /// Of the most urgent tasks that wait and are not critical.
@@ -204,13 +206,13 @@ impl<'a> Round<'a> {
         if units == 0 || rights == 0 || self.moves.len() >= self.room {
             return 0;
         }
-        self.moves.push(Move { from: giver.lane, to: receiver.lane, rights, owed_to });
         let asked = Asked::new((giver.lane, receiver.lane), rights, owed_to, self.now);
-        self.memory.ask(asked);
+        let said = self.memory.ask(asked);
+        self.moves.push(Move { from: giver.lane, to: receiver.lane, rights: said, owed_to });
         let scale = self.limit.scale;
         if owed_to == Some(Priority::Critical) {
             self.stands[from].owes_critical += units;
-            self.stands[to].critical_finds += units;
+            self.stands[to].critical_owed += units;
         }
         let giver = giver.rights.saturating_sub(rights);
         let receiver = receiver.rights.saturating_add(rights).min(RIGHTS);
@@ -431,8 +433,9 @@ fn stand(limit: Limit, part: &Part, open: Open, memory: &Memory, now: Timestamp)
         critical: if is_silent { 0 } else { part.critical },
         critical_finds: limit
             .scale
-            .units(part.rights.saturating_add(open.to_come_critical).min(RIGHTS))
+            .units(part.rights.saturating_add(open.to_come_free).min(RIGHTS))
             .saturating_sub(used),
+        critical_owed: limit.scale.units(open.to_come_critical.min(RIGHTS)),
         owes_critical: limit.scale.units(open.to_give_critical.min(RIGHTS)),
         urgency: if part.interactive > 0 || part.critical > 0 {
             Priority::Interactive
