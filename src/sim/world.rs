@@ -122,14 +122,24 @@ impl World {
                 topic,
                 Topic::Fleet | Topic::HealthEvents | Topic::LoadSnapshots | Topic::Snapshots
             );
-            let policy = CreatableTopicConfig::default()
-                .with_name(StrBytes::from_static_str("cleanup.policy"))
-                .with_value(Some(StrBytes::from_static_str("compact")));
+            let config = |name: &'static str, value: &'static str| {
+                CreatableTopicConfig::default()
+                    .with_name(StrBytes::from_static_str(name))
+                    .with_value(Some(StrBytes::from_static_str(value)))
+            };
+            let mut configs = Vec::new();
+            if compacted {
+                configs.push(config("cleanup.policy", "compact"));
+            }
+            if topic == Topic::Fleet {
+                // As `topics apply` makes it: all lanes have to read the same records of the fleet.
+                configs.push(config("min.compaction.lag.ms", "604800000"));
+            }
             CreatableTopic::default()
                 .with_name(name(topic))
                 .with_num_partitions(self.partitions(topic))
                 .with_replication_factor(1)
-                .with_configs(if compacted { vec![policy] } else { Vec::new() })
+                .with_configs(configs)
         });
         let request =
             CreateTopicsRequest::default().with_topics(topics.into()).with_timeout_ms(1_000);
