@@ -108,7 +108,7 @@ type States = (&'static str, &'static [u64], &'static [&'static str]);
 
 /// Folding must give the same for ever.
 const STATES: &[States] = &[(
-    "level-2-engine-2.pmrec",
+    "level-3-engine-3.pmrec",
     &[15, 20],
     &[
         "lane 0 seq 15 f0858726ea750c805849a7c68163e75d: 17 tasks, 15 leases, 2 waiting, 15 slots and 344578 in windows used, health 0",

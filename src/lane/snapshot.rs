@@ -21,7 +21,7 @@ use crate::routing::recent::{Recent, RecentIds};
 use crate::routing::state::{LiveTask, State};
 
 /// Raised with every change of the state's encoding.
-pub const FORMAT_VERSION: u16 = 3;
+pub const FORMAT_VERSION: u16 = 4;
 
 const MAGIC: [u8; 4] = *b"PMLS";
 const HASH_BYTES: usize = 16;
