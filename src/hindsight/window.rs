@@ -194,7 +194,7 @@ impl Question {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::Offer;
+    use crate::hindsight::sample::Offer;
     use super::*;
     use crate::model::resource::Dimension;
 
