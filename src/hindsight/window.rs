@@ -194,8 +194,8 @@ impl Question {
 
 #[cfg(test)]
 mod tests {
-    use crate::hindsight::sample::Offer;
     use super::*;
+    use crate::hindsight::sample::Offer;
     use crate::model::resource::Dimension;
 
     fn at(ms: u64) -> Timestamp {
