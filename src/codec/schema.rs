@@ -28,7 +28,7 @@ macro_rules! schema {
 
 const TASK: TopicSchema = schema!("task", 0xe082_c96e_3ba9_4757);
 const TASK_RESULT: TopicSchema = schema!("task_result", 0x95af_d833_9950_cf66);
-const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0x0446_2413_1e28_e366);
+const LANE_INBOX: TopicSchema = schema!("lane_inbox", 0xea6d_369a_43a8_dd96);
 const HEALTH_EVENT: TopicSchema = schema!("health_event", 0x579e_275b_551f_3a57);
 const FLEET_ENTRY: TopicSchema = schema!("fleet_entry", 0x17e5_85db_c2c6_caab);
 const ROUTE_DECISION: TopicSchema = schema!("route_decision", 0x1446_f78b_253c_8bc2);

@@ -279,7 +279,7 @@ mod tests {
                 bytes[5] = 9;
                 sealed(bytes);
             },
-            "the snapshot has format 9 and fact level 0; this release reads format 3 and fact levels up to 2",
+            "the snapshot has format 9 and fact level 0; this release reads format 4 and fact levels up to 3",
         );
         check(
             1,

@@ -376,7 +376,7 @@ fn an_unknown_fact_level_is_refused() {
             error.to_string(),
             format!(
                 "journal of lane 0 at seq 1 has fact level {level}, and this release reads levels \
-                 2 to 2"
+                 3 to 3"
             )
         );
     }
