@@ -111,10 +111,10 @@ const STATES: &[States] = &[(
     "level-3-engine-3.pmrec",
     &[15, 20],
     &[
-        "lane 0 seq 15 f0858726ea750c805849a7c68163e75d: 17 tasks, 15 leases, 2 waiting, 15 slots and 344578 in windows used, health 0",
-        "lane 0 seq 20 243e123b7548eb8458e617645bacfbe9: 10 tasks, 10 leases, 0 waiting, 10 slots and 386072 in windows used, health 0",
-        "lane 1 seq 15 2461f1b65637423983634c1ae46c7b0f: 30 tasks, 28 leases, 2 waiting, 28 slots and 216028 in windows used, health 0",
-        "lane 1 seq 20 8ffc5033109098d7656fc977f260a455: 17 tasks, 17 leases, 0 waiting, 17 slots and 298397 in windows used, health 0",
+        "lane 0 seq 15 c02b5536b961c1c1b85dc5b1120f708c: 5 tasks, 3 leases, 2 waiting, 3 slots and 349815 in windows used, health 1",
+        "lane 0 seq 20 0b28356121ec33451da6671f53911dde: 17 tasks, 16 leases, 1 waiting, 16 slots and 430623 in windows used, health 1",
+        "lane 1 seq 15 7b237b47eb78164cbe23f129380e2892: 23 tasks, 21 leases, 2 waiting, 21 slots and 256994 in windows used, health 1",
+        "lane 1 seq 20 1ff614b0045e1f024d5aaaa6cb926471: 6 tasks, 4 leases, 2 waiting, 4 slots and 309215 in windows used, health 1",
     ],
 )];
 
