@@ -23,7 +23,7 @@ use pointsman::model::resource::{Dimension, FleetFile, Limit, ResourceSpec, Spee
 use pointsman::model::result::{ResultStatus, TaskResult};
 use pointsman::model::task::{Objective, Priority, Requirements, Task};
 use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::producer::BaseProducer;
 use serde::Serialize;
 use testbed::{eventually, unique};
 
@@ -314,6 +314,7 @@ fn succeeded(decision: &RouteDecision<'_>) -> anyhow::Result<TaskResult> {
         quality: None,
         retry_after_ms: None,
         error: None,
+        rate_limits: Vec::new(),
     })
 }
 
