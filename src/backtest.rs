@@ -31,6 +31,11 @@ pub struct Settings {
     /// The routing policy, as in production.
     pub policy: Policy,
     pub seed: u64,
+    /// Lanes that share the fleet, at least 1.
+    pub lanes: u32,
+    /// Share of the tasks that come to the first lane, in [0, 1]; the others spread evenly over the rest. `None`: all
+    /// lanes get as many.
+    pub skew: Option<f64>,
 }
 
 pub use crate::hindsight::Watch;

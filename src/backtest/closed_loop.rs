@@ -1,29 +1,39 @@
-//! The real core in a closed loop, in simulated time: records go into a lane as a client would hand
-//! them over, what it publishes goes to the site, and what the site's workers report goes back in.
+//! The real core in a closed loop, in simulated time: records go into lanes as a client would hand
+//! them over, what they publish goes to the site and to one another, and what the site's workers report
+//! goes back in.
 //!
-//! One lane holds all rights. Nothing is written to a journal, and nothing crashes here: `simulate`
-//! does that.
+//! One lane holds all rights; several begin with their parts, and rights move between them as in
+//! production: by messages, on the advice of the planner. Nothing is written to a journal, and nothing
+//! crashes here: `simulate` does that.
 
-use std::collections::BTreeMap;
+mod member;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use self::member::Member;
+use super::draw::{Draw, Purpose};
 use super::scenario::Scenario;
 use super::site::{Run, Site};
 use super::{BacktestError, Settings, Watch};
 use crate::codec::encode::{fleet_key, health_key};
 use crate::codec::{Codec, OutputFormat, RawRecord, RegisteredSchemas};
+use crate::lane::LaneSettings;
 use crate::lane::prepared::{OutputTopic, Prepared};
-use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::model::allocation::AllocationKind;
 use crate::model::decision::Outcome;
+use crate::model::event::{InboxBody, InboxMessage};
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
 use crate::model::time::Timestamp;
+use crate::routing::balancer::rebalance::{Advised, Planner};
 
-/// Batches are at least so far apart, as transactions are.
-const BATCH_MS: u64 = 20;
-/// Where the scenario begins on the lane's clock: any time that is not the epoch.
+/// From one lane to another, or to the planner and back: a transaction's time.
+const MESSAGE_MS: u64 = 20;
+/// The planner's rounds, as in production.
+const ROUND_MS: u64 = 200;
+/// Where the scenario begins on the lanes' clocks: any time that is not the epoch.
 const BASE_MS: i64 = 1_000_000_000_000;
 /// Records of one batch, as in production.
 const BATCH_RECORDS_MAX: usize = 4_096;
@@ -33,18 +43,27 @@ const REREADS_MAX: usize = 1_024;
 /// is wrong. A worker with an attempt under way sends a heartbeat more often.
 const IDLE_MS_MAX: u64 = 600_000;
 
-/// Nothing goes there in a backtest: what is handed over can be used. (A task whose attempts are spent
-/// goes to the tasks' own.)
-const UNUSABLE: [Topic; 4] =
-    [Topic::TaskResultsDlq, Topic::LaneInboxDlq, Topic::HealthEventsDlq, Topic::FleetDlq];
+/// Something on its way to a lane.
+#[derive(Debug)]
+struct Message {
+    due_ms: u64,
+    to_lane: usize,
+    value: Vec<u8>,
+}
 
 struct Loop<'a> {
     scenario: &'a Scenario,
     codec: Arc<Codec>,
-    lane: Lane,
+    members: Vec<Member>,
+    /// The lane of each task.
+    lane_of: Vec<u32>,
+    /// In the order in which it is due.
+    messages: VecDeque<Message>,
+    planner: Planner,
+    round_ms: u64,
+    moved: u64,
+    advice: u64,
     site: Site<'a>,
-    /// The next offset of each topic.
-    next: BTreeMap<Topic, i64>,
     tasks_offered: usize,
     health_offered: usize,
     value: Vec<u8>,
@@ -52,6 +71,22 @@ struct Loop<'a> {
 
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_ms(BASE_MS).plus_ms(ms)
+}
+
+/// Where each task goes.
+fn lanes_of(scenario: &Scenario, settings: &Settings) -> Vec<u32> {
+    let Settings { lanes, skew, seed, .. } = *settings;
+    let others = lanes.saturating_sub(1) as usize;
+    let lane = |place: usize| {
+        let mut draw = Draw::new(seed, Purpose::Lane, place as u64);
+        match skew {
+            _ if others == 0 => 0,
+            Some(first) if draw.unit() < first => 0,
+            Some(_) => 1 + draw.below(others) as u32,
+            None => draw.below(others + 1) as u32,
+        }
+    };
+    (0..scenario.tasks.len()).map(lane).collect()
 }
 
 /// Routes the whole scenario.
@@ -77,37 +112,42 @@ pub fn run(
         topic_names: BTreeMap::new(),
         decisions_by_pool: false,
     };
-    let mut lane = Lane::genesis(0, 1, 1, lane_settings);
-    lane.start_at(0, 0, 0);
+    let lanes = settings.lanes.max(1);
     let mut routing = Loop {
         scenario,
         codec,
-        lane,
+        members: (0..lanes)
+            .map(|number| Member::new(number, lanes, lane_settings.clone()))
+            .collect(),
+        lane_of: lanes_of(scenario, settings),
+        messages: VecDeque::new(),
+        planner: Planner::new(lanes, settings.policy.load_snapshot_ms),
+        round_ms: 0,
+        moved: 0,
+        advice: 0,
         site: Site::new(scenario, settings.seed, true),
-        next: BTreeMap::new(),
         tasks_offered: 0,
         health_offered: 0,
         value: Vec::new(),
     };
     routing.offer_fleet();
-    routing.run(watch)?;
-    Ok(routing.site.finish())
+    routing.run(settings.policy.wait_ms_max.saturating_add(IDLE_MS_MAX), watch)?;
+    Ok(Run { messages: routing.moved, advice: routing.advice, ..routing.site.finish() })
 }
 
 impl Loop<'_> {
-    fn run(&mut self, watch: Watch<'_>) -> Result<(), BacktestError> {
-        let idle_ms_max = self.lane.state().policy.wait_ms_max.saturating_add(IDLE_MS_MAX);
-        let (mut now, mut batch_after, mut busy_ms) = (0, 0, 0);
+    fn run(&mut self, idle_ms_max: u64, watch: Watch<'_>) -> Result<(), BacktestError> {
+        let (mut now, mut busy_ms) = (0, 0);
         while self.site.open() > 0 {
-            let input = self.next_input_ms();
-            let batch = if self.lane.queued() > 0 {
-                Some(batch_after.max(now))
-            } else {
-                let timer = self.lane.next_timer();
-                timer.map(|due| due.ms_since(at(0)).max(batch_after).max(now))
-            };
             let open = self.site.open();
-            let Some(next) = [input, batch].into_iter().flatten().min() else {
+            let input = self.next_input_ms();
+            let batches = self.members.iter().enumerate();
+            let batch = batches
+                .filter_map(|(number, member)| Some((member.next_batch_ms(now)?, number)))
+                .min();
+            let round = self.planner.is_due().then_some(self.round_ms.max(now));
+            let batch_ms = batch.map(|(due, _)| due);
+            let Some(next) = [input, batch_ms, round].into_iter().flatten().min() else {
                 return Err(BacktestError::Unsettled { open });
             };
             now = next;
@@ -120,11 +160,16 @@ impl Loop<'_> {
                 busy_ms = now;
                 continue;
             }
-            self.batch(now)?;
+            if round == Some(now) {
+                self.advise(now);
+                continue;
+            }
+            if let Some((_, number)) = batch {
+                self.batch(now, number)?;
+            }
             if self.site.open() < open {
                 busy_ms = now;
             }
-            batch_after = now + BATCH_MS;
             if !watch((open - self.site.open()) as u64) {
                 return Err(BacktestError::Stopped);
             }
@@ -135,22 +180,8 @@ impl Loop<'_> {
     fn next_input_ms(&self) -> Option<u64> {
         let task = self.scenario.tasks.get(self.tasks_offered).map(|timed| timed.arrival_ms);
         let health = self.scenario.health.get(self.health_offered).map(|(at_ms, _)| *at_ms);
-        [task, health, self.site.next_event_ms()].into_iter().flatten().min()
-    }
-
-    fn put(&mut self, topic: Topic, key: Option<&str>, now: u64) {
-        let offset = self.next.entry(topic).or_insert(0);
-        let record = RawRecord {
-            topic,
-            partition: 0,
-            offset: *offset,
-            timestamp_ms: at(now).as_ms(),
-            key: key.map(str::as_bytes),
-            value: Some(&self.value),
-            headers: &[],
-        };
-        *offset += 1;
-        self.lane.offer(&record);
+        let message = self.messages.front().map(|message| message.due_ms);
+        [task, health, message, self.site.next_event_ms()].into_iter().flatten().min()
     }
 
     fn offer_fleet(&mut self) {
@@ -160,8 +191,15 @@ impl Loop<'_> {
         for entry in tenants.chain(resources) {
             self.value.clear();
             if self.codec.encode_fleet_entry(&entry, &mut self.value) {
-                self.put(Topic::Fleet, Some(&fleet_key(&entry)), 0);
+                self.tell_all(Topic::Fleet, fleet_key(&entry).as_bytes(), 0);
             }
+        }
+    }
+
+    /// What every lane reads.
+    fn tell_all(&mut self, topic: Topic, key: &[u8], now: u64) {
+        for member in &mut self.members {
+            member.put(topic, Some(key), &self.value, now);
         }
     }
 
@@ -179,55 +217,61 @@ impl Loop<'_> {
                 lowered.until_at_ms = at(lowered.until_at_ms.as_ms().max(0) as u64);
             }
             self.codec.encode_health_event(&event, &mut self.value);
-            self.put(Topic::HealthEvents, Some(&health_key(&event)), now);
+            self.tell_all(Topic::HealthEvents, health_key(&event).as_bytes(), now);
         }
-        for (_, result) in self.site.reports(now) {
+        while self.messages.front().is_some_and(|message| message.due_ms <= now)
+            && let Some(message) = self.messages.pop_front()
+        {
+            let member = &mut self.members[message.to_lane];
+            member.put(Topic::LaneInbox, None, &message.value, now);
+        }
+        for (place, result) in self.site.reports(now) {
             self.value.clear();
             self.codec.encode_task_result(&result, &mut self.value);
-            self.put(Topic::TaskResults, Some(&result.task_id), now);
+            let member = &mut self.members[self.lane_of[place] as usize];
+            let key = result.task_id.as_bytes();
+            member.put(Topic::TaskResults, Some(key), &self.value, now);
         }
         while let Some(timed) =
             scenario.tasks.get(self.tasks_offered).filter(|timed| timed.arrival_ms <= now)
         {
+            let place = self.tasks_offered;
             self.tasks_offered += 1;
             self.value.clear();
             self.codec.encode_task(&timed.task, &mut self.value);
-            // The record's timestamp is when the task was made.
-            self.put(Topic::Tasks, None, timed.arrival_ms);
+            let member = &mut self.members[self.lane_of[place] as usize];
+            member.put_task(place, &self.value, timed.arrival_ms);
         }
     }
 
-    fn batch(&mut self, now: u64) -> Result<(), BacktestError> {
-        self.lane.results_caught_up(at(now));
-        let prepared = self.lane.prepare(at(now));
-        if let Some(prepared) = prepared {
+    fn batch(&mut self, now: u64, number: usize) -> Result<(), BacktestError> {
+        if let Some(prepared) = self.members[number].batch(now) {
             self.publish(now, &prepared)?;
         }
-        let state = self.lane.state();
-        if !state.backlog.is_empty() || !state.given_up.is_empty() {
-            self.reread();
+        let member = &mut self.members[number];
+        for (offset, place) in member.wants(REREADS_MAX) {
+            let Some(timed) = self.scenario.tasks.get(place) else { continue };
+            self.value.clear();
+            self.codec.encode_task(&timed.task, &mut self.value);
+            member.put_again(offset, &self.value, timed.arrival_ms);
         }
         Ok(())
     }
 
-    /// The offset of a task is its place in the scenario.
-    fn reread(&mut self) {
-        for offset in self.lane.wants(REREADS_MAX) {
-            let timed = usize::try_from(offset).ok().and_then(|at| self.scenario.tasks.get(at));
-            let Some(timed) = timed else { continue };
-            self.value.clear();
-            self.codec.encode_task(&timed.task, &mut self.value);
-            let record = RawRecord {
-                topic: Topic::Tasks,
-                partition: 0,
-                offset,
-                timestamp_ms: at(timed.arrival_ms).as_ms(),
-                key: None,
-                value: Some(&self.value),
-                headers: &[],
-            };
-            self.lane.offer_reread(offset, Some(&record));
+    fn advise(&mut self, now: u64) {
+        self.round_ms = now + ROUND_MS;
+        for Advised { lane, advice } in self.planner.rebalance(at(now)) {
+            self.advice += 1;
+            let body = InboxBody::Advice(advice);
+            let message = InboxMessage { from_lane: 0, to_lane: lane, body };
+            let mut value = Vec::new();
+            self.codec.encode_lane_inbox(&message, &mut value);
+            self.send(now, lane as usize, value);
         }
+    }
+
+    fn send(&mut self, now: u64, to_lane: usize, value: Vec<u8>) {
+        self.messages.push_back(Message { due_ms: now + MESSAGE_MS, to_lane, value });
     }
 
     /// What a consumer of the outputs does with them, in their order.
@@ -236,24 +280,63 @@ impl Loop<'_> {
             let (OutputTopic::Known(topic), Some(value)) = (&record.topic, &record.value) else {
                 continue;
             };
+            let value = prepared.slice(value);
+            let key = record.key.as_ref().map(|key| prepared.slice(key));
             let raw = RawRecord {
                 topic: *topic,
                 partition: record.partition,
                 offset: 0,
                 timestamp_ms: record.timestamp_ms,
-                key: None,
-                value: Some(prepared.slice(value)),
+                key,
+                value: Some(value),
                 headers: &[],
             };
-            if *topic == Topic::RouteDecisions {
-                self.decision(now, &raw)?;
-            } else if *topic == Topic::AllocationEvents {
-                self.allocation(&raw)?;
-            } else if UNUSABLE.contains(topic) {
-                let topic = topic.default_name();
-                return Err(BacktestError::Core(format!("the core sent a record to {topic}")));
+            match topic {
+                Topic::RouteDecisions => self.decision(now, &raw)?,
+                Topic::AllocationEvents => self.allocation(&raw)?,
+                Topic::LoadSnapshots if self.members.len() > 1 => self.load(&raw)?,
+                Topic::LaneInbox => {
+                    let to_lane = usize::try_from(record.partition).unwrap_or(usize::MAX);
+                    if to_lane >= self.members.len() {
+                        let lane = record.partition;
+                        let text = format!("the core sent a record to lane {lane}");
+                        return Err(BacktestError::Core(text));
+                    }
+                    self.moved += 1;
+                    self.send(now, to_lane, value.to_vec());
+                }
+                Topic::HealthEvents => {
+                    for member in &mut self.members {
+                        member.put(Topic::HealthEvents, key, value, now);
+                    }
+                }
+                // What is handed over can be used. (A task whose attempts are spent goes to the tasks' own.)
+                Topic::TaskResultsDlq
+                | Topic::LaneInboxDlq
+                | Topic::HealthEventsDlq
+                | Topic::FleetDlq => {
+                    let topic = topic.default_name();
+                    return Err(BacktestError::Core(format!("the core sent a record to {topic}")));
+                }
+                Topic::Tasks
+                | Topic::TaskResults
+                | Topic::Fleet
+                | Topic::BalanceEvents
+                | Topic::LoadSnapshots
+                | Topic::Journal
+                | Topic::Snapshots
+                | Topic::OperatorActions
+                | Topic::TasksDlq => {}
             }
         }
+        Ok(())
+    }
+
+    fn load(&mut self, raw: &RawRecord<'_>) -> Result<(), BacktestError> {
+        let load = self.codec.decode_load_snapshot(raw);
+        let load =
+            load.map_err(|error| BacktestError::Core(format!("a load snapshot: {error}")))?;
+        self.planner.told(&load);
         Ok(())
     }
 

@@ -14,6 +14,8 @@ pub enum Purpose {
     Outage = 3,
     /// What a baseline throws dice for.
     Baseline = 4,
+    /// Which lane a task comes to, by the task's place.
+    Lane = 5,
 }
 
 /// One stream of draws.

@@ -60,6 +60,9 @@ pub struct Run {
     pub failed_attempts: u64,
     pub oversubscribed: u64,
     pub overrun_tokens: u64,
+    /// Between lanes: rights that moved, and what the planner advised.
+    pub messages: u64,
+    pub advice: u64,
 }
 
 #[derive(Debug)]
@@ -123,6 +126,8 @@ impl<'a> Site<'a> {
                 attempts: 0,
                 failed_attempts: 0,
                 oversubscribed: 0,
+                messages: 0,
+                advice: 0,
                 overrun_tokens: 0,
             },
         }

@@ -44,6 +44,9 @@ pub struct Summary {
     /// Starts that the stand-in provider refused because they went over a limit.
     pub oversubscribed: u64,
     pub overrun_tokens: u64,
+    /// Rights that moved between lanes, and pieces of the planner's advice; 0 with one lane.
+    pub messages: u64,
+    pub advice: u64,
 }
 
 /// All figures of a backtest.
@@ -127,6 +130,8 @@ impl Summary {
             failed_attempts: run.failed_attempts,
             oversubscribed: run.oversubscribed,
             overrun_tokens: run.overrun_tokens,
+            messages: run.messages,
+            advice: run.advice,
         }
     }
 

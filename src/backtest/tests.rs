@@ -81,7 +81,7 @@ impl Given {
 }
 
 pub fn settings() -> Settings {
-    Settings { policy: Policy::default(), seed: 1 }
+    Settings { policy: Policy::default(), seed: 1, lanes: 1, skew: None }
 }
 
 /// One line for each decision, and the end of each task.
@@ -296,6 +296,32 @@ fn everything_wrong_is_said_with_its_line() {
     );
     let problems = Given { resources: given.resources, ..Given::default() }.scenario();
     assert_eq!(problems.unwrap_err(), ["tasks:1: no task; at least one is needed"]);
+}
+
+/// More slots than any lane begins with are where the tasks come.
+#[test]
+fn lanes_share_what_one_lane_has() {
+    let mut given = two_resources();
+    given.resources.truncate(1);
+    given.resources[0].slots = 8;
+    for place in 0..400 {
+        given.task(place * 250, json!({}), &[("good", 0.8, 50, 1_800)]);
+    }
+    let scenario = given.scenario().unwrap();
+    let check = |lanes: u32, skew: Option<f64>, wait_ms_max: f64, moves: bool| {
+        let settings = Settings { lanes, skew, ..settings() };
+        let run = route(&scenario, &settings, &|_| true).unwrap();
+        let summary = Summary::of(&scenario, &run, &Bounds::default());
+        assert_eq!((summary.oversubscribed, summary.routed), (0, 400), "{lanes} lanes");
+        assert!(summary.mean_wait_ms <= wait_ms_max, "{lanes} lanes: {}", summary.mean_wait_ms);
+        assert_eq!((run.messages > 0, run.advice > 0), (moves, moves), "{lanes} lanes");
+        assert_eq!(route(&scenario, &settings, &|_| true).unwrap(), run, "{lanes} lanes");
+    };
+    check(1, None, 0.0, false);
+    check(1, Some(0.5), 0.0, false);
+    // All tasks in a lane that begins with two slots of eight.
+    check(4, Some(1.0), 500.0, true);
+    check(8, Some(0.8), 1_000.0, true);
 }
 
 #[test]

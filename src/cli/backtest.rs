@@ -65,6 +65,13 @@ pub struct BacktestArgs {
     /// The seed of everything that is drawn
     #[arg(long, env = "POINTSMAN_BACKTEST_SEED", value_name = "SEED", default_value_t = 1)]
     seed: u64,
+    /// Lanes that share the fleet: each begins with its part of every limit, and rights move between them
+    #[arg(long, env = "POINTSMAN_BACKTEST_LANES", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    lanes: u32,
+    /// Share of the tasks that come to the first lane, from 0 to 1 [default: every lane gets as many]
+    #[arg(long, env = "POINTSMAN_BACKTEST_SKEW", value_name = "SHARE", value_parser = share)]
+    skew: Option<f64>,
     /// Leave the simple routers out
     #[arg(long, env = "POINTSMAN_BACKTEST_NO_BASELINES")]
     no_baselines: bool,
@@ -79,11 +86,21 @@ pub struct BacktestArgs {
     json: bool,
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    let found = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    found.ok_or_else(|| "a number from 0 to 1 is wanted".to_owned())
+}
+
 pub fn run(global: &Global, arguments: &BacktestArgs) -> anyhow::Result<Exit> {
     let printer = global.printer();
     let config = global.config()?;
     let began = Stopwatch::start();
-    let settings = Settings { policy: config.routing.clone(), seed: arguments.seed };
+    let settings = Settings {
+        policy: config.routing.clone(),
+        seed: arguments.seed,
+        lanes: arguments.lanes,
+        skew: arguments.skew,
+    };
     let scenario = files::read(arguments)?;
     for note in &scenario.notes {
         printer.note(note);

@@ -49,6 +49,12 @@ fn words(report: &Report) -> String {
         report.seed,
         report.elapsed_s,
     ));
+    if core.messages + core.advice > 0 {
+        let (messages, advice) = (core.messages, core.advice);
+        text.push_str(&format!(
+            "\nbetween lanes: rights moved {messages} times, advised {advice} times"
+        ));
+    }
     text
 }
 
