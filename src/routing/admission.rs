@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fact::{Reservation, TenantIndex};
 use super::fleet::{Deal, Kept, Rate, Release, Stand, renew};
+use super::price::Stake;
 use super::sharing::Taking;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::{Dimension, Limit, TenantSpec};
@@ -254,7 +255,7 @@ impl Tenants {
         index: TenantIndex,
         now: Timestamp,
         reservation: &Reservation,
-        stake: f64,
+        stake: Stake,
     ) {
         let tenant = &mut self.tenants[usize::from(index)];
         for rate in &mut tenant.rates {

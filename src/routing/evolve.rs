@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::TaskKey;
 use super::backlog::Place;
 use super::breaker::Position;
+use super::engine::wait_until;
 use super::fact::{
     AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Reservation, ResourceIndex, Shown, Then,
 };
@@ -24,6 +25,7 @@ use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
 use crate::model::system_health::Strategy;
+use crate::model::task::Objective;
 use crate::model::time::Timestamp;
 
 impl State {
@@ -76,7 +78,7 @@ impl State {
                 plans,
                 ..
             } => {
-                self.hear(*bid);
+                self.hear(*bid, task.as_deref());
                 self.spikes.routed.add_v1(self.batch_time);
                 if let Some(task) = task {
                     let outcome = bid.map(|bid| went(self, reservation.resource, bid.rather));
@@ -89,7 +91,7 @@ impl State {
                 self.room_found(reservation);
             }
             Fact::Queued { key, task, blocked_by, until, loss, bid } => {
-                self.hear(*bid);
+                self.hear(*bid, Some(task));
                 let tenant = Some(task.shape.tenant.as_str());
                 self.spikes.arrived_v1(tenant, Some(Strategy::Delay), self.batch_time);
                 self.admit(*key, Arc::clone(task));
@@ -236,12 +238,20 @@ impl State {
     }
 
     /// What a new task wanted moves the stake, and the price of the slots that it wanted.
-    fn hear(&mut self, bid: Option<Bid>) {
+    fn hear(&mut self, bid: Option<Bid>, task: Option<&NewTask>) {
         let Some(Bid { wanted, busy_ms, gain, .. }) = bid else { return };
+        let gain = gain.map(f64::from);
         if let Some(gain) = gain {
-            self.stake.add(f64::from(gain));
+            self.stake.add(gain);
         }
-        self.fleet.want_slot(wanted, busy_ms, self.stake.get(), self.batch_time);
+        if let Some(task) = task {
+            // The answer takes its time too.
+            let begins_by = task.deadline_at.minus_ms(u64::from(busy_ms));
+            let left_ms = wait_until(self, begins_by).ms_since(self.batch_time);
+            let second = Objective::from(task.shape.objective).weights().second;
+            self.stake.waits(left_ms as f64, gain, second);
+        }
+        self.fleet.want_slot(wanted, busy_ms, self.stake, self.batch_time);
     }
 
     fn admit(&mut self, key: TaskKey, task: Arc<NewTask>) {
@@ -280,9 +290,9 @@ impl State {
         };
         self.leases.insert((lease_until, key));
         self.in_flight += 1;
-        self.fleet.reserve(reservation, self.batch_time, self.stake.get());
+        self.fleet.reserve(reservation, self.batch_time, self.stake);
         if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
-            self.tenants.debit(tenant, self.batch_time, reservation, self.stake.get());
+            self.tenants.debit(tenant, self.batch_time, reservation, self.stake);
             let resource = self.fleet.at(reservation.resource);
             let start_within_ms = self.policy.start_within_ms;
             self.reserved.debit(tenant, resource, reservation, self.batch_time, start_within_ms);

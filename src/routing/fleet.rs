@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::fact::{Reservation, ResourceIndex};
-use super::price::{Price, Toll};
+use super::price::{Price, Stake, Toll};
 use super::rights::first_deal;
 use crate::model::health::HealthStatus;
 use crate::model::resource::{Dimension, Limit, RESOURCES_MAX, ResourceSpec};
@@ -391,7 +391,7 @@ impl Fleet {
     }
 
     /// A task wants a slot there, whether there is one or not.
-    pub fn want_slot(&mut self, index: ResourceIndex, busy_ms: u32, stake: f64, at: Timestamp) {
+    pub fn want_slot(&mut self, index: ResourceIndex, busy_ms: u32, stake: Stake, at: Timestamp) {
         let resource = &mut self.resources[usize::from(index)];
         let slots = f64::from(resource.slots_units);
         resource.slot_price.rise_slots(f64::from(busy_ms), slots, stake, at);
@@ -399,7 +399,7 @@ impl Fleet {
     }
 
     /// Takes a slot, a request and the tokens. `decide` saw that they fit.
-    pub fn reserve(&mut self, reservation: &Reservation, at: Timestamp, stake: f64) {
+    pub fn reserve(&mut self, reservation: &Reservation, at: Timestamp, stake: Stake) {
         self.used = true;
         let place = usize::from(reservation.resource);
         let resource = &mut self.resources[place];

@@ -22,13 +22,19 @@
 //! windows are priced by what is reserved, and slots by what would have been: by the best candidate
 //! at its price of every task that comes, whether there was a free slot or not.
 //!
+//! How fast a price moves is no constant either. What a limit can take of the tasks that come now is what is
+//! free now and what will be as long as they can wait: so a limit's *horizon* is its window and the time for
+//! which tasks usually can wait for something better, their patience. Under a burst, impatient tasks have to be
+//! sent elsewhere at once; patient ones fill the windows that follow, and a price that rose and fell with the
+//! window alone would send them away from what stands idle a minute later.
+//!
 //! `price_v1` is frozen: journals are folded with it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::time::Timestamp;
 
-/// Of `price + stake`, per whole limit that is taken or given back.
+/// Of `price + stake`, per whole horizon of a limit that is taken or given back.
 const STEP: f64 = 1.0;
 /// A price is at most this many stakes: dearer than any difference between candidates, so that
 /// nobody would pay more.
@@ -36,7 +42,7 @@ pub const STAKES_MAX: f64 = 16.0;
 /// The weight of a new task in the mean size of a limit's tasks and in the stake.
 const MEAN_WEIGHT: f64 = 1.0 / 64.0;
 /// A free slot gives nothing back later, so what counts for slots is how long the work takes that
-/// is ahead: this many usual durations of all slots are their window.
+/// is ahead: this many usual durations of all slots are their window, without patience.
 const SLOT_DURATIONS: f64 = 4.0;
 
 /// The price of one limit of one resource, in utility.
@@ -44,9 +50,9 @@ const SLOT_DURATIONS: f64 = 4.0;
 pub struct Price {
     /// What a task of the usual size paid at `at`; in [0, [`STAKES_MAX`] · stake].
     paid: f64,
-    /// The stake at that time, and the window in which the whole limit is given back.
+    /// The stake at that time, and the horizon.
     stake: f64,
-    window_ms: f64,
+    horizon_ms: f64,
     at: Timestamp,
     /// What a task usually takes: slot-milliseconds, 1 request, or tokens; 0: none was seen.
     usual: f64,
@@ -58,6 +64,14 @@ pub struct Take {
     pub amount: f64,
     pub units: f64,
     pub window_ms: f64,
+}
+
+impl Take {
+    /// The same of what the limit gives in its horizon, where tasks can wait for so long.
+    fn over(self, patience_ms: f64) -> (f64, f64) {
+        let horizon_ms = self.window_ms + patience_ms;
+        (self.amount * self.window_ms / (self.units * horizon_ms), horizon_ms)
+    }
 }
 
 impl Price {
@@ -72,8 +86,8 @@ impl Price {
         if now <= self.at {
             return self.paid;
         }
-        let windows = now.ms_since(self.at) as f64 / self.window_ms;
-        let paid = (self.paid + self.stake) * libm::exp(-STEP * windows) - self.stake;
+        let horizons = now.ms_since(self.at) as f64 / self.horizon_ms;
+        let paid = (self.paid + self.stake) * libm::exp(-STEP * horizons) - self.stake;
         // Rounding must not carry it above what it was.
         let paid = if paid < self.paid { paid } else { self.paid };
         if paid > 0.0 { paid } else { 0.0 }
@@ -90,7 +104,7 @@ impl Price {
     }
 
     /// `price_v1`: someone takes of the limit.
-    pub fn rise(&mut self, take: Take, stake: f64, now: Timestamp) {
+    pub fn rise(&mut self, take: Take, stake: Stake, now: Timestamp) {
         let before = self.usual_task(now);
         self.usual = mean(self.usual, take.amount);
         self.at = now;
@@ -99,15 +113,16 @@ impl Price {
             self.paid = 0.0;
             return;
         }
-        let paid = before + STEP * (before + stake) * take.amount / take.units;
-        let most = STAKES_MAX * stake;
+        let (share, horizon_ms) = take.over(stake.patience_ms);
+        let paid = before + STEP * (before + stake.gain) * share;
+        let most = STAKES_MAX * stake.gain;
         self.paid = if paid < most { paid } else { most };
-        self.stake = stake;
-        self.window_ms = take.window_ms;
+        self.stake = stake.gain;
+        self.horizon_ms = horizon_ms;
     }
 
     /// As [`Price::rise`] for the slots of a resource: a task takes one for `busy_ms`.
-    pub fn rise_slots(&mut self, busy_ms: f64, slots: f64, stake: f64, now: Timestamp) {
+    pub fn rise_slots(&mut self, busy_ms: f64, slots: f64, stake: Stake, now: Timestamp) {
         let usual = mean(self.usual, busy_ms);
         let window_ms = SLOT_DURATIONS * usual;
         let take = Take { amount: busy_ms, units: slots * window_ms, window_ms };
@@ -120,21 +135,38 @@ fn mean(before: f64, value: f64) -> f64 {
     if before > 0.0 { before + MEAN_WEIGHT * (value - before) } else { value }
 }
 
-/// What tasks have at stake: the mean gain of the best candidate over the average one, in utility.
+/// What tasks have at stake, and how long they can wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Stake(f64);
+pub struct Stake {
+    /// The mean gain of the best candidate over the average one, in utility.
+    gain: f64,
+    /// The mean time for which tasks can wait, milliseconds.
+    patience_ms: f64,
+}
 
 impl Stake {
     pub fn get(self) -> f64 {
-        self.0
+        self.gain
     }
 
     /// One task with more than [`STAKES_MAX`] times the usual counts as that much, so that an
     /// objective in other units does not move everyone's prices.
     pub fn add(&mut self, gain: f64) {
-        let most = STAKES_MAX * self.0;
-        let gain = if self.0 > 0.0 && gain > most { most } else { gain };
-        self.0 = mean(self.0, gain);
+        let most = STAKES_MAX * self.gain;
+        let gain = if self.gain > 0.0 && gain > most { most } else { gain };
+        self.gain = mean(self.gain, gain);
+    }
+
+    /// One task that has `left_ms` to wait and `gain` at stake (`None`: it has no choice), where a second
+    /// costs it so much: once waiting has cost the gain, it would rather have gone elsewhere.
+    pub fn waits(&mut self, left_ms: f64, gain: Option<f64>, second: f64) {
+        let worth_ms = match gain {
+            Some(gain) if second > 0.0 => 1_000.0 * gain / second,
+            Some(_) | None => left_ms,
+        };
+        let patience_ms = if worth_ms < left_ms { worth_ms } else { left_ms };
+        // Not by `mean`: no patience is a value like others.
+        self.patience_ms += MEAN_WEIGHT * (patience_ms - self.patience_ms);
     }
 }
 
@@ -165,6 +197,10 @@ mod tests {
         Timestamp::from_ms(1_000_000).plus_ms(ms)
     }
 
+    fn stake(gain: f64, patience_ms: f64) -> Stake {
+        Stake { gain, patience_ms }
+    }
+
     const REQUESTS: Take = Take { amount: 1.0, units: 100.0, window_ms: 60_000.0 };
 
     #[test]
@@ -173,7 +209,7 @@ mod tests {
         let check = |what: &str, requests: u32, later_ms: u64, expected: f64| {
             let mut price = Price::default();
             for _ in 0..requests {
-                price.rise(REQUESTS, 1.0, at(0));
+                price.rise(REQUESTS, stake(1.0, 0.0), at(0));
             }
             let paid = price.usual_task(at(later_ms));
             assert!((paid - expected).abs() < 1e-9, "{what}: {paid}");
@@ -191,16 +227,52 @@ mod tests {
     fn what_runs_at_the_limits_rate_is_free() {
         let mut price = Price::default();
         for number in 0..1_000 {
-            price.rise(REQUESTS, 1.0, at(number * 600));
+            price.rise(REQUESTS, stake(1.0, 0.0), at(number * 600));
         }
         let (paid, one) = (price.usual_task(at(1_000 * 600)), STEP / 100.0);
         assert!(paid <= one, "{paid} is more than one request's {one}");
     }
 
     #[test]
+    fn a_price_moves_with_the_window_and_what_tasks_can_wait() {
+        // (what, patience ms, milliseconds later, what a usual task pays after half a limit at once)
+        let check = |what: &str, patience_ms: f64, later_ms: u64, expected: f64| {
+            let mut price = Price::default();
+            for _ in 0..50 {
+                price.rise(REQUESTS, stake(1.0, patience_ms), at(0));
+            }
+            let paid = price.usual_task(at(later_ms));
+            assert!((paid - expected).abs() < 1e-9, "{what}: {paid}");
+        };
+        let (window, twice) = (libm::pow(1.01, 50.0), libm::pow(1.005, 50.0));
+        check("impatient", 0.0, 0, window - 1.0);
+        check("impatient, later", 0.0, 15_000, window * libm::exp(-0.25) - 1.0);
+        check("a window's patience", 60_000.0, 0, twice - 1.0);
+        check("a window's patience, later", 60_000.0, 15_000, twice * libm::exp(-0.125) - 1.0);
+        check("given back alike", 60_000.0, 30_000, 0.0);
+    }
+
+    #[test]
+    fn patience_is_what_a_task_has_and_what_waiting_is_worth() {
+        // (time left, gain, what a second costs, patience)
+        let rows = [
+            (60_000.0, Some(0.2), 0.0, 60_000.0),
+            (60_000.0, Some(0.2), 0.01, 20_000.0),
+            (9_000.0, Some(0.2), 0.01, 9_000.0),
+            (60_000.0, None, 0.01, 60_000.0),
+            (0.0, Some(0.2), 0.0, 0.0),
+        ];
+        for (left_ms, gain, second, expected) in rows {
+            let mut stake = Stake::default();
+            (0..2_000).for_each(|_| stake.waits(left_ms, gain, second));
+            assert!((stake.patience_ms - expected).abs() < 1e-6, "{left_ms} {gain:?}: {stake:?}");
+        }
+    }
+
+    #[test]
     fn a_lane_without_units_asks_nothing() {
         let mut price = Price::default();
-        price.rise(Take { units: 0.0, ..REQUESTS }, 1.0, at(0));
+        price.rise(Take { units: 0.0, ..REQUESTS }, stake(1.0, 0.0), at(0));
         assert_eq!(price.per_unit(at(0)), 0.0);
     }
 
@@ -215,19 +287,22 @@ mod tests {
     proptest! {
         #[test]
         fn prices_are_bounded_and_independent_of_being_asked(
-            steps in proptest::collection::vec((0u64..5_000, 0.0f64..1e6, 0.0f64..10.0), 1..100),
+            steps in proptest::collection::vec(
+                (0u64..5_000, 0.0f64..1e6, 0.0f64..10.0, 0.0f64..1e6), 1..100,
+            ),
             slots in 0u32..5,
         ) {
             let (mut price, mut of_slots) = (Price::default(), Price::default());
             let mut now = 0;
-            for (wait_ms, amount, stake) in steps {
+            for (wait_ms, amount, gain, patience_ms) in steps {
+                let stake = stake(gain, patience_ms);
                 now += wait_ms;
                 let take = Take { amount, units: 1e5, window_ms: 60_000.0 };
                 price.rise(take, stake, at(now));
                 of_slots.rise_slots(amount, f64::from(slots), stake, at(now));
                 for one in [price, of_slots] {
                     let paid = one.usual_task(at(now));
-                    prop_assert!((0.0..=STAKES_MAX * stake).contains(&paid), "{paid}");
+                    prop_assert!((0.0..=STAKES_MAX * gain).contains(&paid), "{paid}");
                     prop_assert!(one.per_unit(at(now)).is_finite());
                     prop_assert!(one.usual_task(at(now + 1)) <= paid);
                 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::price::{Price, Take};
+use super::super::price::{Price, Stake, Take};
 use super::super::rights::{Scale, first_deal};
 use super::super::window::Window;
 use super::promised::{Kept, Promised};
@@ -137,7 +137,7 @@ impl Rate {
     }
 
     /// Moves the price: `amount` is expected to stay taken.
-    pub fn charge(&mut self, at: Timestamp, amount: f64, stake: f64) {
+    pub fn charge(&mut self, at: Timestamp, amount: f64, stake: Stake) {
         let window_ms = f64::from(self.limit.window_s) * 1_000.0;
         self.price.rise(Take { amount, units: self.units as f64, window_ms }, stake, at);
     }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::routing::price::{Price, Take};
+use crate::routing::price::{Price, Stake, Take};
 use crate::routing::rights::{RIGHTS, first_deal};
 
 const TICK_MS: u64 = 100;
@@ -228,7 +228,9 @@ impl ModelLane {
             self.window.push_back((now, size));
             self.keeps = self.keeps.filter(|(large, _)| size < *large);
             let (units, window_ms) = (units as f64, window_ms as f64);
-            self.price.rise(Take { amount: size as f64, units, window_ms }, 1.0, Model::at(now));
+            let mut stake = Stake::default();
+            stake.add(1.0);
+            self.price.rise(Take { amount: size as f64, units, window_ms }, stake, Model::at(now));
         }
         self.waiting = kept;
         self.used_max = self.used_max.max(self.used);
