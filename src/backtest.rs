@@ -12,7 +12,6 @@
 pub mod baselines;
 pub mod bound;
 mod closed_loop;
-mod draw;
 pub mod parse;
 mod provider;
 pub mod scenario;

@@ -8,7 +8,6 @@
 pub mod attempt;
 pub mod audit;
 pub mod conduct;
-pub mod draw;
 pub mod fleet;
 pub mod ledger;
 pub mod outage;

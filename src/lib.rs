@@ -10,6 +10,8 @@ pub mod config;
 
 pub mod clock;
 
+pub mod draw;
+
 pub mod failpoint;
 
 pub mod planted;

@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::draw::{Draw, Purpose};
 use super::scenario::Scenario;
 use super::site::{Run, Site};
 use super::{BacktestError, Settings, Watch};
+use crate::draw::{Draw, Purpose};
 use crate::model::health::{HealthScope, HealthStatus};
 use crate::model::reason::RefusalReason;
 use crate::model::resource::ResourceSpec;

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use self::member::Member;
-use super::draw::{Draw, Purpose};
 use super::scenario::Scenario;
 use super::site::{Run, Site};
 use super::{BacktestError, Settings, Watch};
 use crate::codec::encode::{fleet_key, health_key};
 use crate::codec::{Codec, OutputFormat, RawRecord, RegisteredSchemas};
+use crate::draw::{Draw, Purpose};
 use crate::lane::LaneSettings;
 use crate::lane::prepared::{OutputTopic, Prepared};
 use crate::model::Topic;

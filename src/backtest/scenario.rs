@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::draw::{Draw, Purpose};
+use crate::draw::{Draw, Purpose};
 use crate::model::health::HealthEvent;
 use crate::model::resource::{Dimension, FleetFile, ResourceSpec};
 use crate::model::task::{Requirements, Task};

@@ -1,6 +1,6 @@
 //! What a simulated model does with one attempt. Pure: drawn from the seed, the task and the attempt.
 
-use super::draw::{Draw, Purpose};
+use crate::draw::{Draw, Purpose};
 use crate::model::resource::ResourceSpec;
 use crate::model::result::ResultStatus;
 

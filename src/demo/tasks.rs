@@ -1,7 +1,7 @@
 //! The tasks: sizes and times from the trace, everything that it does not say drawn by the seed.
 
-use super::draw::{Draw, Purpose};
 use super::trace::Arrival;
+use crate::draw::{Draw, Purpose};
 use crate::model::task::{Objective, Priority, Requirements, Stage, Task};
 
 /// A task, when it is published, and what the model will generate for it.

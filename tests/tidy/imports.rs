@@ -42,6 +42,7 @@ const RULES: &[Rule] = &[
         pure_crates: Some(&["axum", "config", "rdkafka", "tempfile", "toml", "tracing_subscriber"]),
     },
     Rule { module: "clock", ours: &["model"], pure_crates: None },
+    Rule { module: "draw", ours: &[], pure_crates: Some(&["rand_chacha"]) },
     Rule { module: "failpoint", ours: &[], pure_crates: None },
     Rule {
         module: "telemetry",
@@ -122,13 +123,23 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "backtest",
-        ours: &["codec", "config", "hindsight", "lane", "model", "routing"],
-        pure_crates: Some(&["rand_chacha"]),
+        ours: &["codec", "config", "draw", "hindsight", "lane", "model", "routing"],
+        pure_crates: Some(&[]),
     },
     Rule { module: "http", ours: &["clock", "config", "model", "telemetry"], pure_crates: None },
     Rule {
         module: "demo",
-        ours: &["broker", "cli", "clock", "codec", "config", "model", "stream", "telemetry"],
+        ours: &[
+            "broker",
+            "cli",
+            "clock",
+            "codec",
+            "config",
+            "draw",
+            "model",
+            "stream",
+            "telemetry",
+        ],
         pure_crates: None,
     },
     Rule {

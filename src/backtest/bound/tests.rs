@@ -4,12 +4,12 @@ use serde_json::json;
 
 use super::{Aim, Insight, bound};
 use crate::backtest::baselines::{self, Baseline};
-use crate::backtest::draw::{Draw, Purpose};
 use crate::backtest::route;
 use crate::backtest::scenario::Scenario;
 use crate::backtest::site::Run;
 use crate::backtest::summary::utility;
 use crate::backtest::tests::{Given, resource, settings};
+use crate::draw::{Draw, Purpose};
 use crate::model::policy::Policy;
 use crate::model::resource::Dimension;
 

@@ -10,11 +10,20 @@ pub enum Purpose {
     Task = 1,
     /// What a simulated model does with an attempt.
     Attempt = 2,
-    /// What an attempt meets on a resource that is broken.
+    /// What an attempt meets on a resource that is broken, by task and attempt.
     Outage = 3,
+    /// How long a task's answer is, by the task's place.
+    Length = 4,
+    /// What a resource makes of a task, by the place of the pair.
+    Outcome = 5,
+    /// What a simple router throws dice for.
+    Baseline = 6,
+    /// Which lane a task comes to, by the task's place.
+    Lane = 7,
 }
 
 /// One stream of draws.
+#[derive(Debug)]
 pub struct Draw(ChaCha8Rng);
 
 impl Draw {
@@ -36,6 +45,12 @@ impl Draw {
     /// Uniform in [low, high).
     pub fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
+    }
+
+    /// A number below `count`; 0 where `count` is 0.
+    pub fn below(&mut self, count: usize) -> usize {
+        // The bias of the remainder is far below anything that a run could notice.
+        (self.0.next_u64() % (count.max(1) as u64)) as usize
     }
 
     /// True with this probability.
