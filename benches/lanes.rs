@@ -115,9 +115,10 @@ fn skewed(seed: u64) {
         let input: u64 = row[1].parse().unwrap();
         let output: u64 = row[2].parse().unwrap();
         tokens += input + output;
+        let class = ["code", "chat"][tasks.len() % 2];
         tasks.push(json!({
             "task_id": format!("t-{}", tasks.len()), "arrival_ms": (ms - first_ms).ceil(),
-            "class": ["code", "chat"][tasks.len() % 2], "input_tokens": input,
+            "class": class, "input_tokens": input,
             "max_output_tokens": if output <= 256 { 256 } else { 4_096 },
         }));
     }

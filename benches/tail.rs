@@ -229,7 +229,7 @@ fn tower_p99_ms(load: &Rc<Load>, says_full: bool) -> f64 {
             let decay_ns = DECAY.as_nanos() as f64;
             PeakEwma::new(server, RTT, decay_ns, CompleteOnResponse::default())
         });
-        let rng = HasherRng::<BuildHasherDefault<DefaultHasher>>::default();
+        let rng = HasherRng::with_hasher(BuildHasherDefault::<DefaultHasher>::default());
         let mut balance = Balance::from_rng(ServiceList::new(servers.collect::<Vec<_>>()), rng);
         let start = Instant::now();
         let mut answers = Vec::new();
