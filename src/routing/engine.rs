@@ -79,7 +79,7 @@ fn verdict(
             if state.lanes > 1
                 && let Some(better) = found.never_here(state, ask)
             {
-                memo.lacks.went_without(better, ask.taking(state, better));
+                memo.lacks.went_without(state, better, ask.taking(state, better));
             }
             if let Some(offer) = planned(state, memo, ask, now) {
                 return serve(state, memo, ask, (offer, 1.0));
@@ -95,7 +95,7 @@ fn verdict(
                 && let Some(offer) = better.or(found.first_later())
             {
                 let resource = offer.candidate.resource;
-                memo.lacks.resource_waits(resource, ask.taking(state, resource));
+                memo.lacks.resource_waits(state, resource, ask.taking(state, resource));
             }
             match (found.has_any(), found.waits) {
                 (false, _) => Verdict::Refuse(found.furthest),
@@ -133,7 +133,7 @@ fn serve(
             if state.lanes > 1
                 && let Some(tenant) = ask.candidates.tenant
             {
-                memo.lacks.tenant_waits(tenant, ask.taking(state, candidate.resource));
+                memo.lacks.tenant_waits(state, tenant, ask.taking(state, candidate.resource));
             }
             return Verdict::Wait(reason);
         }

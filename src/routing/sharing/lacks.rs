@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::super::admission::Tenant;
 use super::super::fact::{Lack, LoadOwner, ResourceIndex, TenantIndex};
-use super::super::fleet::{Promised, Rate};
+use super::super::fleet::{Promised, Rate, Resource};
 use super::super::state::State;
 use crate::model::resource::Dimension;
 use crate::model::rights::LimitKind;
@@ -18,53 +19,39 @@ pub struct Taking {
     pub usd_micros: u64,
 }
 
-/// Several tasks together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Sum {
-    tasks: u64,
-    tokens: u64,
-    usd_micros: u64,
-}
-
-impl Sum {
-    fn add(&mut self, taking: Taking) {
-        self.tasks += 1;
-        self.tokens = self.tokens.saturating_add(taking.tokens);
-        self.usd_micros = self.usd_micros.saturating_add(taking.usd_micros);
-    }
-
-    /// The larger one by each measure.
-    fn rise(&mut self, taking: Taking) {
-        self.tasks = 1;
-        self.tokens = self.tokens.max(taking.tokens);
-        self.usd_micros = self.usd_micros.max(taking.usd_micros);
-    }
-
+impl Taking {
+    /// How much it takes of a limit.
     fn of(&self, kind: LimitKind) -> u64 {
         match kind {
-            LimitKind::Slots | LimitKind::Rate { dimension: Dimension::Requests, .. } => self.tasks,
+            LimitKind::Slots | LimitKind::Rate { dimension: Dimension::Requests, .. } => 1,
             LimitKind::Rate { dimension: Dimension::Tokens, .. } => self.tokens,
             LimitKind::Budget => self.usd_micros,
         }
     }
 }
 
-/// The tasks that go without one owner's limits.
+/// The tasks that go without one limit, in its units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Without {
-    all: Sum,
+    all: u64,
     /// Those that wait, by priority.
-    waiting: [Sum; 3],
-    /// The largest task that waits, by each measure and by priority.
-    largest: [Sum; 3],
+    waiting: [u64; 3],
+    /// The largest task that waits, by priority.
+    largest: [u64; 3],
 }
 
 impl Without {
+    fn waits(&mut self, priority: Priority, amount: u64) {
+        self.all = self.all.saturating_add(amount);
+        let place = priority as usize;
+        self.waiting[place] = self.waiting[place].saturating_add(amount);
+        self.largest[place] = self.largest[place].max(amount);
+    }
+
     /// The most urgent task that takes more than so much and not more than the limit, and how much
     /// it takes; (0, any) where there is none.
-    fn larger_than(&self, kind: LimitKind, units: u64, limit: u64) -> (u64, Priority) {
+    fn larger_than(&self, units: u64, limit: u64) -> (u64, Priority) {
         let larger = Priority::ALL.into_iter().zip(self.largest).find_map(|(priority, largest)| {
-            let largest = largest.of(kind);
             (largest > units && largest <= limit).then_some((largest, priority))
         });
         larger.unwrap_or_default()
@@ -73,17 +60,16 @@ impl Without {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lacks {
-    by_owner: BTreeMap<LoadOwner, Without>,
+    by_limit: BTreeMap<(LoadOwner, LimitKind), Without>,
 }
 
 /// How a limit stands, for the comparison with what is wanted of it.
+#[derive(Debug, Clone, Copy)]
 struct Seen<'a> {
     kind: LimitKind,
     limit: u64,
     units: u64,
     used: u64,
-    /// For any task.
-    free: u64,
     promised: &'a Promised,
 }
 
@@ -94,38 +80,93 @@ impl<'a> Seen<'a> {
             limit: rate.limit.amount,
             units: rate.units,
             used: rate.window.used(),
-            free: rate.free(),
             promised: &rate.promised,
         }
     }
+
+    fn has_room(&self, taking: Taking) -> bool {
+        let needed = taking.of(self.kind);
+        self.promised.free(taking.priority, needed, self.used) >= needed
+    }
+
+    fn fits_ever(&self, taking: Taking) -> bool {
+        taking.of(self.kind) <= self.units
+    }
+
+    fn measure(&self, owner: LoadOwner, without: &Without) -> Option<Lack> {
+        // For any task. What the breaker keeps closed is not lacking.
+        let free = self.promised.free(Priority::Batch, 0, self.used);
+        if without.all <= free {
+            return None;
+        }
+        let kept = self.promised.kept().filter(|kept| {
+            let largest = without.largest[kept.priority as usize];
+            largest >= kept.size && largest > self.units.saturating_sub(self.used)
+        });
+        let (largest, priority) = match kept {
+            Some(kept) => (kept.size, kept.priority),
+            None => without.larger_than(self.units, self.limit),
+        };
+        let (kind, waiting) = (self.kind, without.all);
+        let [critical, interactive, _] = without.waiting;
+        Some(Lack { owner, kind, waiting, critical, interactive, largest, priority })
+    }
+}
+
+fn of_resource(resource: &Resource) -> impl Iterator<Item = Seen<'_>> + Clone {
+    let slots = Seen {
+        kind: LimitKind::Slots,
+        limit: resource.slots_limit.into(),
+        units: resource.slots_units.into(),
+        used: resource.slots_in_use.into(),
+        promised: &resource.slots_promised,
+    };
+    let rates = resource.rates.iter().map(|rate| Seen::rate(rate.kind(), rate));
+    std::iter::once(slots).chain(rates)
+}
+
+fn of_tenant(tenant: &Tenant) -> impl Iterator<Item = Seen<'_>> + Clone {
+    let rates = tenant.rates.iter().map(|rate| Seen::rate(rate.kind(), rate));
+    rates.chain(tenant.budget.as_ref().map(|budget| Seen::rate(LimitKind::Budget, budget)))
 }
 
 impl Lacks {
     pub fn forget(&mut self) {
-        self.by_owner.clear();
+        self.by_limit.clear();
     }
 
     /// A task waits for room on a resource.
-    pub fn resource_waits(&mut self, index: ResourceIndex, taking: Taking) {
-        self.waits(LoadOwner::Resource(index), taking);
+    pub fn resource_waits(&mut self, state: &State, index: ResourceIndex, taking: Taking) {
+        self.waits(LoadOwner::Resource(index), of_resource(state.fleet.at(index)), taking);
     }
 
     /// A task waits for its tenant's limits.
-    pub fn tenant_waits(&mut self, index: TenantIndex, taking: Taking) {
-        self.waits(LoadOwner::Tenant(index), taking);
+    pub fn tenant_waits(&mut self, state: &State, index: TenantIndex, taking: Taking) {
+        self.waits(LoadOwner::Tenant(index), of_tenant(state.tenants.at(index)), taking);
     }
 
     /// A task is served elsewhere, because this lane's part of a better resource never fits it.
-    pub fn went_without(&mut self, index: ResourceIndex, taking: Taking) {
-        self.by_owner.entry(LoadOwner::Resource(index)).or_default().all.add(taking);
+    pub fn went_without(&mut self, state: &State, index: ResourceIndex, taking: Taking) {
+        for seen in of_resource(state.fleet.at(index)).filter(|seen| !seen.fits_ever(taking)) {
+            let without = self.by_limit.entry((LoadOwner::Resource(index), seen.kind)).or_default();
+            without.all = without.all.saturating_add(taking.of(seen.kind));
+        }
     }
 
-    fn waits(&mut self, owner: LoadOwner, taking: Taking) {
-        let without = self.by_owner.entry(owner).or_default();
-        without.all.add(taking);
-        let place = taking.priority as usize;
-        without.waiting[place].add(taking);
-        without.largest[place].rise(taking);
+    /// It lacks the limits that have no room for it, and no other: where requests are short, tokens
+    /// are not, however many tasks wait. Where each has room, all of them together are held back for
+    /// others (tenants' reserved shares), and more of any would help.
+    fn waits<'a>(
+        &mut self,
+        owner: LoadOwner,
+        limits: impl Iterator<Item = Seen<'a>> + Clone,
+        taking: Taking,
+    ) {
+        let is_held_back = limits.clone().all(|seen| seen.has_room(taking));
+        for seen in limits.filter(|seen| is_held_back || !seen.has_room(taking)) {
+            let without = self.by_limit.entry((owner, seen.kind)).or_default();
+            without.waits(taking.priority, taking.of(seen.kind));
+        }
     }
 
     /// Units of a limit that critical and interactive tasks wait for.
@@ -135,74 +176,27 @@ impl Lacks {
 
     /// Units of a limit that tasks wait for which are more urgent than this.
     pub fn more_urgent(&self, owner: LoadOwner, kind: LimitKind, than: Priority) -> u64 {
-        let Some(without) = self.by_owner.get(&owner) else { return 0 };
+        let Some(without) = self.by_limit.get(&(owner, kind)) else { return 0 };
         let more = without.waiting.iter().take(than as usize);
-        more.map(|waiting| waiting.of(kind)).fold(0, u64::saturating_add)
+        more.copied().fold(0, u64::saturating_add)
     }
 
     /// The largest task of a priority that waits for a limit; 0: none does.
     pub fn largest(&self, owner: LoadOwner, kind: LimitKind, priority: Priority) -> u64 {
-        let without = self.by_owner.get(&owner);
-        without.map_or(0, |without| without.largest[priority as usize].of(kind))
+        let without = self.by_limit.get(&(owner, kind));
+        without.map_or(0, |without| without.largest[priority as usize])
     }
 
     /// The limits that have less free than tasks of the batch want.
     pub fn measure(&self, state: &State) -> Vec<Lack> {
-        let mut found = Vec::new();
-        for (owner, without) in &self.by_owner {
-            let mut compare = |seen: Seen<'_>| {
-                let kind = seen.kind;
-                let waiting = without.all.of(kind);
-                if waiting <= seen.free {
-                    return;
-                }
-                let kept = seen.promised.kept().filter(|kept| {
-                    let largest = without.largest[kept.priority as usize].of(kind);
-                    let free = seen.units.saturating_sub(seen.used);
-                    largest >= kept.size && largest > free
-                });
-                let (largest, priority) = match kept {
-                    Some(kept) => (kept.size, kept.priority),
-                    None => without.larger_than(kind, seen.units, seen.limit),
-                };
-                let [critical, interactive, _] = without.waiting.map(|sum| sum.of(kind));
-                let owner = *owner;
-                let lack = Lack { owner, kind, waiting, critical, interactive, largest, priority };
-                found.push(lack);
+        let lack = |(&(owner, kind), without): (&(LoadOwner, LimitKind), &Without)| {
+            let of_kind = |seen: &Seen<'_>| seen.kind == kind;
+            let seen = match owner {
+                LoadOwner::Resource(index) => of_resource(state.fleet.at(index)).find(of_kind),
+                LoadOwner::Tenant(index) => of_tenant(state.tenants.at(index)).find(of_kind),
             };
-            let kind = |rate: &Rate| LimitKind::Rate {
-                dimension: rate.limit.dimension,
-                window_s: rate.limit.window_s,
-            };
-            match owner {
-                LoadOwner::Resource(index) => {
-                    let resource = state.fleet.at(*index);
-                    for rate in &resource.rates {
-                        compare(Seen::rate(kind(rate), rate));
-                    }
-                    let promised = &resource.slots_promised;
-                    let used = u64::from(resource.slots_in_use);
-                    compare(Seen {
-                        kind: LimitKind::Slots,
-                        limit: resource.spec.slots.into(),
-                        units: resource.slots_units.into(),
-                        used,
-                        // What the breaker keeps closed is not lacking.
-                        free: promised.open(Priority::Batch).saturating_sub(used),
-                        promised,
-                    });
-                }
-                LoadOwner::Tenant(index) => {
-                    let tenant = state.tenants.at(*index);
-                    for rate in &tenant.rates {
-                        compare(Seen::rate(kind(rate), rate));
-                    }
-                    if let Some(budget) = &tenant.budget {
-                        compare(Seen::rate(LimitKind::Budget, budget));
-                    }
-                }
-            }
-        }
-        found
+            seen?.measure(owner, without)
+        };
+        self.by_limit.iter().filter_map(lack).collect()
     }
 }
