@@ -71,6 +71,8 @@ struct Arguments {
 /// How long tasks take.
 #[derive(Debug, Clone, Copy)]
 enum Shape {
+    /// All within a tenth: what is known of the answer's length is in the prediction.
+    Even,
     /// Lengths vary as those of answers do: one in a hundred takes 2.8 times the mean.
     LogNormal,
     /// One in a hundred takes 4.6 times the mean.
@@ -82,6 +84,7 @@ impl Shape {
         let unit =
             |dice: &mut ChaCha8Rng| ((dice.next_u64() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
         match self {
+            Shape::Even => MEAN_MS * (0.9 + 0.2 * unit(dice)),
             Shape::Exponential => -MEAN_MS * unit(dice).ln(),
             Shape::LogNormal => {
                 const SIGMA: f64 = 0.5;
@@ -159,7 +162,9 @@ impl Load {
 }
 
 fn settings(seed: u64) -> Settings {
-    Settings { policy: Policy::default(), seed, lanes: 1, skew: None }
+    let explore_share =
+        std::env::var("EXPLORE").map_or(Policy::default().explore_share, |s| s.parse().unwrap());
+    Settings { policy: Policy { explore_share, ..Policy::default() }, seed, lanes: 1, skew: None }
 }
 
 /// Of all answers after the beginning.
@@ -261,21 +266,30 @@ fn tower_p99_ms(load: &Rc<Load>, says_full: bool) -> f64 {
 fn tail(seed: u64) {
     println!("p99 of {} tasks, s (seed {seed})", TASKS - WARM);
     println!(
-        "{:14} {:>10} {:>22} {:>8} {:>26} {:>8}",
+        "{:14} {:>13} {:>10} {:>22} {:>8} {:>26} {:>8}",
         "durations",
+        "one by itself",
         "pointsman",
         "two choices, peak EWMA",
         "lower by",
         "the same, told what is full",
         "lower by"
     );
-    for (name, shape) in [("log-normal", Shape::LogNormal), ("exponential", Shape::Exponential)] {
+    let shapes = [
+        ("even", Shape::Even),
+        ("log-normal", Shape::LogNormal),
+        ("exponential", Shape::Exponential),
+    ];
+    for (name, shape) in shapes {
         let load = Rc::new(Load::draw(shape, SLOWER, seed));
         let core = core_p99_ms(&load, seed);
+        let alone = load.durations_ms.iter().map(|durations_ms| durations_ms[ILL] as f64);
+        let floor = p99_ms(alone.collect());
         let (queues, told) = (tower_p99_ms(&load, false), tower_p99_ms(&load, true));
         let lower = |other: f64| (1.0 - core / other) * 100.0;
         println!(
-            "{name:14} {:10.2} {:22.2} {:6.1} % {:26.2} {:6.1} %",
+            "{name:14} {:13.2} {:10.2} {:22.2} {:6.1} % {:26.2} {:6.1} %",
+            floor / 1_000.0,
             core / 1_000.0,
             queues / 1_000.0,
             lower(queues),

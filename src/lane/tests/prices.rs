@@ -174,9 +174,10 @@ fn rationing_is_said_with_its_price() {
     let slots = json!({"slots": 1_000});
     bench.resource("good", with(model(100, json!({"easy": 0.9, "hard": 0.9})), slots));
     bench.resource("plain", model(1, json!({"easy": 0.1, "hard": 0.1})));
+    // Waiting would cost them more than it brings: prices move with the window alone.
     for number in 0..90 {
-        bench.task(&format!("t{number}"), patient(0.0));
-        bench.task(&format!("u{number}"), with(json!({"class": "hard"}), patient(0.0)));
+        bench.task(&format!("t{number}"), patient(100.0));
+        bench.task(&format!("u{number}"), with(json!({"class": "hard"}), patient(100.0)));
     }
     bench.step();
     // A quality that is worth little to this one.
@@ -186,7 +187,7 @@ fn rationing_is_said_with_its_price() {
     bench.step();
     bench.now += 30_001;
     for number in 0..90 {
-        bench.task(&format!("v{number}"), with(json!({"class": "hard"}), patient(0.0)));
+        bench.task(&format!("v{number}"), with(json!({"class": "hard"}), patient(100.0)));
     }
     bench.step();
     let refused = decisions(&bench).into_iter().find(|one| one["task_id"] == "poor").unwrap();

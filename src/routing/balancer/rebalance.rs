@@ -25,6 +25,7 @@
 mod asked;
 mod collect;
 mod critical;
+mod idle;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -218,6 +219,7 @@ impl Owner {
             round.serve_critical();
             round.collect();
             round.share();
+            round.take_idle();
             let (moves, open) = round.end();
             is_open |= open;
             advised.extend(moves.into_iter().map(|one| {

@@ -110,6 +110,8 @@ pub struct Memory {
     pub priced: BTreeMap<u32, Timestamp>,
     /// When rights last moved from one waiting lane to another.
     pub evened_at: Option<Timestamp>,
+    /// When each lane was last asked for slots that stood idle there.
+    pub idle: BTreeMap<u32, Timestamp>,
     /// When room is collected again for a large task.
     pub collect_at: Timestamp,
     /// Since when each lane says that critical tasks wait there.

@@ -162,7 +162,8 @@ impl<'a> Round<'a> {
         let is_waiting = self.stands.iter().any(|stand| stand.is_waiting);
         let is_open = self.memory.is_open()
             || (is_waiting && !self.moves.is_empty())
-            || self.has_other_time();
+            || self.has_other_time()
+            || self.awaits_idle();
         (self.moves, is_open)
     }
 
