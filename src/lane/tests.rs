@@ -4,6 +4,7 @@
 mod breakers;
 mod chains;
 mod fairness;
+mod features;
 mod flow;
 mod headroom;
 pub(crate) mod laws;

@@ -365,6 +365,7 @@ impl State {
             quality_prior: self.fleet.at(resource).spec.quality_prior(class).unwrap_or_default(),
             max_output_tokens: live.task.max_output_tokens,
             output_reserved: tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32,
+            features: live.task.features.as_deref(),
         };
         self.health.headroom.ended_v1(resource, end, self.batch_time);
         self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);

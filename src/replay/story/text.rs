@@ -83,8 +83,11 @@ fn considered_text(one: &Considered, width: usize) -> String {
         let more = [("saved", terms.saved), ("later stages", terms.later)];
         let more = more.into_iter().filter(|(_, worth)| *worth != 0.0);
         let more: String = more.map(|(name, worth)| format!(" + {name} {worth:.4}")).collect();
+        let moved = terms.features != 0.0;
+        let features =
+            if moved { format!(" (features {:+.4})", terms.features) } else { String::new() };
         format!(
-            "{:.4} = quality {:.4} − cost {:.4} − latency {:.4} − price {:.4}{more}",
+            "{:.4} = quality {:.4}{features} − cost {:.4} − latency {:.4} − price {:.4}{more}",
             terms.utility, terms.quality, terms.cost, terms.latency, terms.price
         )
     });
