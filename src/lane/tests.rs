@@ -7,6 +7,7 @@ mod fairness;
 mod features;
 mod flow;
 mod headroom;
+mod heartbeats;
 pub(crate) mod laws;
 mod learning;
 mod lowered;

@@ -156,6 +156,7 @@ impl State {
             }
             Fact::RightsPledged { limit, pledge } => self.pledge_rights(limit, *pledge),
             Fact::RoomKept { limit, keeping } => self.keep_room(limit, *keeping),
+            Fact::AttemptSlow { key, slow } => self.slow_down(*key, *slow),
         }
     }
 
@@ -277,6 +278,7 @@ impl State {
             lease_until,
             tokens: reservation.tokens,
             usd_micros: reservation.usd_micros,
+            slow: 0.0,
         };
         self.leases.insert((lease_until, key));
         self.in_flight += 1;
@@ -296,7 +298,8 @@ impl State {
     fn end_attempt(&mut self, key: TaskKey, end: AttemptEnd, used: &Used) {
         let Some(live) = self.tasks.get_mut(&key) else { return };
         let (resource, reserved_at, lease_until, tokens, usd_micros) = match live.phase {
-            Phase::InFlight { resource, reserved_at, lease_until, tokens, usd_micros } => {
+            Phase::InFlight { resource, reserved_at, lease_until, tokens, usd_micros, slow } => {
+                self.learned.slow_ended_v1(resource, f64::from(slow));
                 (resource, reserved_at, lease_until, tokens, usd_micros)
             }
             Phase::Waiting { .. } | Phase::GivenUp => return,
@@ -371,6 +374,16 @@ impl State {
         self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
         if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {
             self.apply_health();
+        }
+    }
+
+    /// What an attempt under way has shown moves its resource's speed before it ends.
+    fn slow_down(&mut self, key: TaskKey, slower: f32) {
+        if let Some(live) = self.tasks.get_mut(&key)
+            && let Phase::InFlight { resource, slow, .. } = &mut live.phase
+        {
+            let before = f64::from(std::mem::replace(slow, slower));
+            self.learned.slow_v1(*resource, before, f64::from(slower));
         }
     }
 

@@ -325,6 +325,12 @@ pub enum Fact {
         limit: LimitName,
         keeping: Keeping,
     },
+    /// A heartbeat shows that an attempt under way takes longer than it had shown before: by this much
+    /// more than was expected of all of it, as a share of that.
+    AttemptSlow {
+        key: TaskKey,
+        slow: f32,
+    },
 }
 
 /// Whose limits a load snapshot shows.

@@ -170,16 +170,51 @@ impl Learned {
         if let (Some(input), Some(output), Some(duration_ms)) =
             (shown.input_tokens, shown.output_tokens, shown.duration_ms)
         {
-            let at = usize::from(resource);
-            if self.speeds.len() <= at {
-                self.speeds.resize(at + 1, Speed::default());
-            }
-            if let Some(speed) = self.speeds.get_mut(at) {
-                let first_token_ms = shown.time_to_first_token_ms;
-                let took = Took { input_tokens: input, first_token_ms, duration_ms };
-                speed.observe_v1(predicted(terms, input, f64::from(output)), took);
-            }
+            let first_token_ms = shown.time_to_first_token_ms;
+            let took = Took { input_tokens: input, first_token_ms, duration_ms };
+            let predicted = predicted(terms, input, f64::from(output));
+            self.speed_mut(resource).observe_v1(predicted, took);
         }
+    }
+
+    /// How much longer than expected an attempt under way takes at least, as a share of that: below
+    /// zero where it may be faster. `output_tokens`: what it has so far, and in all, as far as is known.
+    pub fn slow(
+        &self,
+        resource: ResourceIndex,
+        terms: &Terms,
+        input_tokens: u32,
+        output_tokens: (f64, f64),
+        elapsed_ms: f64,
+    ) -> f64 {
+        let expected_ms = |output| self.latency(resource, terms, input_tokens, output).expected_ms;
+        let (so_far, all) = output_tokens;
+        // What is left of it may go on as expected.
+        let all = expected_ms(if so_far > all { so_far } else { all });
+        if all > 0.0 { (elapsed_ms - expected_ms(so_far)) / all } else { 0.0 }
+    }
+
+    /// An attempt under way there takes longer than expected: by how much it had shown before, and
+    /// shows now.
+    pub fn slow_v1(&mut self, resource: ResourceIndex, before: f64, now: f64) {
+        self.version += 1;
+        self.speed_mut(resource).slow_v1(before, now);
+    }
+
+    /// An attempt has ended that had shown as much.
+    pub fn slow_ended_v1(&mut self, resource: ResourceIndex, slow: f64) {
+        if slow > 0.0 {
+            self.version += 1;
+            self.speed_mut(resource).slow_ended_v1(slow);
+        }
+    }
+
+    fn speed_mut(&mut self, resource: ResourceIndex) -> &mut Speed {
+        let at = usize::from(resource);
+        if self.speeds.len() <= at {
+            self.speeds.resize(at + 1, Speed::default());
+        }
+        &mut self.speeds[at]
     }
 
     /// The resource's breaker lets single tasks try it again: its failures belong to what is over, and

@@ -22,9 +22,7 @@ fn dice(seed: u64) -> impl FnMut() -> f64 {
 /// `slope`; the other features and a part of every quality are chance.
 fn scenario(slope: f64, with_features: bool) -> (Given, Vec<f64>) {
     let mut given = Given {
-        resources: ["one", "other"]
-            .map(|id| resource(id, json!({"slots": 50})))
-            .to_vec(),
+        resources: ["one", "other"].map(|id| resource(id, json!({"slots": 50}))).to_vec(),
         ..Given::default()
     };
     let (mut die, mut firsts) = (dice(1), Vec::new());
@@ -36,7 +34,8 @@ fn scenario(slope: f64, with_features: bool) -> (Given, Vec<f64>) {
         let (one, other) = (0.5 + off + 0.2 * die(), 0.5 - off + 0.2 * die());
         firsts.push(features[0]);
         let change = if with_features { json!({"features": features}) } else { json!({}) };
-        let answers = [("one", one.clamp(0.0, 1.0), 50, 200), ("other", other.clamp(0.0, 1.0), 50, 200)];
+        let answers =
+            [("one", one.clamp(0.0, 1.0), 50, 200), ("other", other.clamp(0.0, 1.0), 50, 200)];
         given.task(number as u64 * 40, change, &answers);
     }
     (given, firsts)

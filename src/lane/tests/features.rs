@@ -88,7 +88,11 @@ fn what_a_decision_predicts_follows_the_features_and_is_explained() {
         assert!((least..=most).contains(&quality), "{what}: {quality}");
         let first = &considered[0];
         let terms = first.terms.unwrap();
-        assert_eq!((first.resource.as_str(), terms.quality_predicted), (resource, quality), "{what}");
+        assert_eq!(
+            (first.resource.as_str(), terms.quality_predicted),
+            (resource, quality),
+            "{what}"
+        );
         assert!((brought_least..=brought_most).contains(&terms.features), "{what}: {terms:?}");
         let utility = terms.quality - terms.cost - terms.latency - terms.price;
         assert!((utility - terms.utility).abs() < 1e-12, "{what}: {terms:?}");
@@ -100,9 +104,7 @@ fn what_a_decision_predicts_follows_the_features_and_is_explained() {
 #[test]
 fn a_quality_that_a_task_asks_for_is_its_own() {
     let mut bench = taught(600);
-    let hard = |features: Value| {
-        json!({"features": features, "requirements": {"min_quality": 0.4, "models": ["above"]}})
-    };
+    let hard = |features: Value| json!({"features": features, "requirements": {"min_quality": 0.4, "models": ["above"]}});
     let (decision, _) = asked(&mut bench, "good", hard(json!([0.5, 0.0])));
     assert_eq!(decision["outcome"], "routed", "{decision}");
     let (decision, _) = asked(&mut bench, "bad", hard(json!([-0.9, 0.0])));

@@ -68,6 +68,10 @@ fn detail_text(kind: &str, detail: &Value) -> String {
                 if fallbacks.is_empty() { "none".to_owned() } else { fallbacks.join(", ") },
             )
         }
+        "slow" => {
+            let percent = detail["longer_by"].as_f64().unwrap_or_default() * 100.0;
+            format!("takes at least {percent:.0} % longer than expected")
+        }
         "queued" => format!("blocked by {}", text("blocked_by")),
         "refused" => text("reason"),
         "attempt_ended" => {

@@ -123,7 +123,8 @@ mod tests {
             let other: Vec<f32> =
                 one.iter().zip(vector(seed + 1_000)).map(|(a, b)| a * 0.5 + b * 0.5).collect();
             let true_product = {
-                let long = |features: &[f32]| features.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+                let long =
+                    |features: &[f32]| features.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
                 let (one, other) = (long(&one), long(&other));
                 product(&one, &other)
                     / libm::sqrt((1.0 + product(&one, &one)) * (1.0 + product(&other, &other)))

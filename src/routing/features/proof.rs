@@ -113,14 +113,15 @@ mod tests {
     #[test]
     fn rows() {
         // (what, results, said, so much of it is true, noise, least weight, most)
-        let check = |what: &str, results: usize, said: f64, truth: f64, size: f64, weights: (f64, f64)| {
-            let proof = after((0..results).map(|number| {
-                let predicted = if number % 2 == 0 { said } else { -said };
-                (truth * predicted + size * noise(number), predicted)
-            }));
-            let weight = proof.weight();
-            assert!((weights.0..=weights.1).contains(&weight), "{what}: {weight}");
-        };
+        let check =
+            |what: &str, results: usize, said: f64, truth: f64, size: f64, weights: (f64, f64)| {
+                let proof = after((0..results).map(|number| {
+                    let predicted = [said, -said][number % 2];
+                    (truth * predicted + size * noise(number), predicted)
+                }));
+                let weight = proof.weight();
+                assert!((weights.0..=weights.1).contains(&weight), "{what}: {weight}");
+            };
         check("nothing", 0, 0.0, 0.0, 0.0, (0.0, 0.0));
         check("says nothing", 500, 0.0, 0.0, 0.3, (0.0, 0.0));
         check("right, too few", 30, 0.3, 1.0, 0.3, (0.0, 0.0));
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_holds_no_longer_is_refuted_soon() {
-        let says = |number: usize| if number % 2 == 0 { 0.3 } else { -0.3 };
+        let says = |number: usize| [0.3, -0.3][number % 2];
         let mut proof = after((0..1_000).map(|at| (says(at) + 0.3 * noise(at), says(at))));
         assert!(proof.weight() > 0.5 && !proof.is_refuted());
         let refuted = (0..100).find(|at| {

@@ -88,7 +88,8 @@ impl Ridge {
         }
         let mut weights = Vector::default();
         for at in (0..DIMENSIONS).rev() {
-            let below = (at + 1..DIMENSIONS).fold(0.0, |sum, row| sum + lower[row][at] * weights[row]);
+            let below =
+                (at + 1..DIMENSIONS).fold(0.0, |sum, row| sum + lower[row][at] * weights[row]);
             weights[at] = (halfway[at] - below) / lower[at][at];
         }
         weights.iter().all(|weight| weight.is_finite()).then_some(weights)

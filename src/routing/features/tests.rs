@@ -30,7 +30,12 @@ fn like(first: f64, length: usize, die: &mut impl FnMut() -> f64) -> Projected {
 }
 
 /// So many results, each off by `slope` times its first feature and by noise.
-fn taught(features: &mut Features, resource: ResourceIndex, (slope, noise): (f64, f64), results: u32) {
+fn taught(
+    features: &mut Features,
+    resource: ResourceIndex,
+    (slope, noise): (f64, f64),
+    results: u32,
+) {
     let mut die = dice(11 + u64::from(resource));
     for _ in 0..results {
         let first = die();
@@ -127,12 +132,13 @@ fn its_own_success_does_not_take_its_proof() {
         teach(&mut features, if number % 2 == 0 { 1.0 } else { -1.0 }, 0.0, false);
     }
     let before = moved(&features, 0, 1.0) - moved(&features, 0, -1.0);
-    assert!((0.6..0.9).contains(&before), "{before}");
+    // More than it was taught with: other features take nothing of its size here.
+    assert!((0.8..1.3).contains(&before), "{before}");
     // From now on it gets what it is good at; the posterior notices after twenty results.
     for number in 0..3_000 {
         teach(&mut features, 1.0, if number < 20 { 0.0 } else { 1.0 }, number == 20);
     }
-    assert!(moved(&features, 0, 1.0).abs() < 0.1, "{}", moved(&features, 0, 1.0));
+    assert!(moved(&features, 0, 1.0).abs() < 0.3, "{}", moved(&features, 0, 1.0));
     let after = moved(&features, 0, 1.0) - moved(&features, 0, -1.0);
     assert!(after > 0.5 * before, "{after} of {before}");
 }
