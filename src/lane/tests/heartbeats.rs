@@ -95,6 +95,7 @@ fn an_attempt_says_so_a_few_times_at_most() {
         bench.step();
         said += u32::from(slow(&bench, "t1") != before);
     }
-    assert_eq!(slow(&bench, "t1"), "2.00");
+    // What is left to the most that counts is not worth saying.
+    assert!(slow(&bench, "t1").as_str() > "1.75", "{}", slow(&bench, "t1"));
     assert!((2..=8).contains(&said), "{said} times");
 }
