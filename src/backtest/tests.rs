@@ -1,5 +1,7 @@
 //! A backtest from the outside: files in, runs and bounds out.
 
+mod features;
+
 use serde_json::{Value, json};
 
 use super::baselines::{self, Baseline};

@@ -211,6 +211,7 @@ impl<'a> Batch<'a> {
             | Fact::HealthSet { .. }
             | Fact::ControlSkipped { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::AttemptSlow { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }

@@ -155,6 +155,7 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::AttemptSlow { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished { .. }

@@ -44,7 +44,9 @@ fn bytes_of(ready: &ReadyTask) -> usize {
 
 impl Ready {
     /// Keeps a task where there is room for it.
-    pub fn keep(&mut self, key: TaskKey, ready: ReadyTask) {
+    pub fn keep(&mut self, key: TaskKey, mut ready: ReadyTask) {
+        // What is needed of them is in the state.
+        ready.task.features = Vec::new();
         // An id may come again after it is forgotten: the record before is another task's.
         self.remove(key);
         let bytes = bytes_of(&ready);

@@ -182,6 +182,7 @@ impl Renderer<'_> {
             | Fact::HealthSet { .. }
             | Fact::ControlSkipped { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::AttemptSlow { .. }
             | Fact::RightsTaken { .. }
             | Fact::RoomKept { .. }
             | Fact::DeadLettered { .. } => {}

@@ -34,6 +34,7 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::AttemptSlow { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished { .. }
@@ -124,6 +125,7 @@ impl Lane {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::AttemptSlow { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }
@@ -172,6 +174,7 @@ impl Lane {
                 | Fact::Duplicate { .. }
                 | Fact::AttemptEnded { .. }
                 | Fact::LeaseExtended { .. }
+                | Fact::AttemptSlow { .. }
                 | Fact::BreakerTold { .. }
                 | Fact::FailoverEnded { .. }
                 | Fact::LoadPublished { .. }
@@ -243,6 +246,7 @@ impl Lane {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::AttemptSlow { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }

@@ -95,6 +95,7 @@ impl Sampler {
             | Fact::DeadLettered { .. }
             | Fact::AttemptEnded { then: Then::Done | Then::Again | Then::Next, .. }
             | Fact::LeaseExtended { .. }
+            | Fact::AttemptSlow { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }

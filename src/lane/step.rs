@@ -344,6 +344,7 @@ impl Lane {
                     let payload = task.payload.as_ref().map_or(0, Vec::len);
                     // A fact has less of a task than its record, and some numbers beside.
                     fact_bytes += FACT_NUMBERS_BYTES + entry.bytes.saturating_sub(payload);
+                    fact_bytes += if task.features.is_empty() { 0 } else { FACT_FEATURES_BYTES };
                     payload_bytes += payload;
                     let created_at = task.created_at_ms.unwrap_or(entry.timestamp);
                     let (offset, traceparent) = (entry.offset, entry.traceparent);
@@ -437,5 +438,7 @@ const TOGETHER_FACT_BYTES: usize = 256 << 10;
 const TOGETHER_PAYLOAD_BYTES: usize = 2 << 20;
 /// Keys, offsets, times and the reservation in a task's facts.
 const FACT_NUMBERS_BYTES: usize = 160;
+/// What a fact keeps of features, which may be more than a record of one or two of them has.
+const FACT_FEATURES_BYTES: usize = 80;
 
 type Decide = fn(&crate::routing::state::State, TaskKey) -> Option<Fact>;

@@ -4,8 +4,10 @@
 mod breakers;
 mod chains;
 mod fairness;
+mod features;
 mod flow;
 mod headroom;
+mod heartbeats;
 pub(crate) mod laws;
 mod learning;
 mod lowered;

@@ -344,6 +344,7 @@ pub fn is_decision(fact: &Fact) -> bool {
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::AttemptSlow { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished { .. }

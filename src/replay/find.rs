@@ -254,6 +254,7 @@ fn admits(fact: &Fact) -> bool {
         Fact::Queued { .. } | Fact::Duplicate { .. } => true,
         Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::AttemptSlow { .. }
         | Fact::BatchOpened { .. }
         | Fact::PolicySet(_)
         | Fact::FleetSet { .. }
@@ -280,7 +281,8 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::Refused { key, .. }
         | Fact::Duplicate { key }
         | Fact::AttemptEnded { key, .. }
-        | Fact::LeaseExtended { key, .. } => Some(*key),
+        | Fact::LeaseExtended { key, .. }
+        | Fact::AttemptSlow { key, .. } => Some(*key),
         Fact::BatchOpened { .. }
         | Fact::PolicySet(_)
         | Fact::FleetSet { .. }

@@ -150,6 +150,7 @@ fn refused_task(
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::AttemptSlow { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished { .. }
@@ -232,6 +233,7 @@ impl Telling<'_> {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::AttemptSlow { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }
@@ -295,6 +297,7 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         Fact::LeaseExtended { lease_until, .. } => {
             ("lease_extended", json!({"lease_until_at_ms": lease_until.as_ms()}))
         }
+        Fact::AttemptSlow { slow, .. } => ("slow", json!({"longer_by": slow})),
         Fact::BatchOpened { .. }
         | Fact::PolicySet(_)
         | Fact::FleetSet { .. }

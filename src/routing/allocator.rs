@@ -3,6 +3,7 @@
 use super::TaskKey;
 use super::engine::wait_until;
 use super::fact::{AttemptEnd, Fact, Shown, Then};
+use super::speed::SLOW_MAX;
 use super::state::{LiveTask, Phase, State};
 use crate::model::reason::RefusalReason;
 use crate::model::result::{ResultStatus, TaskResult};
@@ -78,8 +79,13 @@ pub fn decide_result(state: &State, result: &TaskResult) -> ResultVerdict {
         return ResultVerdict::ResourceMismatch { expected: expected.to_string() };
     }
     let end = match result.status {
-        ResultStatus::Started | ResultStatus::Heartbeat => {
+        ResultStatus::Started => {
             return ResultVerdict::Facts(extend_lease(state, key, lease_until));
+        }
+        ResultStatus::Heartbeat => {
+            let mut facts = extend_lease(state, key, lease_until);
+            facts.extend(slow(state, key, live, result));
+            return ResultVerdict::Facts(facts);
         }
         ResultStatus::Succeeded => AttemptEnd::Succeeded,
         ResultStatus::Failed => AttemptEnd::Failed,
@@ -97,6 +103,37 @@ fn extend_lease(state: &State, key: TaskKey, lease_until: Timestamp) -> Vec<Fact
         return Vec::new();
     }
     vec![Fact::LeaseExtended { key, lease_until: until }]
+}
+
+/// An attempt that was this much slower than it had shown before is worth a fact: at most eight of one
+/// attempt, because what is slower than [`SLOW_MAX`] is no slower to the estimate.
+const SLOW_STEP: f64 = 0.25;
+
+/// What a heartbeat shows of the resource's speed. Only that it is slow: whoever is faster than
+/// expected ends soon, and is learned from then.
+fn slow(state: &State, key: TaskKey, live: &LiveTask, result: &TaskResult) -> Option<Fact> {
+    let Phase::InFlight { resource, reserved_at, tokens, slow: told, .. } = live.phase else {
+        return None;
+    };
+    let input = result.input_tokens.unwrap_or(live.task.input_tokens);
+    // A worker that does not say since when may have begun as late as it may begin.
+    let since_ms = state.batch_time.ms_since(reserved_at);
+    let since_ms = since_ms.saturating_sub(state.policy.start_within_ms) as f64;
+    let elapsed_ms = result.duration_ms.unwrap_or(since_ms);
+    // One that does not say how far it is may be as far as it was allowed to come.
+    let all = tokens.saturating_sub(u64::from(live.task.input_tokens)) as f64;
+    let class = state.learned.class(&live.task.shape.class);
+    let output = match result.output_tokens {
+        Some(so_far) => {
+            let max_output_tokens = live.task.max_output_tokens;
+            (f64::from(so_far), state.learned.output_expected(class, max_output_tokens))
+        }
+        None => (all, all),
+    };
+    let terms = state.fleet.terms(resource);
+    let slow = state.learned.slow(resource, terms, input, output, elapsed_ms);
+    let slow = if slow < SLOW_MAX { slow } else { SLOW_MAX };
+    (slow >= f64::from(told) + SLOW_STEP).then_some(Fact::AttemptSlow { key, slow: slow as f32 })
 }
 
 /// The fact that ends an attempt in flight, with the corrected debits.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::affinity::session_of;
 use super::fact::{NewTask, ResourceIndex};
+use super::features::Projected;
 use super::shape::{Shape, SharedShape};
 use crate::model::task::{Stage, Task};
 use crate::model::time::Timestamp;
@@ -94,6 +95,7 @@ impl NewTask {
             stage: 0,
             stages: stages_of(task),
             session: session_of(task),
+            features: Projected::of(task),
         }
     }
 
@@ -113,6 +115,7 @@ impl NewTask {
             max_output_tokens: next.max_output_tokens,
             stage: self.stage + 1,
             stages: self.stages.clone(),
+            features: self.features.clone(),
             ..*self
         })
     }

@@ -49,12 +49,7 @@ impl Candidate {
         let weights = Objective::from(shape.objective).weights();
         let Belief { mean: quality, deviation, .. } =
             predicted_quality(state, class, shape, (index, resource));
-        // What is degraded counts for less, in proportion to how bad it is.
-        let kept = match resource.health {
-            HealthStatus::Degraded => 1.0 - resource.severity,
-            HealthStatus::Healthy | HealthStatus::Unhealthy | HealthStatus::Drain => 1.0,
-        };
-        let worth = weights.quality * quality * kept;
+        let worth = weights.quality * quality * kept(resource);
         let per_ms = weights.second / 1_000.0;
         let terms = state.fleet.terms(index);
         let (first_token, decode) = state.learned.speed(index).factors();
@@ -82,6 +77,14 @@ impl Candidate {
     /// The part of the utility that reading the input costs: money and time.
     pub fn input_part(&self, input_tokens: u32) -> f64 {
         self.prompts[speed::range(input_tokens)].per_token * f64::from(input_tokens)
+    }
+}
+
+/// What is degraded counts for less, in proportion to how bad it is.
+pub fn kept(resource: &Resource) -> f64 {
+    match resource.health {
+        HealthStatus::Degraded => 1.0 - resource.severity,
+        HealthStatus::Healthy | HealthStatus::Unhealthy | HealthStatus::Drain => 1.0,
     }
 }
 

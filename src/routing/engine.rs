@@ -14,6 +14,7 @@ use super::affinity::session_of;
 use super::chain::{StageAsk, first_shape, stages_of};
 use super::eligibility::{Candidates, Memo};
 use super::fact::{Bid, Fact, Loss, NewTask, Reservation, ResourceIndex};
+use super::features::Projected;
 use super::state::{Fallbacks, LiveTask, Phase, State};
 use crate::model::decision::RouteMetrics;
 use crate::model::reason::RefusalReason;
@@ -25,7 +26,7 @@ pub(super) use ahead::{Ahead, Stretch};
 use explore::explore;
 use kept::{planned, preferred};
 use refused::refused;
-pub(super) use refused::{Sizes, later_worth, size_or_room_miss};
+pub(super) use refused::{Sizes, later_worth, moved, size_or_room_miss};
 pub(super) use survey::Prices;
 use survey::{Ask, Offer, Survey};
 
@@ -149,7 +150,9 @@ fn serve(
         plans: plans(state, ask, candidate.resource, &fallbacks),
         fallbacks,
         metrics: RouteMetrics {
-            quality: candidate.quality,
+            quality: ask
+                .moved(state, candidate.resource)
+                .map_or(candidate.quality, |moved| moved.quality),
             cost_usd: terms.cost_usd(ask.input_tokens, output),
             latency_ms: ask.latency(state, candidate.resource).expected_ms,
             utility: ask.utility(state, candidate),
@@ -297,10 +300,13 @@ struct Opening {
     max_output_tokens: u32,
     /// Those after the first.
     later: Option<Vec<StageAsk>>,
+    /// Where they may count.
+    features: Option<Box<Projected>>,
 }
 
 impl Opening {
     fn of(state: &State, memo: &mut Memo, task: &Task) -> Self {
+        let features = state.learned.heeds_features().then(|| Projected::of(task)).flatten();
         if let Some(shape) = first_shape(task)
             && let Some(first) = task.stages.first()
         {
@@ -309,6 +315,7 @@ impl Opening {
                 input_tokens: first.input_tokens,
                 max_output_tokens: first.max_output_tokens,
                 later: stages_of(task).map(|stages| stages[1..].to_vec()),
+                features,
             };
         }
         Opening {
@@ -316,6 +323,7 @@ impl Opening {
             input_tokens: task.input_tokens,
             max_output_tokens: task.max_output_tokens,
             later: None,
+            features,
         }
     }
 
@@ -328,6 +336,7 @@ impl Opening {
             has_deadline: task.deadline_ms.is_some(),
             progress: None,
             is_fresh: true,
+            features: self.features.as_deref(),
         };
         Some(Ahead::of(state, memo, &stretch))
     }
@@ -348,6 +357,7 @@ pub(super) fn ahead_of<'a>(
         has_deadline: task.deadline_at != Timestamp::MAX,
         progress: live.and_then(|live| live.progress.as_deref()),
         is_fresh: live.is_some_and(|live| live.attempt == 0),
+        features: task.features.as_deref(),
     };
     Some(Ahead::of(state, memo, &stretch))
 }
@@ -421,6 +431,7 @@ fn ask_of_new<'a>(
         preferred: Fallbacks::NONE,
         ahead,
         affine: state.affinity.of(session_of(task)),
+        features: state.learned.heeded(opening.features.as_deref()),
     }
 }
 
@@ -450,6 +461,7 @@ fn ask_of<'a>(
         preferred: live.fallbacks,
         ahead,
         affine: state.affinity.of(live.task.session),
+        features: state.learned.heeded(live.task.features.as_deref()),
     }
 }
 

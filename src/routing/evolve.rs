@@ -158,6 +158,7 @@ impl State {
             }
             Fact::RightsPledged { limit, pledge } => self.pledge_rights(limit, *pledge),
             Fact::RoomKept { limit, keeping } => self.keep_room(limit, *keeping),
+            Fact::AttemptSlow { key, slow } => self.slow_down(*key, *slow),
         }
     }
 
@@ -287,6 +288,7 @@ impl State {
             lease_until,
             tokens: reservation.tokens,
             usd_micros: reservation.usd_micros,
+            slow: 0.0,
         };
         self.leases.insert((lease_until, key));
         self.in_flight += 1;
@@ -306,7 +308,8 @@ impl State {
     fn end_attempt(&mut self, key: TaskKey, end: AttemptEnd, used: &Used) {
         let Some(live) = self.tasks.get_mut(&key) else { return };
         let (resource, reserved_at, lease_until, tokens, usd_micros) = match live.phase {
-            Phase::InFlight { resource, reserved_at, lease_until, tokens, usd_micros } => {
+            Phase::InFlight { resource, reserved_at, lease_until, tokens, usd_micros, slow } => {
+                self.learned.slow_ended_v1(resource, f64::from(slow));
                 (resource, reserved_at, lease_until, tokens, usd_micros)
             }
             Phase::Waiting { .. } | Phase::GivenUp => return,
@@ -375,11 +378,22 @@ impl State {
             quality_prior: self.fleet.at(resource).spec.quality_prior(class).unwrap_or_default(),
             max_output_tokens: live.task.max_output_tokens,
             output_reserved: tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32,
+            features: live.task.features.as_deref(),
         };
         self.health.headroom.ended_v1(resource, end, self.batch_time);
         self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
         if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {
             self.apply_health();
+        }
+    }
+
+    /// What an attempt under way has shown moves its resource's speed before it ends.
+    fn slow_down(&mut self, key: TaskKey, slower: f32) {
+        if let Some(live) = self.tasks.get_mut(&key)
+            && let Phase::InFlight { resource, slow, .. } = &mut live.phase
+        {
+            let before = f64::from(std::mem::replace(slow, slower));
+            self.learned.slow_v1(*resource, before, f64::from(slower));
         }
     }
 

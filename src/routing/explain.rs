@@ -49,6 +49,8 @@ pub struct Missed {
 pub struct Utility {
     pub utility: f64,
     pub quality: f64,
+    /// What of that the task's features have brought, or taken.
+    pub features: f64,
     pub cost: f64,
     pub latency: f64,
     pub price: f64,
@@ -65,7 +67,7 @@ pub struct Utility {
 /// Every resource of the fleet, the best first, the refused last.
 pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
     let mut memo = Memo::default();
-    let NewTask { shape, input_tokens, max_output_tokens, deadline_at, .. } = asked.task;
+    let NewTask { shape, input_tokens, max_output_tokens, deadline_at, features, .. } = asked.task;
     let (input_tokens, max_output_tokens) = (*input_tokens, *max_output_tokens);
     let candidates = memo.candidates_of(state, shape);
     let ahead = engine::ahead_of(state, &mut memo, asked.task, asked.live);
@@ -77,6 +79,7 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
         max_output_tokens,
         deadline_at: *deadline_at,
         ahead: ahead.as_ref(),
+        features: features.as_deref(),
     };
     let expected = state.learned.output_expected(candidates.class, max_output_tokens);
     let reserved = state.output_reserved(candidates.class, max_output_tokens);
@@ -91,11 +94,13 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
             let cost_usd = prices.cost_usd(input_tokens, output);
             let latency_ms = state.latency(index, input_tokens, output).expected_ms;
             let (cost, latency) = (weights.usd * cost_usd, weights.second * latency_ms / 1_000.0);
-            let before = candidate.utility(input_tokens, output);
+            let moved = engine::moved(state, &sizes, index);
+            let features = moved.map_or(0.0, |(_, worth)| worth);
+            let before = candidate.utility(input_tokens, output) + features;
             let price = paid.of(state, index);
             // What is left is the quality's part, degradation included.
             let quality = before + cost + latency;
-            let quality_predicted = candidate.quality;
+            let quality_predicted = moved.map_or(candidate.quality, |(moved, _)| moved.quality);
             let saved = match affine == Some(index) {
                 true => state.policy.affinity_share * candidate.input_part(input_tokens),
                 false => 0.0,
@@ -104,6 +109,7 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
             Utility {
                 utility: before + saved - price + later,
                 quality,
+                features,
                 cost,
                 latency,
                 price,

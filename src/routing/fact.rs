@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::TaskKey;
 use super::affinity::SessionHash;
 use super::chain::Stages;
+use super::features::Projected;
 use super::shape::SharedShape;
 use super::sharing::{Keeping, Pledge};
 use crate::model::Topic;
@@ -83,6 +84,8 @@ pub struct NewTask {
     /// All stages; `None` where the task names none.
     pub stages: Option<Stages>,
     pub session: SessionHash,
+    /// What is kept of its features: few numbers, however many it came with.
+    pub features: Option<Box<Projected>>,
 }
 
 /// What an attempt reserves.
@@ -321,6 +324,12 @@ pub enum Fact {
     RoomKept {
         limit: LimitName,
         keeping: Keeping,
+    },
+    /// A heartbeat shows that an attempt under way takes longer than it had shown before: by this much
+    /// more than was expected of all of it, as a share of that.
+    AttemptSlow {
+        key: TaskKey,
+        slow: f32,
     },
 }
 

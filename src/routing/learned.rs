@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capability::{Capability, Capable, ClassIndex, Graded};
 use super::fact::{AttemptEnd, ResourceIndex, Shown};
+use super::features::{Against, Features, Projected};
 use super::fleet::Terms;
 use super::output_tokens::OutputTokens;
 use super::speed::{Latency, Predicted, Speed, Took};
@@ -18,6 +19,16 @@ pub struct Attempted<'a> {
     pub output_reserved: u32,
     /// What the fleet entry says of the quality, in [0, 1].
     pub quality_prior: f64,
+    pub features: Option<&'a Projected>,
+}
+
+/// What features make of the quality that is expected of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moved {
+    /// With them, in [0, 1].
+    pub quality: f64,
+    /// By how much they have moved it.
+    pub by: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -27,6 +38,7 @@ pub struct Learned {
     speeds: Vec<Speed>,
     /// By class.
     output_tokens: Vec<OutputTokens>,
+    features: Features,
     /// Changes with everything that is learned.
     version: u64,
 }
@@ -48,6 +60,33 @@ impl Learned {
         quality_prior: f64,
     ) -> Capable {
         self.capability.belief(class, resource, quality_prior)
+    }
+
+    /// Whether features move anything anywhere.
+    pub fn heeds_features(&self) -> bool {
+        self.features.are_proven()
+    }
+
+    /// A task's features where they may move anything.
+    pub fn heeded<'a>(&self, features: Option<&'a Projected>) -> Option<&'a Projected> {
+        features.filter(|features| self.features.counts(features))
+    }
+
+    /// What a task's features make of what is expected there; `None` where they have no weight.
+    pub fn moved(
+        &self,
+        class: Option<ClassIndex>,
+        resource: ResourceIndex,
+        quality_prior: f64,
+        features: &Projected,
+    ) -> Option<Moved> {
+        let by = self.features.moved(class?, resource, features);
+        if by == 0.0 {
+            return None;
+        }
+        let Capable { quality, success } = self.capable(class, resource, quality_prior);
+        let answer = (quality.mean + by).clamp(0.0, 1.0);
+        Some(Moved { quality: answer * success, by: (answer - quality.mean) * success })
     }
 
     /// Output that a task of a class is expected to have, tokens.
@@ -89,8 +128,8 @@ impl Learned {
         end: AttemptEnd,
         shown: &Shown,
     ) {
-        let Attempted { class, resource, max_output_tokens, output_reserved, quality_prior } =
-            attempted;
+        let Attempted { class, resource, max_output_tokens, output_reserved, .. } = attempted;
+        let Attempted { quality_prior, features, .. } = attempted;
         let succeeded = match end {
             AttemptEnd::Succeeded => true,
             AttemptEnd::Failed => false,
@@ -104,7 +143,18 @@ impl Learned {
         self.version += 1;
         let graded = |quality| Graded { quality, prior: quality_prior };
         let quality = shown.quality.filter(|_| succeeded).map(graded);
+        let believed =
+            |learned: &Self| learned.capable(learned.class(class), resource, quality_prior).quality;
+        let before = features.is_some().then(|| believed(self));
         self.capability.observe_v1(class, resource, succeeded, quality);
+        if let (Some(features), Some(before), Some(graded), Some(at)) =
+            (features, before, quality, self.class(class))
+        {
+            let off = (graded.quality - before.mean).clamp(-1.0, 1.0);
+            // A result adds to the weight, or nearly as much as is forgotten.
+            let changed = believed(self).weight < before.weight - 1.0;
+            self.features.observe_v1(at, resource, features, Against { off, changed });
+        }
         if !succeeded {
             return;
         }
@@ -120,16 +170,51 @@ impl Learned {
         if let (Some(input), Some(output), Some(duration_ms)) =
             (shown.input_tokens, shown.output_tokens, shown.duration_ms)
         {
-            let at = usize::from(resource);
-            if self.speeds.len() <= at {
-                self.speeds.resize(at + 1, Speed::default());
-            }
-            if let Some(speed) = self.speeds.get_mut(at) {
-                let first_token_ms = shown.time_to_first_token_ms;
-                let took = Took { input_tokens: input, first_token_ms, duration_ms };
-                speed.observe_v1(predicted(terms, input, f64::from(output)), took);
-            }
+            let first_token_ms = shown.time_to_first_token_ms;
+            let took = Took { input_tokens: input, first_token_ms, duration_ms };
+            let predicted = predicted(terms, input, f64::from(output));
+            self.speed_mut(resource).observe_v1(predicted, took);
         }
+    }
+
+    /// How much longer than expected an attempt under way takes at least, as a share of that: below
+    /// zero where it may be faster. `output_tokens`: what it has so far, and in all, as far as is known.
+    pub fn slow(
+        &self,
+        resource: ResourceIndex,
+        terms: &Terms,
+        input_tokens: u32,
+        output_tokens: (f64, f64),
+        elapsed_ms: f64,
+    ) -> f64 {
+        let expected_ms = |output| self.latency(resource, terms, input_tokens, output).expected_ms;
+        let (so_far, all) = output_tokens;
+        // What is left of it may go on as expected.
+        let all = expected_ms(if so_far > all { so_far } else { all });
+        if all > 0.0 { (elapsed_ms - expected_ms(so_far)) / all } else { 0.0 }
+    }
+
+    /// An attempt under way there takes longer than expected: by how much it had shown before, and
+    /// shows now.
+    pub fn slow_v1(&mut self, resource: ResourceIndex, before: f64, now: f64) {
+        self.version += 1;
+        self.speed_mut(resource).slow_v1(before, now);
+    }
+
+    /// An attempt has ended that had shown as much.
+    pub fn slow_ended_v1(&mut self, resource: ResourceIndex, slow: f64) {
+        if slow > 0.0 {
+            self.version += 1;
+            self.speed_mut(resource).slow_ended_v1(slow);
+        }
+    }
+
+    fn speed_mut(&mut self, resource: ResourceIndex) -> &mut Speed {
+        let at = usize::from(resource);
+        if self.speeds.len() <= at {
+            self.speeds.resize(at + 1, Speed::default());
+        }
+        &mut self.speeds[at]
     }
 
     /// The resource's breaker lets single tasks try it again: its failures belong to what is over, and
@@ -142,6 +227,7 @@ impl Learned {
     pub fn forget(&mut self, resource: ResourceIndex) {
         self.version += 1;
         self.capability.forget(resource);
+        self.features.forget(resource);
         if let Some(speed) = self.speeds.get_mut(usize::from(resource)) {
             *speed = Speed::default();
         }

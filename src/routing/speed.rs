@@ -5,6 +5,11 @@
 //! first token has one factor for each range of prompt sizes, because prefill rarely grows as
 //! the entry says. A ratio that is far off moves a factor no further than one that is somewhat off
 //! (a Huber step), and the upper quantile is followed by steps of its own (Robbins and Monro 1951).
+//!
+//! Answers that take long come late, so a resource that became slow looks as fast as before until they
+//! do. What attempts under way show of that stands beside the factors, as the step that each of them
+//! would make if it ended now, and goes with it: its result takes that place. So a slow attempt counts
+//! once, as a fast one does, and what is learned for good depends on results alone.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +23,8 @@ pub const RANGES: usize = PROMPT_TOKENS.len() + 1;
 const STEP: f64 = 0.05;
 /// A result counts as no further off than this, up or down.
 const RATIO_MAX: f64 = 3.0;
+/// How much longer than expected an attempt under way can show that it takes, as a share of that.
+pub const SLOW_MAX: f64 = RATIO_MAX - 1.0;
 /// Factors stay in here: a fleet entry is not wrong by more.
 const FACTOR_MAX: f64 = 100.0;
 
@@ -66,6 +73,21 @@ pub struct Took {
     pub duration_ms: f64,
 }
 
+/// What attempts under way show of the speed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct UnderWay {
+    /// Those that have shown that they are slow.
+    attempts: u32,
+    /// All times are so many times longer; at least 1.
+    times: f64,
+}
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        UnderWay { attempts: 0, times: 1.0 }
+    }
+}
+
 /// What an attempt will take, milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Latency {
@@ -80,11 +102,17 @@ pub struct Speed {
     decode: Factor,
     /// The upper quantile of what was, by what was expected.
     upper: f64,
+    under_way: UnderWay,
 }
 
 impl Default for Speed {
     fn default() -> Self {
-        Speed { first_token: Default::default(), decode: Factor::default(), upper: UPPER_PRIOR }
+        Speed {
+            first_token: Default::default(),
+            decode: Factor::default(),
+            upper: UPPER_PRIOR,
+            under_way: UnderWay::default(),
+        }
     }
 }
 
@@ -97,18 +125,49 @@ impl Speed {
     /// By what the entry's times to the first token are multiplied, by [`range`]; and its times for each
     /// token after that.
     pub fn factors(&self) -> ([f64; RANGES], f64) {
-        (self.first_token.map(|factor| factor.value), self.decode.value)
+        let times = self.under_way.times;
+        (self.first_token.map(|factor| factor.value * times), self.decode.value * times)
     }
 
     pub fn latency(&self, input_tokens: u32, predicted: Predicted) -> Latency {
-        let first = predicted.first_token_ms * self.first_token[range(input_tokens)].value;
-        let expected_ms = first + predicted.decode_ms * self.decode.value;
+        let expected_ms = self.learned_ms(input_tokens, predicted) * self.under_way.times;
         Latency { expected_ms, upper_ms: expected_ms * self.upper }
+    }
+
+    /// As results alone have it.
+    fn learned_ms(&self, input_tokens: u32, predicted: Predicted) -> f64 {
+        let first = predicted.first_token_ms * self.first_token[range(input_tokens)].value;
+        first + predicted.decode_ms * self.decode.value
+    }
+
+    /// An attempt under way takes longer than expected: by which share it had shown before (0: it had not),
+    /// and shows now; in [0, [`SLOW_MAX`]].
+    pub fn slow_v1(&mut self, before: f64, now: f64) {
+        let UnderWay { attempts, times } = &mut self.under_way;
+        *attempts += u32::from(before <= 0.0);
+        let longer = *times * (1.0 + STEP * now) / (1.0 + STEP * before);
+        *times = longer.clamp(1.0, FACTOR_MAX);
+    }
+
+    /// An attempt has ended that had shown as much.
+    pub fn slow_ended_v1(&mut self, slow: f64) {
+        let UnderWay { attempts, times } = self.under_way;
+        // It had shown that of another resource that had this one's place.
+        if attempts == 0 {
+            return;
+        }
+        self.under_way = match attempts - 1 {
+            0 => UnderWay::default(),
+            attempts => {
+                let times = (times / (1.0 + STEP * slow)).clamp(1.0, FACTOR_MAX);
+                UnderWay { attempts, times }
+            }
+        };
     }
 
     /// One more answer. `predicted` is the entry's prediction for the sizes that it really had.
     pub fn observe_v1(&mut self, predicted: Predicted, took: Took) {
-        let expected_ms = self.latency(took.input_tokens, predicted).expected_ms;
+        let expected_ms = self.learned_ms(took.input_tokens, predicted);
         let is_time = |ms: f64| ms.is_finite() && ms > 0.0;
         if !is_time(took.duration_ms) || !is_time(expected_ms) {
             return;
@@ -175,6 +234,47 @@ mod tests {
         }
         assert!((speed.latency(500, PRIOR).expected_ms - 5_600.0).abs() < 60.0);
         assert!((speed.latency(5_000, PRIOR).expected_ms - 2_000.0).abs() < 60.0);
+    }
+
+    #[test]
+    fn what_is_under_way_counts_until_it_ends() {
+        let expected = |speed: &Speed| format!("{:.3}", speed.latency(500, PRIOR).expected_ms);
+        let mut speed = Speed::default();
+        (0..100).for_each(|_| speed.observe_v1(PRIOR, took(None, 2_000.0)));
+        let before = speed;
+        assert_eq!(expected(&speed), "2000.000");
+        speed.slow_v1(0.0, 1.0);
+        assert_eq!(expected(&speed), "2100.000");
+        speed.slow_v1(1.0, 2.0);
+        assert_eq!(expected(&speed), "2200.000");
+        speed.slow_v1(0.0, 0.5);
+        assert_eq!(expected(&speed), "2255.000");
+        let (first, decode) = speed.factors();
+        assert!((first[2] - 1.1275).abs() < 1e-9 && (decode - 1.1275).abs() < 1e-9);
+        // What comes meanwhile teaches as it would have.
+        let mut alone = before;
+        alone.observe_v1(PRIOR, took(None, 2_500.0));
+        speed.observe_v1(PRIOR, took(None, 2_500.0));
+        assert_eq!(
+            (speed.first_token, speed.decode, speed.upper),
+            (alone.first_token, alone.decode, alone.upper)
+        );
+        speed.slow_ended_v1(2.0);
+        let half = alone.latency(500, PRIOR).expected_ms * 1.025;
+        assert!((speed.latency(500, PRIOR).expected_ms - half).abs() < 1e-9);
+        speed.slow_ended_v1(0.5);
+        assert_eq!(speed, alone, "all have ended");
+        speed.slow_ended_v1(2.0);
+        assert_eq!(speed, alone, "one of before the resource was another");
+    }
+
+    #[test]
+    fn however_many_are_slow_there_is_a_bound() {
+        let mut speed = Speed::default();
+        (0..10_000).for_each(|_| speed.slow_v1(0.0, SLOW_MAX));
+        assert_eq!(speed.latency(500, PRIOR).expected_ms, 2_000.0 * FACTOR_MAX);
+        (0..10_000).for_each(|_| speed.slow_ended_v1(SLOW_MAX));
+        assert_eq!(speed, Speed::default());
     }
 
     #[test]

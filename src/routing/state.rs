@@ -51,6 +51,9 @@ pub enum Phase {
         lease_until: Timestamp,
         tokens: u64,
         usd_micros: u64,
+        /// By how much longer than expected it has shown that it takes, as a share of that: its
+        /// resource counts as slower for so long as it is under way.
+        slow: f32,
     },
 }
 

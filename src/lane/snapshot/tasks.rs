@@ -11,6 +11,7 @@ use crate::routing::affinity::SessionHash;
 use crate::routing::chain::{Progress, Stages};
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::NewTask;
+use crate::routing::features::Projected;
 use crate::routing::shape::{Shape, SharedShape};
 use crate::routing::state::{Fallbacks, LiveTask, Phase, State, Tried};
 
@@ -32,6 +33,7 @@ struct Row<'a> {
     stages: Option<Stages>,
     session: SessionHash,
     progress: Option<Progress>,
+    features: Option<Box<Projected>>,
 }
 
 /// Shapes by the order of their first task.
@@ -105,6 +107,7 @@ pub fn write(tasks: &[(TaskKey, LiveTask)], bytes: Vec<u8>) -> postcard::Result<
             stages: task.stages.clone(),
             session: task.session,
             progress: live.progress.as_deref().cloned(),
+            features: task.features.clone(),
         };
         bytes = postcard::to_extend(&row, bytes)?;
     }
@@ -135,6 +138,7 @@ pub fn read<'a>(state: &mut State, memo: &mut Memo, bytes: &'a [u8]) -> postcard
             stage: row.stage,
             stages: row.stages,
             session: row.session,
+            features: row.features,
         };
         match row.phase {
             Phase::InFlight { lease_until, .. } => {

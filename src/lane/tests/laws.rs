@@ -133,6 +133,9 @@ pub(crate) fn run_keeping(acts: &[Act], batch_records_max: usize, keep_every: u6
                     let stage = json!({"name": "s", "input_tokens": 50, "max_output_tokens": 60});
                     task["stages"] = json!([stage, stage]);
                 }
+                if id % 5 < 2 {
+                    task["features"] = json!([f64::from(*id) / 256.0, 0.5, -1.0]);
+                }
                 bench.task(&format!("t{id}"), task);
             }
             Act::Result { id, attempt, status, tokens } => {
@@ -146,7 +149,8 @@ pub(crate) fn run_keeping(acts: &[Act], batch_records_max: usize, keep_every: u6
                     "cancelled",
                 ][usize::from(*status)];
                 let stage = if id % 3 == 0 { tokens % 2 } else { 0 };
-                let change = json!({"output_tokens": tokens, "stage": stage});
+                let quality = f64::from(tokens % 100) / 100.0;
+                let change = json!({"output_tokens": tokens, "stage": stage, "quality": quality});
                 bench.result(&format!("t{id}"), *attempt, status, change);
             }
             Act::Health { resource, status } => {

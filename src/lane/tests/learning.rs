@@ -31,7 +31,9 @@ fn learned(results: &[(f64, u32, u32)], batch_records_max: usize) -> Learned {
         bench.resource(id, json!({"slots": 10_000, "quality": quality}));
     }
     for number in 0..TASKS {
-        bench.task(&format!("t{number}"), json!({"class": CLASSES[number % CLASSES.len()]}));
+        let features = [(number % 7) as f64 / 7.0, (number % 11) as f64 / 11.0];
+        let class = CLASSES[number % CLASSES.len()];
+        bench.task(&format!("t{number}"), json!({"class": class, "features": features}));
     }
     while bench.lane.queued() > 0 {
         bench.step();

@@ -68,6 +68,10 @@ fn detail_text(kind: &str, detail: &Value) -> String {
                 if fallbacks.is_empty() { "none".to_owned() } else { fallbacks.join(", ") },
             )
         }
+        "slow" => {
+            let percent = detail["longer_by"].as_f64().unwrap_or_default() * 100.0;
+            format!("takes at least {percent:.0} % longer than expected")
+        }
         "queued" => format!("blocked by {}", text("blocked_by")),
         "refused" => text("reason"),
         "attempt_ended" => {
@@ -83,8 +87,11 @@ fn considered_text(one: &Considered, width: usize) -> String {
         let more = [("saved", terms.saved), ("later stages", terms.later)];
         let more = more.into_iter().filter(|(_, worth)| *worth != 0.0);
         let more: String = more.map(|(name, worth)| format!(" + {name} {worth:.4}")).collect();
+        let moved = terms.features != 0.0;
+        let features =
+            if moved { format!(" (features {:+.4})", terms.features) } else { String::new() };
         format!(
-            "{:.4} = quality {:.4} − cost {:.4} − latency {:.4} − price {:.4}{more}",
+            "{:.4} = quality {:.4}{features} − cost {:.4} − latency {:.4} − price {:.4}{more}",
             terms.utility, terms.quality, terms.cost, terms.latency, terms.price
         )
     });

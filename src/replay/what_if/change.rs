@@ -134,6 +134,7 @@ impl Change {
             | Fact::Duplicate { .. }
             | Fact::AttemptEnded { .. }
             | Fact::LeaseExtended { .. }
+            | Fact::AttemptSlow { .. }
             | Fact::BreakerTold { .. }
             | Fact::FailoverEnded { .. }
             | Fact::LoadPublished { .. }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::super::chain::{Progress, StageAsk};
 use super::super::eligibility::{Candidates, Memo, rank};
 use super::super::fact::ResourceIndex;
+use super::super::features::Projected;
 use super::super::shape::Shape;
 use super::super::state::{Fallbacks, State};
 use super::survey::{Ask, size_miss};
@@ -87,6 +88,7 @@ pub struct Stretch<'a> {
     pub progress: Option<&'a Progress>,
     /// Whether the present stage had no attempt yet.
     pub is_fresh: bool,
+    pub features: Option<&'a Projected>,
 }
 
 /// The best ways on from any resource of the present stage.
@@ -129,6 +131,7 @@ pub struct Way {
 impl<'a> Ahead<'a> {
     pub fn of(state: &'a State, memo: &mut Memo, stretch: &Stretch<'_>) -> Self {
         let Stretch { shape, later, progress, .. } = stretch;
+        let features = state.learned.heeded(stretch.features);
         let weights = Objective::from(shape.objective).weights();
         let region = |index: &ResourceIndex| state.fleet.at(*index).spec.region.as_str();
         let served = progress.and_then(|progress| progress.served.last());
@@ -147,7 +150,7 @@ impl<'a> Ahead<'a> {
             Counts { cost: shape.requirements.max_cost_usd.is_some(), time: stretch.has_deadline };
         for (at, stage) in later.iter().enumerate().rev() {
             let candidates = memo.candidates_of(state, &Arc::new(stage.shape(shape)));
-            let nodes = match nodes(state, &candidates, stage, counts) {
+            let nodes = match nodes(state, &candidates, (stage, features), counts) {
                 Ok(nodes) => nodes,
                 Err(reason) => {
                     ahead.stuck = Some(reason);
@@ -266,7 +269,7 @@ type ByRegion<'a> = BTreeMap<&'a str, Vec<Label<'a>>>;
 fn nodes<'a>(
     state: &'a State,
     candidates: &Candidates,
-    stage: &StageAsk,
+    (stage, features): (&StageAsk, Option<&Projected>),
     counts: Counts,
 ) -> Result<ByRegion<'a>, RefusalReason> {
     let class = candidates.class;
@@ -281,6 +284,7 @@ fn nodes<'a>(
         preferred: Fallbacks::NONE,
         ahead: None,
         affine: None,
+        features,
     };
     let prices = ask.prices(state);
     let mut furthest = candidates.furthest;

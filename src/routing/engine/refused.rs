@@ -2,7 +2,9 @@
 
 use super::super::eligibility::{Candidates, miss};
 use super::super::fact::{RefusedCandidate, ResourceIndex};
+use super::super::features::Projected;
 use super::super::headroom::lowered_text;
+use super::super::learned::Moved;
 use super::super::state::{Fallbacks, State};
 use super::ahead::Ahead;
 use super::left_ms;
@@ -19,6 +21,7 @@ pub struct Sizes<'a> {
     pub deadline_at: Timestamp,
     /// Of a task with stages.
     pub ahead: Option<&'a Ahead<'a>>,
+    pub features: Option<&'a Projected>,
 }
 
 impl Sizes<'_> {
@@ -35,6 +38,7 @@ impl Sizes<'_> {
             preferred: Fallbacks::NONE,
             ahead: self.ahead,
             affine: None,
+            features: state.learned.heeded(self.features),
         }
     }
 }
@@ -54,6 +58,13 @@ pub fn size_or_room_miss(
 pub fn later_worth(state: &State, sizes: &Sizes<'_>, index: ResourceIndex) -> f64 {
     let way = sizes.ask(state).way(state, index);
     way.and_then(Result::ok).map_or(0.0, |way| way.worth)
+}
+
+/// What a task's features make of the quality that is expected from a resource, and what that is worth
+/// in utility; `None` where they have no weight.
+pub fn moved(state: &State, sizes: &Sizes<'_>, index: ResourceIndex) -> Option<(Moved, f64)> {
+    let ask = sizes.ask(state);
+    ask.moved(state, index).map(|moved| (moved, ask.moved_worth(state, index, moved)))
 }
 
 fn explain_miss(
@@ -119,6 +130,11 @@ fn explain_size(
         let needed = format!("{} tokens with {} of output", ask.tokens(), ask.max_output_tokens);
         let had = format!("{} with {}", terms.context_window, terms.max_output_tokens);
         return (needed, had);
+    }
+    if rule == RefusalReason::Quality {
+        let least = ask.candidates.shape.requirements.min_quality.unwrap_or_default();
+        let had = ask.moved(state, index).map_or(0.0, |moved| moved.quality);
+        return (least.to_string(), format!("{had} with these features"));
     }
     if let Some(ahead) = ask.ahead {
         let what = match (ahead.stuck, rule) {

@@ -1,8 +1,10 @@
 //! What a task's candidates offer at their prices: now, and to those who wait.
 
-use super::super::eligibility::{Candidate, Candidates, Memo, rank};
+use super::super::eligibility::{Candidate, Candidates, Memo, kept, rank};
 use super::super::fact::{Bid, Loss, ResourceIndex};
+use super::super::features::Projected;
 use super::super::fleet::{Claim, Room};
+use super::super::learned::Moved;
 use super::super::price::Toll;
 use super::super::shape::PlainObjective;
 use super::super::sharing::Taking;
@@ -32,16 +34,35 @@ pub(super) struct Ask<'a> {
     pub ahead: Option<&'a Ahead<'a>>,
     /// Who served its session last.
     pub affine: Option<ResourceIndex>,
+    /// Its features, where they have weight anywhere.
+    pub features: Option<&'a Projected>,
 }
 
 impl Ask<'_> {
     /// Without prices. Who served the session last has some of the input at hand.
     pub fn utility(&self, state: &State, candidate: &Candidate) -> f64 {
-        let utility = candidate.utility(self.input_tokens, self.output_expected);
+        let mut utility = candidate.utility(self.input_tokens, self.output_expected);
+        if let Some(moved) = self.moved(state, candidate.resource) {
+            utility += self.moved_worth(state, candidate.resource, moved);
+        }
         if self.affine == Some(candidate.resource) {
             return utility + self.saved(state, candidate);
         }
         utility
+    }
+
+    /// What the task's features make of the quality that is expected there; `None` where they have no
+    /// weight.
+    pub fn moved(&self, state: &State, resource: ResourceIndex) -> Option<Moved> {
+        let (features, shape) = (self.features?, &self.candidates.shape);
+        let prior = state.fleet.at(resource).spec.quality_prior(&shape.class).unwrap_or_default();
+        state.learned.moved(self.candidates.class, resource, prior, features)
+    }
+
+    /// What that is worth, in utility.
+    pub fn moved_worth(&self, state: &State, resource: ResourceIndex, moved: Moved) -> f64 {
+        let weights = Objective::from(self.candidates.shape.objective).weights();
+        weights.quality * moved.by * kept(state.fleet.at(resource))
     }
 
     /// What the session saves where it was served last.
@@ -137,6 +158,12 @@ pub(super) fn size_miss(
         || ask.max_output_tokens > terms.max_output_tokens
     {
         return Some(RefusalReason::ContextWindow);
+    }
+    // The class is good enough there, and this task may not be.
+    if let Some(least) = ask.candidates.shape.requirements.min_quality
+        && ask.moved(state, index).is_some_and(|moved| moved.quality < least)
+    {
+        return Some(RefusalReason::Quality);
     }
     // Deadline and ceiling are the whole chain's.
     if let Some(way) = ask.way(state, index) {

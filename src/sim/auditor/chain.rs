@@ -200,6 +200,7 @@ fn control(fact: &Fact) -> Option<(Topic, i64)> {
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }
+        | Fact::AttemptSlow { .. }
         | Fact::BreakerTold { .. }
         | Fact::FailoverEnded { .. }
         | Fact::LoadPublished { .. }
