@@ -332,7 +332,8 @@ fn skewed_load_finds_its_capacity_within_half_a_minute() {
         assert!(model.units(3) * 100 >= can_use * 95, "{} of {can_use}", model.units(3));
         let advised = model.advised;
         model.run(2 * window_ms);
-        assert_eq!(model.advice_in(120_000), 0, "after {advised}, limit {limit}");
+        // Who has waited for a second gets what stands idle.
+        assert!(model.advice_in(120_000) <= 1, "after {advised}, limit {limit}");
     }
 }
 
