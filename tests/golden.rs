@@ -111,10 +111,10 @@ const STATES: &[States] = &[(
     "level-3-engine-3.pmrec",
     &[15, 20],
     &[
-        "lane 0 seq 15 c02b5536b961c1c1b85dc5b1120f708c: 5 tasks, 3 leases, 2 waiting, 3 slots and 349815 in windows used, health 1",
-        "lane 0 seq 20 0b28356121ec33451da6671f53911dde: 17 tasks, 16 leases, 1 waiting, 16 slots and 430623 in windows used, health 1",
-        "lane 1 seq 15 7b237b47eb78164cbe23f129380e2892: 23 tasks, 21 leases, 2 waiting, 21 slots and 256994 in windows used, health 1",
-        "lane 1 seq 20 1ff614b0045e1f024d5aaaa6cb926471: 6 tasks, 4 leases, 2 waiting, 4 slots and 309215 in windows used, health 1",
+        "lane 0 seq 15 5eb5334cfe1f7db710c64779aa1ebcfc: 14 tasks, 13 leases, 1 waiting, 13 slots and 151016 in windows used, health 0",
+        "lane 0 seq 20 9a16c91fd862645b75cf5ed47efcf238: 45 tasks, 40 leases, 5 waiting, 40 slots and 288684 in windows used, health 0",
+        "lane 1 seq 15 8766a69c5bff7304a433473433833c5f: 0 tasks, 0 leases, 0 waiting, 0 slots and 58871 in windows used, health 0",
+        "lane 1 seq 20 eea7cb85b8c2a0763e683b1d5ddb4864: 32 tasks, 30 leases, 2 waiting, 30 slots and 162333 in windows used, health 0",
     ],
 )];
 
