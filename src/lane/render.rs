@@ -184,6 +184,7 @@ impl Renderer<'_> {
             | Fact::LeaseExtended { .. }
             | Fact::RightsTaken { .. }
             | Fact::RoomKept { .. }
+            | Fact::LanesCounted { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }

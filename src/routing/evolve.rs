@@ -156,6 +156,7 @@ impl State {
             }
             Fact::RightsPledged { limit, pledge } => self.pledge_rights(limit, *pledge),
             Fact::RoomKept { limit, keeping } => self.keep_room(limit, *keeping),
+            Fact::LanesCounted { lanes } => self.count_lanes(*lanes),
         }
     }
 

@@ -322,6 +322,10 @@ pub enum Fact {
         limit: LimitName,
         keeping: Keeping,
     },
+    /// There are more lanes than the lane knew of.
+    LanesCounted {
+        lanes: u32,
+    },
 }
 
 /// Whose limits a load snapshot shows.

@@ -22,7 +22,7 @@ pub use pledges::{Keeping, Pledge, decide_advised, decide_pledged, pledged};
 
 use super::fact::{Fact, Lack, LoadOwner, Taken};
 use super::fleet::Stand;
-use super::rights::RIGHTS;
+use super::rights::{LANES_MAX, RIGHTS};
 use super::state::State;
 use crate::model::resource::{LIMITS_MAX, RESOURCES_MAX};
 use crate::model::rights::{LimitKind, LimitName, LimitOwner, RightsTransfer};
@@ -111,6 +111,22 @@ impl State {
         stand.filter(|stand| stand.incarnation == limit.incarnation)
     }
 
+    /// Whether the lane knows this limit by a later record of the fleet than the others: it was added
+    /// when the earlier one was compacted away. Of such a limit it has never had a right.
+    pub fn knows_later(&self, limit: &LimitName) -> bool {
+        let stand = match &limit.owner {
+            LimitOwner::Resource(id) => self.fleet.stand(id, limit.kind),
+            LimitOwner::Tenant(id) => self.tenants.stand(id, limit.kind),
+        };
+        self.lane >= self.dealt
+            && stand.is_some_and(|stand| {
+                let ours = LimitName { incarnation: stand.incarnation, ..limit.clone() };
+                stand.incarnation > limit.incarnation
+                    && stand.rights == 0
+                    && self.sharing.early(&ours) == 0
+            })
+    }
+
     /// The owner's place in the tables.
     pub(super) fn load_owner(&self, owner: &LimitOwner) -> Option<LoadOwner> {
         match owner {
@@ -126,7 +142,8 @@ pub fn decide_taken(state: &State, from_lane: u32, transfer: &RightsTransfer) ->
     let early = state.sharing.early(limit);
     let with = |held: u32| u64::from(held) + early + u64::from(*rights);
     let how = match state.stand(limit) {
-        _ if *rights == 0 || from_lane == state.lane || from_lane >= state.lanes => Taken::Void,
+        // The sender may have been added, and this lane not have heard of it: what it gave is given.
+        _ if *rights == 0 || from_lane == state.lane || from_lane >= LANES_MAX => Taken::Void,
         // More than all there are: nobody has given them.
         Some(stand) if with(stand.rights) > u64::from(RIGHTS) => Taken::Void,
         Some(_) if early == 0 && *given_at_ms <= state.batch_time => Taken::Held,
@@ -137,11 +154,20 @@ pub fn decide_taken(state: &State, from_lane: u32, transfer: &RightsTransfer) ->
             let fits = known || state.sharing.early.len() < EARLY_MAX;
             if fits && with(0) <= u64::from(RIGHTS) { Taken::Kept } else { Taken::Void }
         }
+        None if state.knows_later(limit) && with(0) <= u64::from(RIGHTS) => {
+            if *given_at_ms <= state.batch_time { Taken::Held } else { Taken::Kept }
+        }
         None => Taken::Void,
     };
     let latest = state.batch_time.plus_ms(EARLY_MS_MAX);
     let transfer = RightsTransfer { given_at_ms: latest.min(*given_at_ms), ..transfer.clone() };
     Fact::RightsTaken { from_lane, transfer, how }
+}
+
+/// The lane has been told how many lanes there are now. Fewer than it knows of are not believed:
+/// brokers hear of new partitions one after the other.
+pub fn decide_lanes(state: &State, told: u32) -> Option<Fact> {
+    (told > state.lanes).then_some(Fact::LanesCounted { lanes: told })
 }
 
 /// What is published of the lane's load: all that was used, from time to time; and where lanes

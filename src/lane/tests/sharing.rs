@@ -385,7 +385,7 @@ fn rights_of_a_limit_that_is_not_known_yet_are_kept() {
     site.step_reading(1, 1, 0);
     assert_eq!(site.members[1].lane.state().sharing.early(&slots("r", 1)), 500_000);
     let bytes = site.members[1].lane.snapshot().unwrap();
-    let restored = Lane::restore(1, 2, &bytes, settings(Policy::default())).unwrap();
+    let restored = Lane::restore(1, &bytes, settings(Policy::default())).unwrap();
     assert_eq!(restored.state(), site.members[1].lane.state());
     site.step(1);
     site.now += 1;

@@ -141,6 +141,7 @@ impl Change {
             | Fact::RightsTaken { .. }
             | Fact::RightsPledged { .. }
             | Fact::RoomKept { .. }
+            | Fact::LanesCounted { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => Ok(None),

@@ -209,7 +209,8 @@ impl Owner {
             }
             let memory = self.memory.entry((kind, incarnation)).or_default();
             let limit = Limit {
-                scale: Scale { limit: amount, lanes },
+                scale: Scale { limit: amount },
+                lanes,
                 window_s: kind.window_s(),
                 silent_ms,
             };

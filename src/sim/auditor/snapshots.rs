@@ -37,7 +37,7 @@ pub fn check(
             unpack(manifest, &pieces.join()?)
         });
         let restored = match checked {
-            Ok(bytes) => Lane::restore(lane, world.lanes, &bytes, settings.clone()),
+            Ok(bytes) => Lane::restore(lane, &bytes, settings.clone()),
             Err(error) => {
                 findings.say("snapshots", format!("lane {lane}: {error}"));
                 continue;

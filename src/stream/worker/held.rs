@@ -217,6 +217,11 @@ impl Held {
         self.unsure = self.pending.is_some();
     }
 
+    /// Whether no batch of the lane was ever decided.
+    pub fn is_untold(&self) -> bool {
+        self.lane.seq() == 0 && self.pending.is_none()
+    }
+
     pub fn is_unsure(&self) -> bool {
         self.unsure
     }

@@ -368,7 +368,7 @@ proptest! {
             member.journal.iter().for_each(|record| folded.fold(record).unwrap());
             prop_assert_eq!(folded.hash(), member.lane.hash());
             let bytes = folded.snapshot().unwrap();
-            let restored = Lane::restore(number as u32, lanes, &bytes, settings(policy())).unwrap();
+            let restored = Lane::restore(number as u32, &bytes, settings(policy())).unwrap();
             prop_assert!(restored.state() == folded.state(), "a snapshot gives another state");
             let opened = Fact::BatchOpened {
                 at: member.lane.state().batch_time,

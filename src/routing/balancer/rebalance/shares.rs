@@ -67,6 +67,8 @@ pub struct Part {
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
     pub scale: Scale,
+    /// That share it.
+    pub lanes: u32,
     /// 0 for slots.
     pub window_s: u32,
     pub silent_ms: u64,
@@ -130,7 +132,7 @@ pub struct Round<'a> {
 impl Limit {
     /// A move of fewer units is not worth its messages.
     fn move_min(&self) -> u64 {
-        let share = self.scale.limit / u64::from(self.scale.lanes.max(1));
+        let share = self.scale.limit / u64::from(self.lanes.max(1));
         (share / MOVE_PART).max(1)
     }
 

@@ -46,7 +46,7 @@ fn snapshot(lane: u32, limit: u64, lanes: u32, row: Lane) -> LoadSnapshot<'stati
             dimension: Cow::Borrowed("slots"),
             window_s: 0,
             limit,
-            units: Scale { limit, lanes }.units(rights),
+            units: Scale { limit }.units(rights),
             used: row.used,
             used_max: row.used_max,
             price: row.price,

@@ -100,7 +100,7 @@ impl Model {
     }
 
     fn scale(&self) -> Scale {
-        Scale { limit: self.limit, lanes: self.lanes.len() as u32 }
+        Scale { limit: self.limit }
     }
 
     fn at(ms: u64) -> Timestamp {
