@@ -396,16 +396,6 @@ impl Lane {
         Arc::make_mut(&mut self.settings).policy = policy;
     }
 
-    /// Whether the lane was added to lanes that had shared all rights out among themselves.
-    pub fn is_added(&self) -> bool {
-        self.state.lane >= self.state.dealt
-    }
-
-    /// There are so many lanes now: journaled with the next batch, where it is news.
-    pub fn count_lanes(&mut self, lanes: u32) {
-        self.lanes_told = lanes;
-    }
-
     /// Whether the control records read so far contain a resource.
     pub fn has_fleet(&self) -> bool {
         let offered = self.controls.iter().any(|(_, control)| match control {

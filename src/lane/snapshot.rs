@@ -125,11 +125,7 @@ impl Lane {
     ///
     /// # Errors
     /// Where the bytes are damaged, of another lane, or of a newer release.
-    pub fn restore(
-        lane: u32,
-        bytes: &[u8],
-        settings: LaneSettings,
-    ) -> Result<Self, SnapshotError> {
+    pub fn restore(lane: u32, bytes: &[u8], settings: LaneSettings) -> Result<Self, SnapshotError> {
         let (header, rest) = read_header(bytes)?;
         if header.lane != lane {
             return Err(SnapshotError::Other { lane: header.lane });

@@ -84,7 +84,9 @@ impl Worker {
             return;
         }
         // A producer that is open knows the topics as they were.
-        self.has_grown |= !before.is_empty();
+        let mut counts = self.partitions.iter();
+        self.has_grown |=
+            counts.any(|(topic, count)| before.get(topic).is_some_and(|before| before < count));
         let lanes = self.lanes_now();
         let mut revived = false;
         for slot in self.slots.values_mut() {
@@ -139,9 +141,7 @@ impl Worker {
     pub(super) fn end_waits(&mut self, now: Now) {
         let over = |since_us: u64| now.ms_since(since_us) >= WAIT_MS_MAX;
         let ended = self.slots.iter().filter_map(|(number, slot)| match &slot.phase {
-            Phase::Waiting { error, since_us } if over(*since_us) => {
-                Some((*number, error.clone()))
-            }
+            Phase::Waiting { error, since_us } if over(*since_us) => Some((*number, error.clone())),
             Phase::Counting { unsaid_us: Some(since_us), .. } if over(*since_us) => {
                 Some((*number, LaneError::Unsaid { lane: *number }))
             }
@@ -202,9 +202,9 @@ impl Worker {
 
     /// What all lanes have committed.
     pub(super) fn first_counted(&mut self, now: Now, answered: u64, commits: &[(u32, LaneCommit)]) {
-        let asked = self.slots.iter().filter(|(_, slot)| {
-            matches!(slot.phase, Phase::Counting { ask, .. } if ask == answered)
-        });
+        let asked = self.slots.iter().filter(
+            |(_, slot)| matches!(slot.phase, Phase::Counting { ask, .. } if ask == answered),
+        );
         let asked: Vec<u32> = asked.map(|(number, _)| *number).collect();
         if asked.is_empty() {
             return;

@@ -17,13 +17,7 @@ pub(super) struct Reset {
 }
 
 impl Worker {
-    pub(super) fn accept_reset(
-        &mut self,
-        now: Now,
-        number: u32,
-        commit: &LaneCommit,
-        runs: bool,
-    ) {
+    pub(super) fn accept_reset(&mut self, now: Now, number: u32, commit: &LaneCommit, runs: bool) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         if let Some(held) = &slot.held
             && held.reset.as_ref() == Some(commit)

@@ -13,14 +13,7 @@ use crate::stream::committed::CommitPoint;
 
 impl Worker {
     /// Of an installation that began with `dealt` lanes, where the journal does not say otherwise.
-    pub(super) fn fold_whole(
-        &mut self,
-        now: Now,
-        number: u32,
-        epoch: u32,
-        dealt: u32,
-        fold: Fold,
-    ) {
+    pub(super) fn fold_whole(&mut self, now: Now, number: u32, epoch: u32, dealt: u32, fold: Fold) {
         let lane = Lane::genesis(number, dealt, epoch, self.settings.lane.clone());
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let mut held = Box::new(Held::new(lane, None, now));

@@ -2,6 +2,7 @@
 
 mod failures;
 pub(super) mod fault;
+mod lanes;
 mod life;
 mod snapshots;
 
