@@ -231,11 +231,11 @@ impl Lane {
         super::journal::facts_of(record)?.collect()
     }
 
-    /// Queues a control record that comes by value, as a journaled fact holds it; other facts are
-    /// passed over.
+    /// Queues a control record that comes by value, as a journaled fact holds it, and hears how many
+    /// lanes there are; other facts are passed over.
     pub fn offer_control(&mut self, fact: &Fact) {
         match fact {
-            Fact::FleetSet { .. } | Fact::HealthSet { .. } => {
+            Fact::FleetSet { .. } | Fact::HealthSet { .. } | Fact::LanesCounted { .. } => {
                 self.restore_choice(fact, &BTreeMap::new());
             }
             Fact::BatchOpened { .. }
@@ -254,7 +254,6 @@ impl Lane {
             | Fact::RightsTaken { .. }
             | Fact::RightsPledged { .. }
             | Fact::RoomKept { .. }
-            | Fact::LanesCounted { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => {}

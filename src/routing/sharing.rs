@@ -104,27 +104,37 @@ impl Sharing {
 impl State {
     /// How the lane stands with a limit that is known here under that very name.
     pub fn stand(&self, limit: &LimitName) -> Option<Stand> {
-        let stand = match &limit.owner {
-            LimitOwner::Resource(id) => self.fleet.stand(id, limit.kind),
-            LimitOwner::Tenant(id) => self.tenants.stand(id, limit.kind),
-        };
-        stand.filter(|stand| stand.incarnation == limit.incarnation)
+        self.stand_by_any_name(limit).filter(|stand| stand.incarnation == limit.incarnation)
     }
 
-    /// Whether the lane knows this limit by a later record of the fleet than the others: it was added
-    /// when the earlier one was compacted away. Of such a limit it has never had a right.
-    pub fn knows_later(&self, limit: &LimitName) -> bool {
-        let stand = match &limit.owner {
+    /// The same, whatever record of the fleet the lane knows it by.
+    fn stand_by_any_name(&self, limit: &LimitName) -> Option<Stand> {
+        match &limit.owner {
             LimitOwner::Resource(id) => self.fleet.stand(id, limit.kind),
             LimitOwner::Tenant(id) => self.tenants.stand(id, limit.kind),
-        };
+        }
+    }
+
+    /// Whether the lane was added later, and so may read of a limit by a later record of the fleet than
+    /// the others: the earlier one may be compacted away.
+    const fn is_added(&self) -> bool {
         self.lane >= self.dealt
-            && stand.is_some_and(|stand| {
-                let ours = LimitName { incarnation: stand.incarnation, ..limit.clone() };
-                stand.incarnation > limit.incarnation
-                    && stand.rights == 0
-                    && self.sharing.early(&ours) == 0
-            })
+    }
+
+    /// Whether that is so of this limit. The lane has never had a right of it.
+    pub(super) fn knows_later(&self, limit: &LimitName) -> bool {
+        let is_later = |stand: Stand| {
+            let ours = LimitName { incarnation: stand.incarnation, ..limit.clone() };
+            stand.incarnation > limit.incarnation
+                && stand.rights == 0
+                && self.sharing.early(&ours) == 0
+        };
+        self.is_added() && self.stand_by_any_name(limit).is_some_and(is_later)
+    }
+
+    /// Whether the lane may still read of a limit that came into being before what it has read.
+    pub(super) fn may_know_later(&self, limit: &LimitName) -> bool {
+        self.is_added() && self.stand_by_any_name(limit).is_none()
     }
 
     /// The owner's place in the tables.
@@ -149,7 +159,7 @@ pub fn decide_taken(state: &State, from_lane: u32, transfer: &RightsTransfer) ->
         Some(_) if early == 0 && *given_at_ms <= state.batch_time => Taken::Held,
         Some(_) => Taken::Kept,
         // The sender has read further in the fleet.
-        None if limit.incarnation >= state.fleet_position => {
+        None if limit.incarnation >= state.fleet_position || state.may_know_later(limit) => {
             let known = state.sharing.early.contains_key(limit);
             let fits = known || state.sharing.early.len() < EARLY_MAX;
             if fits && with(0) <= u64::from(RIGHTS) { Taken::Kept } else { Taken::Void }

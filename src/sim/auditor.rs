@@ -156,10 +156,10 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(world: &World, settings: &LaneSettings) -> Self {
-        let lane = |number| Lane::genesis(number, world.lanes, 1, settings.clone());
+        let lane = |number| Lane::genesis(number, world.dealt, 1, settings.clone());
         Progress {
-            logs: Logs::new(world.lanes),
-            lanes: (0..world.lanes).map(|number| chain::Chain::new(lane(number))).collect(),
+            logs: Logs::new(world.lanes()),
+            lanes: (0..world.lanes()).map(|number| chain::Chain::new(lane(number))).collect(),
         }
     }
 

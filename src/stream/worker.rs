@@ -33,6 +33,7 @@ use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::stream::clock::Now;
 use crate::stream::committed::CommitPoint;
+use counting::Firsts;
 use epoch::Reset;
 use event::{Command, Event, LaneError};
 use held::Held;
@@ -182,6 +183,7 @@ pub struct Worker {
     /// The batches of the open transaction.
     batches: Vec<Arc<Prepared>>,
     asks: u64,
+    firsts: Firsts,
     /// When partitions were counted last because topics disagree.
     counted_us: u64,
     /// Partitions were added since the producer was opened.
@@ -201,6 +203,7 @@ impl Worker {
             failures: Failures::default(),
             batches: Vec::new(),
             asks: 0,
+            firsts: Firsts::default(),
             counted_us: 0,
             has_grown: false,
             ending: false,

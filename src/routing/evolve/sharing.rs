@@ -34,11 +34,8 @@ impl State {
 
     pub(super) fn take_rights(&mut self, transfer: &RightsTransfer, how: Taken) {
         let RightsTransfer { limit, rights, given_at_ms } = transfer;
-        if how != Taken::Void && self.knows_later(limit) {
-            match &limit.owner {
-                LimitOwner::Resource(id) => self.fleet.rename(id, limit.kind, limit.incarnation),
-                LimitOwner::Tenant(id) => self.tenants.rename(id, limit.kind, limit.incarnation),
-            }
+        if how != Taken::Void {
+            self.learn_name(limit);
         }
         match how {
             Taken::Held => {
@@ -59,6 +56,16 @@ impl State {
                 }
             }
             Taken::Void => {}
+        }
+    }
+
+    /// A lane that was added takes the name of a limit from the first rights that it gets of it.
+    fn learn_name(&mut self, limit: &LimitName) {
+        if self.knows_later(limit) {
+            match &limit.owner {
+                LimitOwner::Resource(id) => self.fleet.rename(id, limit.kind, limit.incarnation),
+                LimitOwner::Tenant(id) => self.tenants.rename(id, limit.kind, limit.incarnation),
+            }
         }
     }
 
@@ -105,7 +112,10 @@ impl State {
             return;
         }
         let mut early = std::mem::take(&mut self.sharing.early);
-        early.retain(|limit, _| limit.incarnation > offset || self.stand(limit).is_some());
+        early.retain(|limit, _| {
+            self.learn_name(limit);
+            limit.incarnation > offset || self.stand(limit).is_some() || self.may_know_later(limit)
+        });
         self.sharing.early = early;
     }
 

@@ -44,7 +44,7 @@ struct Account {
 
 pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Findings) {
     let (mut steps, mut inboxes) = (Vec::new(), Vec::new());
-    for lane in 0..world.lanes {
+    for lane in 0..world.lanes() {
         match (journal(world, logs, lane), inbox(world, logs, lane)) {
             (Ok(found), Ok(messages)) => {
                 steps.push(found.into_iter());
@@ -54,7 +54,7 @@ pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Finding
         }
     }
     let mut walk = Walk {
-        lanes: world.lanes,
+        dealt: world.dealt,
         accounts: BTreeMap::new(),
         given: BTreeMap::new(),
         taken: vec![0; inboxes.len()],
@@ -65,7 +65,7 @@ pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Finding
     let mut waiting: Vec<Option<Step>> = steps.iter().map(|_| None).collect();
     loop {
         let mut moved = false;
-        for lane in 0..world.lanes {
+        for lane in 0..world.lanes() {
             let number = lane as usize;
             while let Some(step) = waiting[number].take().or_else(|| steps[number].next()) {
                 if !walk.may(lane, &step) {
@@ -94,7 +94,8 @@ pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Finding
 }
 
 struct Walk {
-    lanes: u32,
+    /// Lanes at first: those that were added later hold nothing by themselves.
+    dealt: u32,
     accounts: BTreeMap<LimitName, Account>,
     inboxes: Vec<Vec<Message>>,
     /// Messages of each inbox that were taken.
@@ -117,7 +118,7 @@ impl Walk {
     fn step(&mut self, lane: u32, step: Step) {
         let limit = match step {
             Step::Known(limit, amount) => {
-                let lanes = self.lanes;
+                let lanes = self.dealt;
                 let account = self.accounts.entry(limit.clone()).or_insert_with(|| Account {
                     undealt: (0..lanes).map(|lane| dealt(amount, lane, lanes)).sum(),
                     ..Account::default()
@@ -210,6 +211,9 @@ impl Walk {
 /// The first deal, as it is promised: whole units, one more to the first lanes, and rights rounded up
 /// from the first lane on.
 fn dealt(amount: u64, lane: u32, lanes: u32) -> i64 {
+    if lane >= lanes {
+        return 0;
+    }
     let (amount, lanes) = (amount as i128, i128::from(lanes));
     let mut before = 0;
     let mut share = 0;

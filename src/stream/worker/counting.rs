@@ -31,6 +31,18 @@ const COUNT_AGAIN_MS: u64 = 5_000;
 /// A lane that cannot begin is stopped after this long: adding partitions takes seconds.
 const WAIT_MS_MAX: u64 = 60_000;
 
+/// Lanes that are asked about together, until one says it. What is committed can only be told while no
+/// transaction is about to end, and of all lanes of a large installation there is always one.
+const ASKED_TOGETHER: u32 = 8;
+
+/// What lanes have committed, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct Firsts {
+    /// Lanes below this one were asked about.
+    asked: u32,
+    commits: Vec<(u32, LaneCommit)>,
+}
+
 impl Worker {
     fn count(&self, topic: Topic) -> i32 {
         self.partitions.get(&topic).copied().unwrap_or(0)
@@ -117,8 +129,7 @@ impl Worker {
 
     /// Asks how many partitions there are, as long as topics disagree.
     pub(super) fn count_again(&mut self, now: Now) {
-        let disagree = self.fewest().1 != self.count(Topic::Tasks)
-            || self.disagreement(0).is_some()
+        let disagree = self.disagreement(0).is_some()
             || self.slots.values().any(|slot| matches!(slot.phase, Phase::Waiting { .. }));
         if self.slots.is_empty() || !disagree {
             return;
@@ -185,31 +196,47 @@ impl Worker {
             | Phase::Running
             | Phase::Stopped(_) => false,
         };
-        if !self.slots.values().any(is_due) {
-            return;
+        if self.slots.values().any(is_due) {
+            self.firsts = Firsts::default();
+            self.ask_next_firsts();
         }
+    }
+
+    /// Asks about the next lanes; whoever waits hears of it.
+    fn ask_next_firsts(&mut self) {
         self.asks += 1;
         let asks = self.asks;
-        for slot in self.slots.values_mut().filter(|slot| is_due(slot)) {
+        for slot in self.slots.values_mut() {
             if let Phase::Counting { ask, again_us, .. } = &mut slot.phase {
                 (*ask, *again_us) = (asks, None);
             }
         }
-        let tasks = u32::try_from(self.count(Topic::Tasks)).unwrap_or(0).min(LANES_MAX);
-        let lanes = (0..tasks).collect();
+        let from = self.firsts.asked;
+        self.firsts.asked = self.lanes_of_tasks().min(from + ASKED_TOGETHER);
+        let lanes = (from..self.firsts.asked).collect();
         self.commands.push_back(Command::FetchCommitted { ask: asks, lanes });
     }
 
-    /// What all lanes have committed.
+    fn lanes_of_tasks(&self) -> u32 {
+        u32::try_from(self.count(Topic::Tasks)).unwrap_or(0).min(LANES_MAX)
+    }
+
+    /// What some more lanes have committed.
     pub(super) fn first_counted(&mut self, now: Now, answered: u64, commits: &[(u32, LaneCommit)]) {
-        let asked = self.slots.iter().filter(
-            |(_, slot)| matches!(slot.phase, Phase::Counting { ask, .. } if ask == answered),
-        );
+        let asked = self.slots.iter().filter(|(_, slot)| {
+            matches!(slot.phase, Phase::Counting { ask, .. } if ask == answered)
+        });
         let asked: Vec<u32> = asked.map(|(number, _)| *number).collect();
         if asked.is_empty() {
             return;
         }
-        let dealt = committed::dealt(commits);
+        self.firsts.commits.extend_from_slice(commits);
+        let dealt = committed::dealt(&self.firsts.commits);
+        let is_open = matches!(dealt, Ok(Dealt::Nothing | Dealt::Unsaid));
+        if is_open && self.firsts.asked < self.lanes_of_tasks() {
+            return self.ask_next_firsts();
+        }
+        self.firsts = Firsts::default();
         for number in asked {
             match &dealt {
                 Ok(dealt) => self.first_known(now, number, *dealt),

@@ -247,3 +247,36 @@ fn a_lane_that_knows_a_limit_by_a_later_record_learns_its_name() {
     }
     site.folds();
 }
+
+/// The same where rights come while the lane is still reading the fleet.
+#[test]
+fn what_comes_while_the_fleet_is_read_is_kept_for_its_limit() {
+    let mut site = Site::new(2, &Policy::default());
+    site.resource("r", json!({"slots": 4}));
+    site.resource("s", json!({"slots": 4}));
+    site.resource("r", json!({"slots": 8}));
+    all_step(&mut site);
+    site.add_lane(&Policy::default());
+    site.count();
+    all_step_but(&mut site, 2);
+    site.advise(0, advice(&slots("r", 0), 2, 250_000));
+    site.step(0);
+    // Of what compaction left, the lane has read the first record alone.
+    site.members[2].fleet_read = 1;
+    site.now += 10;
+    site.step_reading(2, usize::MAX / 2, 1);
+    let early = |site: &Site| site.members[2].lane.state().sharing.early(&slots("r", 0));
+    assert_eq!(early(&site), 250_000);
+    site.now += 10;
+    site.step(2);
+    site.now += 10;
+    site.task(2, "a", json!({}));
+    site.step(2);
+    assert_eq!((early(&site), site.units(&slots("r", 0))), (0, vec![2, 4, 2]));
+    assert_eq!(site.rights(&[slots("r", 0)]), [250_000, 500_000, 250_000]);
+    site.folds();
+}
+
+fn all_step_but(site: &mut Site, lane: usize) {
+    (0..site.members.len()).filter(|one| *one != lane).for_each(|lane| site.step(lane));
+}

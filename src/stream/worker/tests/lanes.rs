@@ -268,3 +268,27 @@ fn a_lane_that_never_decided_counts_anew() {
     bench.answer_committed(&[2]);
     assert_eq!(bench.worker.lanes().next().unwrap().state().dealt, 2);
 }
+
+/// Of many lanes a few are asked about at a time: the first that says it is enough.
+#[test]
+fn the_others_are_asked_a_few_at_a_time() {
+    let mut bench = Bench::new(20);
+    bench.counts_lanes = true;
+    assert_eq!(assigned(&mut bench, &[18, 19]), ["fetch committed [0, 1, 2, 3, 4, 5, 6, 7]"]);
+    let nothing = |from: u32, to: u32| (from..to).map(|lane| (lane, LaneCommit::default())).collect();
+    bench.answer(nothing(0, 8));
+    bench.expect(&["fetch committed [8, 9, 10, 11, 12, 13, 14, 15]"]);
+    // Nobody can say it now: it begins anew.
+    let ask = bench.ask;
+    bench.tell(Event::CommittedUnknown { ask });
+    bench.pass_ms(500);
+    bench.expect(&["fetch committed [0, 1, 2, 3, 4, 5, 6, 7]"]);
+    bench.answer(nothing(0, 8));
+    bench.commands();
+    bench.answer(nothing(8, 16));
+    bench.expect(&["fetch committed [16, 17, 18, 19]"]);
+    bench.answer(nothing(16, 20));
+    bench.expect(&["read journal 18", "read journal 19"]);
+    let dealt: Vec<u32> = bench.worker.lanes().map(|lane| lane.state().dealt).collect();
+    assert_eq!(dealt, [20, 20]);
+}
