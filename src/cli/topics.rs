@@ -88,7 +88,8 @@ pub fn run(global: &Global, arguments: &TopicsArgs) -> anyhow::Result<Exit> {
             let created = create(&cluster, &plan, options.replication)?;
             let grown = add_partitions(&cluster, &plan)?;
             show(&printer, &compare(&config, &cluster, None, &options.pools)?)?;
-            let grown = if grown > 0 { format!(", {grown} have more partitions") } else { String::new() };
+            let grown =
+                if grown > 0 { format!(", {grown} have more partitions") } else { String::new() };
             printer.note(&format!("{created} created{grown}"));
             if plan.adds_lanes() {
                 printer.note(ADDED);

@@ -109,8 +109,7 @@ mod tests {
         assert_eq!(deal(10, 4), [3, 3, 2, 2]);
         assert_eq!(deal(200_000, 8), [25_000; 8]);
         assert_eq!(deal(977, 7), [140, 140, 140, 140, 139, 139, 139]);
-        // Nobody can have the last unit of a limit that is larger and does not divide.
-        assert_eq!(deal(2_000, 7), [286, 286, 286, 285, 285, 285, 285]);
+        assert_eq!(deal(2_000, 7), [286, 286, 286, 286, 286, 285, 285]);
         assert_eq!(deal(0, 2), [0, 0]);
     }
 

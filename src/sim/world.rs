@@ -121,7 +121,10 @@ impl World {
     pub fn add_partitions(&self, topics: &[Topic], count: u32) {
         let count = i32::try_from(count).unwrap_or(1);
         let more = topics.iter().map(|topic| {
-            CreatePartitionsTopic::default().with_name(name(*topic)).with_count(count)
+            CreatePartitionsTopic::default()
+                .with_name(name(*topic))
+                .with_count(count)
+                .with_assignments(None)
         });
         let request =
             CreatePartitionsRequest::default().with_topics(more.collect()).with_timeout_ms(1_000);

@@ -154,17 +154,16 @@ pub fn plan(
             }
             let at = row.findings.len();
             settings_findings(need, found, brokers, &mut row.findings);
-            row.state = if row.findings[at..].iter().any(|finding| finding.must)
-                || at > 0 && !is_short
-            {
-                State::Wrong
-            } else if is_short {
-                State::Short
-            } else if row.findings.is_empty() {
-                State::Right
-            } else {
-                State::Advice
-            };
+            row.state =
+                if row.findings[at..].iter().any(|finding| finding.must) || at > 0 && !is_short {
+                    State::Wrong
+                } else if is_short {
+                    State::Short
+                } else if row.findings.is_empty() {
+                    State::Right
+                } else {
+                    State::Advice
+                };
         }
         topics.push(row);
     }

@@ -223,9 +223,9 @@ impl Worker {
 
     /// What some more lanes have committed.
     pub(super) fn first_counted(&mut self, now: Now, answered: u64, commits: &[(u32, LaneCommit)]) {
-        let asked = self.slots.iter().filter(|(_, slot)| {
-            matches!(slot.phase, Phase::Counting { ask, .. } if ask == answered)
-        });
+        let asked = self.slots.iter().filter(
+            |(_, slot)| matches!(slot.phase, Phase::Counting { ask, .. } if ask == answered),
+        );
         let asked: Vec<u32> = asked.map(|(number, _)| *number).collect();
         if asked.is_empty() {
             return;

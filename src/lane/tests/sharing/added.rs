@@ -226,19 +226,19 @@ fn a_lane_that_knows_a_limit_by_a_later_record_learns_its_name() {
         assert_eq!(state(&site).stand(&ours).map(|stand| stand.rights), Some(0));
         // What comes early is kept under the right name too.
         site.members[0].clock_ahead_ms = 400;
-        site.advise(0, advice(limit, 2, 100_000));
+        site.advise(0, advice(limit, 2, 250_000));
         site.step(0);
         site.step(2);
-        assert_eq!(state(&site).sharing.early(limit), 100_000, "{limit:?}");
+        assert_eq!(state(&site).sharing.early(limit), 250_000, "{limit:?}");
         site.step(2);
         site.now += 500;
         site.step(2);
         let both = [limit.clone(), ours];
         assert_eq!(site.rights(&both).iter().sum::<u32>(), RIGHTS, "{limit:?}");
         let rights = state(&site).stand(limit).map(|stand| stand.rights);
-        assert_eq!(rights, Some(100_000), "{limit:?}");
+        assert_eq!(rights, Some(250_000), "{limit:?}");
         // And gives them under that name.
-        site.advise(2, advice(limit, 1, 100_000));
+        site.advise(2, advice(limit, 1, 250_000));
         site.step(2);
         site.now += 500;
         site.step(1);

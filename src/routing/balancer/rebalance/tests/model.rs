@@ -403,7 +403,7 @@ fn a_lane_that_is_added_has_rights_within_seconds() {
     };
     // From slack, and where all is in use and more waits.
     check(200, 300, 300, 3_000);
-    check(1_000, 1_000, 250, 30_000);
+    check(1_000, 1_000, 100, 30_000);
     // One lane that was alone before.
     let mut model = Model::new(limit, window_ms, vec![arrivals(rate(300, window_ms))]);
     model.run(20_000);
