@@ -184,7 +184,7 @@ mod tests {
             let units = scale.units(each as u32) + 1;
             // Just enough rights for one unit more than an equal part is worth.
             let least = scale.rights_for(units);
-            let full = if least == 0 { 0 } else { (u64::from(RIGHTS) / least).min(lanes) };
+            let full = u64::from(RIGHTS).checked_div(least).unwrap_or(0).min(lanes);
             let rest = u64::from(RIGHTS) - full * least;
             let rest = if full < lanes { scale.units(rest as u32) } else { 0 };
             prop_assert!(full * units + rest <= limit, "{full} times {units}, {rest} of {limit}");

@@ -53,8 +53,12 @@ pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Finding
             (Err(error), _) | (_, Err(error)) => return findings.say("readable", error),
         }
     }
+    let dealt = match first_lanes(world, logs) {
+        Ok(dealt) => dealt,
+        Err(error) => return findings.say("rights", error),
+    };
     let mut walk = Walk {
-        dealt: world.dealt,
+        dealt,
         accounts: BTreeMap::new(),
         given: BTreeMap::new(),
         taken: vec![0; inboxes.len()],
@@ -206,6 +210,25 @@ impl Walk {
             }
         }
     }
+}
+
+/// Lanes at first, by all journals: those that there were before partitions were added, or after it where
+/// no lane had committed anything by then.
+fn first_lanes(world: &World, logs: &Logs) -> Result<u32, String> {
+    let mut dealt = None;
+    for lane in 0..world.lanes() {
+        for record in logs.of(Topic::Journal, i32::try_from(lane).unwrap_or(0)) {
+            let record = world.codec.decode_journal(record.value.as_deref().unwrap_or_default());
+            let said = record.map_err(|error| error.to_string())?.lanes;
+            let before = *dealt.get_or_insert(said);
+            if before != said || ![world.dealt, world.lanes()].contains(&said) {
+                return Err(format!(
+                    "lane {lane} began among {said} lanes, another among {before}"
+                ));
+            }
+        }
+    }
+    Ok(dealt.unwrap_or(world.dealt))
 }
 
 /// The first deal, as it is promised: whole units, one more to the first lanes, and rights rounded up
