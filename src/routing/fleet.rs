@@ -329,20 +329,6 @@ impl Fleet {
         self.rooms[usize::from(index)] = resource.room();
     }
 
-    /// From now on the lane knows a limit by the record of the fleet by which the others know it.
-    pub fn rename(&mut self, id: &str, kind: LimitKind, incarnation: i64) {
-        let Some(index) = self.index_of(id) else { return self.gone.rename(id, kind, incarnation) };
-        let resource = &mut self.resources[usize::from(index)];
-        if kind == LimitKind::Slots {
-            resource.slots_incarnation = incarnation;
-            return;
-        }
-        let mut rates = resource.rates.iter_mut().chain(&mut resource.dormant);
-        if let Some(rate) = rates.find(|rate| rate.is(kind)) {
-            rate.incarnation = incarnation;
-        }
-    }
-
     /// Lowers each limit to the least that `lowest` says of it, where that is less than the fleet's
     /// amount.
     pub fn lower(&mut self, index: ResourceIndex, lowest: impl Fn(LimitKind) -> Option<u64>) {

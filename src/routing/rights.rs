@@ -9,10 +9,10 @@
 /// All rights of one limit together.
 pub const RIGHTS: u32 = 1_000_000;
 
-/// Lanes that there can be: what all of them together may be short of stays below one unit.
-pub const LANES_MAX: u32 = 1_024;
+pub use crate::model::rights::LANES_MAX;
 
-/// What a part of any limit may be short of a unit, in millionths of a unit.
+/// What a part of any limit may be short of a unit, in millionths of a unit: what all lanes together are
+/// short of stays below one.
 const SLACK_MAX: u64 = (RIGHTS as u64 - 1) / LANES_MAX as u64;
 
 /// A limit's amount: how rights of it are counted in units.

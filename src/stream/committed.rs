@@ -3,9 +3,9 @@
 
 use crate::lane::prepared::Prepared;
 use crate::model::Topic;
+use crate::model::rights::LANES_MAX;
 use crate::model::snapshot::SnapshotPoint;
 use crate::model::time::Timestamp;
-use crate::routing::rights::LANES_MAX;
 
 /// The last batch of a lane that was committed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -10,7 +10,7 @@ use super::event::{Command, LaneError};
 use super::recovery::FIRST_EPOCH;
 use super::{Fold, Phase, Slot, Worker};
 use crate::model::Topic;
-use crate::routing::rights::LANES_MAX;
+use crate::model::rights::LANES_MAX;
 use crate::stream::clock::Now;
 use crate::stream::committed::{self, Dealt, LaneCommit};
 

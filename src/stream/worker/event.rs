@@ -8,9 +8,9 @@ use crate::lane::FoldError;
 use crate::lane::prepared::Prepared;
 use crate::lane::snapshot::Frozen;
 use crate::model::Topic;
+use crate::model::rights::LANES_MAX;
 use crate::model::snapshot::{Manifest, SnapshotPoint};
 use crate::model::time::Timestamp;
-use crate::routing::rights::LANES_MAX;
 use crate::stream::committed::{CommittedError, LaneCommit};
 
 /// What the client reports.

@@ -176,10 +176,12 @@ impl Worker {
     }
 
     fn resolve(&mut self, now: Now, number: u32, point: Option<CommitPoint>, runs: bool) {
+        let lanes_now = self.lanes_now();
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let Some(held) = &mut slot.held else { return self.recover(number, point) };
-        // Nothing of it was ever told to anyone, and meanwhile others may have begun.
-        if point.is_none() && held.is_untold() {
+        // Partitions were added before anything of it was told to anyone: others may have begun since.
+        let is_other = held.is_untold() && held.lane.state().dealt != lanes_now;
+        if point.is_none() && is_other && !runs && !held.is_unsure() {
             return self.recover(number, None);
         }
         if planted(Bug::KeepLostLane) && !runs {
