@@ -32,7 +32,7 @@ fn limit(
     load: Load,
 ) -> DimensionLoad<'static> {
     let rights = first_deal(amount, lane, lanes);
-    let units = Scale { limit: amount, lanes }.units(rights);
+    let units = Scale { limit: amount }.units(rights);
     let (used, waiting) = match load {
         Load::Steady => (units * 6 / 10, 0),
         Load::Skewed if lane.is_multiple_of(8) => (units, 7 * units),

@@ -121,14 +121,17 @@ pub struct Lane {
     sampler: Sampler,
     /// The epoch has just begun, and a batch has to say so.
     epoch_begins: bool,
+    /// How many lanes there are, as the shell counts them; 0 until it has.
+    lanes_told: u32,
 }
 
 impl Lane {
-    /// A lane that has never run, of a `tasks` topic with `lanes` partitions.
-    pub fn genesis(lane: u32, lanes: u32, epoch: u32, settings: LaneSettings) -> Self {
+    /// A lane that has never run, of an installation that began with `dealt` lanes: see
+    /// [`State::genesis`]. Its journal's first record, where there is one, knows better.
+    pub fn genesis(lane: u32, dealt: u32, epoch: u32, settings: LaneSettings) -> Self {
         Lane {
             settings: Arc::new(settings),
-            state: State::genesis(lane, lanes),
+            state: State::genesis(lane, dealt),
             memo: Memo::default(),
             epoch,
             seq: 0,
@@ -147,6 +150,7 @@ impl Lane {
             room: Room::default(),
             sampler: Sampler::default(),
             epoch_begins: false,
+            lanes_told: 0,
         }
     }
 

@@ -41,19 +41,22 @@ use faults::{Coverage, Faults};
 use instance::Instance;
 use network::Network;
 pub use world::Beginnings;
-use world::World;
+use world::{Partitions, World};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimulationSettings {
     pub tasks: u64,
+    /// Lanes at first.
     pub lanes: u32,
+    /// Lanes that are added while there are faults.
+    pub lanes_added: u32,
     /// Processes of the router, besides a guest that comes and goes while there are faults.
     pub instances: u32,
 }
 
 impl Default for SimulationSettings {
     fn default() -> Self {
-        SimulationSettings { tasks: 200, lanes: 3, instances: 2 }
+        SimulationSettings { tasks: 200, lanes: 3, lanes_added: 0, instances: 2 }
     }
 }
 
@@ -96,7 +99,10 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
     let world = Rc::new(World {
         network: Network::new(Rc::clone(&timeline), stream(seed, 1)),
         codec: Arc::clone(&codec),
-        lanes: settings.lanes,
+        dealt: settings.lanes,
+        lanes_added: settings.lanes_added,
+        partitions: Cell::new(Partitions { tasks: settings.lanes, others: settings.lanes }),
+        lanes_shared: Cell::new(settings.lanes),
         faults: RefCell::new(Faults::new(stream(seed, 2))),
         beginnings: RefCell::default(),
         violations: RefCell::default(),
@@ -108,6 +114,7 @@ pub fn run(seed: u64, settings: &SimulationSettings) -> Result<Outcome, CodecErr
     timeline.spawn(workload::work(Rc::clone(&world), stream(seed, 4)));
     timeline.spawn(workload::rescale(Rc::clone(&world), stream(seed, 8)));
     timeline.spawn(adviser::advise(Rc::clone(&world), stream(seed, 7)));
+    timeline.spawn(workload::add_lanes(Rc::clone(&world), stream(seed, 9)));
     let mut dice = stream(seed, 5);
     let worker = worker_settings(codec);
     for number in 0..=settings.instances {
@@ -209,8 +216,18 @@ mod tests {
 
     #[test]
     fn one_lane_and_one_process_drain_too() {
-        let settings = SimulationSettings { tasks: 50, lanes: 1, instances: 1 };
+        let settings =
+            SimulationSettings { tasks: 50, lanes: 1, instances: 1, ..Default::default() };
         let outcome = run(3, &settings).unwrap();
         assert_eq!(outcome.violations, []);
+    }
+
+    #[test]
+    fn lanes_are_added_under_way() {
+        for (seed, lanes) in [(1, 1), (2, 2), (3, 3), (4, 2)] {
+            let settings = SimulationSettings { lanes, lanes_added: 2, ..Default::default() };
+            let outcome = run(seed, &settings).unwrap();
+            assert_eq!(outcome.violations, [], "seed {seed}");
+        }
     }
 }

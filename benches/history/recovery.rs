@@ -80,7 +80,7 @@ fn snapshots(arguments: &Arguments) -> anyhow::Result<()> {
         let t3 = ms();
         let unpacked = zstd::bulk::decompress(&stored, bytes.len())?;
         read_header(&unpacked)?;
-        let lane = Lane::restore(0, 1, &unpacked, settings()?)?;
+        let lane = Lane::restore(0, &unpacked, settings()?)?;
         let t4 = ms();
         anyhow::ensure!(lane.hash() == driven.lane.hash(), "another lane was restored");
         taken.push(t1 - t0);
@@ -103,7 +103,7 @@ fn snapshots(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let mut folded = Vec::new();
     for _ in 0..arguments.rounds {
-        let mut lane = Lane::restore(0, 1, &bytes, settings()?)?;
+        let mut lane = Lane::restore(0, &bytes, settings()?)?;
         let begun = ms();
         for record in &tail {
             lane.fold(record)?;

@@ -18,7 +18,7 @@ use crate::model::snapshot::Dropped;
 use crate::store::SnapshotStore;
 use crate::stream::client::archive::Archive;
 use crate::stream::client::settings;
-use crate::stream::committed;
+use crate::stream::committed::{self, Metadata};
 use crate::stream::instance_lock;
 use find::{Found, LaneReport, Verdict};
 
@@ -171,7 +171,13 @@ impl Tools<'_> {
             step(format!("offsets to {offsets:?}, those of seq {}", last.seq));
             if done {
                 let point = found.newest_published(last.seq);
-                let metadata = committed::metadata(last.epoch, last.seq, &last.hash, point);
+                let metadata = committed::metadata(&Metadata {
+                    epoch: last.epoch,
+                    seq: last.seq,
+                    hash: &last.hash,
+                    snapshot: point,
+                    dealt: Some(last.lanes),
+                });
                 self.commit(lane, offsets, &metadata)?;
             }
         }

@@ -50,6 +50,9 @@ pub struct SimulateArgs {
     /// Lanes of each seed
     #[arg(long, env = "POINTSMAN_SIMULATE_LANES", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     lanes: u32,
+    /// Lanes that are added to each seed under way
+    #[arg(long, env = "POINTSMAN_SIMULATE_ADD_LANES", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
+    add_lanes: u32,
     /// Processes of the router
     #[arg(long, env = "POINTSMAN_SIMULATE_INSTANCES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
     instances: u32,
@@ -133,6 +136,7 @@ pub fn run(global: &Global, arguments: &SimulateArgs) -> anyhow::Result<Exit> {
     let settings = SimulationSettings {
         tasks: arguments.tasks,
         lanes: arguments.lanes,
+        lanes_added: arguments.add_lanes,
         instances: arguments.instances,
     };
     let (first, last) = arguments.seed.map_or(arguments.seeds, |seed| (seed, seed));

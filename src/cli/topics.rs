@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use rdkafka::admin::{NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::exit::{Exit, coded};
@@ -18,7 +20,7 @@ use super::print::{Printer, table};
 use super::{Global, fleet};
 use crate::clock::Stopwatch;
 use crate::config::Config;
-use plan::{Existing, Plan};
+use plan::{Existing, Plan, Row};
 
 #[derive(Debug, Args)]
 pub struct TopicsArgs {
@@ -30,7 +32,7 @@ pub struct TopicsArgs {
 enum Verb {
     /// Show what exists against what is needed; changes nothing, exits with 3 on a difference
     Plan(Options),
-    /// Create what is missing; existing topics are never changed
+    /// Create what is missing, and add partitions; existing topics are not changed otherwise
     Apply(Options),
 }
 
@@ -38,14 +40,17 @@ enum Verb {
 #[command(after_long_help = "\
 The partitions of `tasks` are the lanes: the unit of ordering, recovery and movement. One lane \
 decides tens of thousands of tasks a second, so their number is not about speed: up to that many \
-instances can share the work, and each recovers its part. An installation keeps the number that it \
-began with.
+instances can share the work, and each recovers its part.
+
+More can be added while Pointsman runs, and none is ever taken away. They begin without capacity and \
+get some from the others within seconds of load. Keys go to other lanes from then on: a task id is \
+recognised, and a session stays with its resource, inside one lane only.
 
 Examples:
   pointsman topics plan
   pointsman topics apply --partitions 8 --replication 3")]
 struct Options {
-    /// Lanes of a new installation (default: those that exist, else 4)
+    /// Lanes: of a new installation, or more than there are (default: those that exist, else 4)
     #[arg(long, env = "POINTSMAN_TOPICS_PARTITIONS", value_name = "N",
           value_parser = clap::value_parser!(i32).range(1..=1024))]
     partitions: Option<i32>,
@@ -66,21 +71,29 @@ pub fn run(global: &Global, arguments: &TopicsArgs) -> anyhow::Result<Exit> {
         Verb::Plan(options) => {
             let plan = compare(&config, &cluster, options.partitions, &options.pools)?;
             show(&printer, &plan)?;
-            let different = plan.missing().chain(plan.wrong()).next().is_some();
+            let different = plan.missing().chain(plan.short()).chain(plan.wrong()).next();
+            let different = different.is_some();
             Ok(if different { Exit::Difference } else { Exit::Ok })
         }
         Verb::Apply(options) => {
             let plan = compare(&config, &cluster, options.partitions, &options.pools)?;
-            if plan.lanes_disagree {
+            // A new lane needs all its topics, and needs them right.
+            if plan.lanes_disagree || plan.adds_lanes() && plan.wrong().next().is_some() {
                 show(&printer, &plan)?;
                 return Err(coded(
                     Exit::Difference,
-                    "the lane topics do not fit together; nothing was created",
+                    "the lane topics do not fit together; nothing was changed",
                 ));
             }
             let created = create(&cluster, &plan, options.replication)?;
+            let grown = add_partitions(&cluster, &plan)?;
             show(&printer, &compare(&config, &cluster, None, &options.pools)?)?;
-            printer.note(&format!("{created} created"));
+            let grown =
+                if grown > 0 { format!(", {grown} have more partitions") } else { String::new() };
+            printer.note(&format!("{created} created{grown}"));
+            if plan.adds_lanes() {
+                printer.note(ADDED);
+            }
             if plan.wrong().next().is_some() {
                 return Err(coded(
                     Exit::Difference,
@@ -91,6 +104,9 @@ pub fn run(global: &Global, arguments: &TopicsArgs) -> anyhow::Result<Exit> {
         }
     }
 }
+
+/// What follows from lanes that are added.
+const ADDED: &str = "lanes were added: running instances take them over within seconds; keys go to other lanes from now on";
 
 /// Creates every topic that is missing, and waits until it can be used.
 ///
@@ -103,7 +119,7 @@ pub fn ensure(
     replication: Option<i32>,
 ) -> anyhow::Result<usize> {
     let plan = compare(config, cluster, partitions, &[])?;
-    if plan.lanes_disagree {
+    if plan.lanes_disagree || plan.short().next().is_some() {
         return Err(coded(Exit::Difference, "the lane topics do not fit together"));
     }
     create(cluster, &plan, replication)
@@ -193,28 +209,73 @@ fn create(cluster: &Cluster<'_>, plan: &Plan, replication: Option<i32>) -> anyho
     let admin = cluster.admin()?;
     let results = wait(admin.create_topics(&new, &cluster.admin_options()))?
         .context("topics cannot be created")?;
-    let mut denied = false;
-    let mut failed = Vec::new();
-    for result in results {
-        match result {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((name, code)) => {
-                denied |= matches!(
-                    code,
-                    RDKafkaErrorCode::TopicAuthorizationFailed
-                        | RDKafkaErrorCode::ClusterAuthorizationFailed
-                );
-                failed.push(format!("`{name}`: {code}"));
-            }
-        }
-    }
-    if !failed.is_empty() {
-        let exit = if denied { Exit::Denied } else { Exit::Failed };
-        let list = failed.join("; ");
-        return Err(coded(exit, format!("topics cannot be created: {list}")));
-    }
+    let refusals = results.into_iter().filter_map(Result::err);
+    let refusals = refusals.filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists);
+    refused(refusals, "topics cannot be created")?;
     await_topics(cluster, plan)?;
     Ok(new.len())
+}
+
+/// Adds partitions to the topics that have too few: first to all others, then to `tasks`.
+fn add_partitions(cluster: &Cluster<'_>, plan: &Plan) -> anyhow::Result<usize> {
+    let short: Vec<&Row> = plan.short().collect();
+    let last = short.len() - usize::from(plan.adds_lanes());
+    for rows in [&short[..last], &short[last..]] {
+        grow(cluster, rows)?;
+    }
+    Ok(short.len())
+}
+
+fn grow(cluster: &Cluster<'_>, rows: &[&Row]) -> anyhow::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let wanted = |row: &Row| usize::try_from(row.partitions_needed).unwrap_or_default();
+    let more: Vec<NewPartitions<'_>> =
+        rows.iter().map(|row| NewPartitions::new(&row.name, wanted(row))).collect();
+    let admin = cluster.admin()?;
+    let results = wait(admin.create_partitions(&more, &cluster.admin_options()))?
+        .context("partitions cannot be added")?;
+    refused(results.into_iter().filter_map(Result::err), "partitions cannot be added")?;
+    await_partitions(cluster, rows)
+}
+
+/// Brokers learn of new partitions a little later than the controller.
+fn await_partitions(cluster: &Cluster<'_>, rows: &[&Row]) -> anyhow::Result<()> {
+    let waited = Stopwatch::start();
+    loop {
+        let known = cluster.partitions()?;
+        let has_all =
+            |row: &Row| known.get(&row.name).is_some_and(|count| *count >= row.partitions_needed);
+        let Some(short) = rows.iter().find(|row| !has_all(row)) else { return Ok(()) };
+        if waited.elapsed() > cluster.timeout() {
+            let text = format!("`{}` was given partitions, and they do not appear", short.name);
+            return Err(coded(Exit::Transient, text));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// Topics that the brokers said no to.
+fn refused(
+    refusals: impl Iterator<Item = (String, RDKafkaErrorCode)>,
+    what: &str,
+) -> anyhow::Result<()> {
+    let mut denied = false;
+    let mut failed = Vec::new();
+    for (name, code) in refusals {
+        denied |= matches!(
+            code,
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+        );
+        failed.push(format!("`{name}`: {code}"));
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let exit = if denied { Exit::Denied } else { Exit::Failed };
+    Err(coded(exit, format!("{what}: {}", failed.join("; "))))
 }
 
 /// A topic is created on the controller first; brokers learn of it a little later.
@@ -258,9 +319,14 @@ fn words(printer: &Printer, plan: &Plan) -> String {
             ));
         }
     }
-    let missing = plan.missing().count();
-    if missing > 0 {
-        text.push_str(&format!("\n{missing} missing; fix: pointsman topics apply\n"));
+    let (missing, short) = (plan.missing().count(), plan.short().count());
+    let number = if short > 0 { format!(" --partitions {}", plan.lanes) } else { String::new() };
+    let words = [(missing, "missing"), (short, "short of partitions")];
+    let words = words.iter().filter(|(count, _)| *count > 0);
+    let words: Vec<String> = words.map(|(count, word)| format!("{count} {word}")).collect();
+    if !words.is_empty() {
+        let words = words.join(", ");
+        text.push_str(&format!("\n{words}; fix: pointsman topics apply{number}\n"));
     }
     text
 }

@@ -217,6 +217,7 @@ impl<'a> Batch<'a> {
             | Fact::LoadPublished { .. }
             | Fact::StrategyChanged { .. }
             | Fact::RoomKept { .. }
+            | Fact::LanesCounted { .. }
             | Fact::DeadLettered { .. } => {}
             Fact::HeadroomTold { .. } => counts.headroom_told += 1,
             Fact::RightsPledged { .. } => counts.rights_pledged += 1,
@@ -233,7 +234,7 @@ impl<'a> Batch<'a> {
         let Read { offsets, next_offsets } = read;
         let mut journal = JournalRecord {
             lane: state.lane,
-            lanes: state.lanes,
+            lanes: state.dealt,
             epoch: self.origin.epoch,
             seq: self.origin.seq,
             prev_hash: previous.to_hex(),
@@ -281,7 +282,7 @@ impl<'a> Batch<'a> {
         let prepared = Prepared {
             lane,
             seq: journal.seq,
-            metadata: metadata(journal.epoch, journal.seq, &journal.hash),
+            metadata: metadata(journal.epoch, journal.seq, &journal.hash, journal.lanes),
             hash: journal.hash,
             offsets: next_offsets,
             records: self.outputs.records,
@@ -303,9 +304,9 @@ pub struct Closed {
     pub sampler: Sampler,
 }
 
-/// What is committed with the offsets; [`Prepared::announce`] fills in its last two fields.
-pub fn metadata(epoch: u32, seq: u64, hash: &str) -> String {
-    format!("v1;{epoch};{seq};{hash};0;0")
+/// What is committed with the offsets; [`Prepared::announce`] fills in the two zeros.
+pub fn metadata(epoch: u32, seq: u64, hash: &str, dealt: u32) -> String {
+    format!("v1;{epoch};{seq};{hash};0;0;{dealt}")
 }
 
 fn count_reason(counts: &mut Vec<(RefusalReason, u64)>, reason: RefusalReason) {

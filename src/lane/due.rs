@@ -13,7 +13,9 @@ impl Lane {
         let soon = self.state.batch_time.plus_ms(TIMER_MS);
         let waiting = !self.state.backlog.is_empty() || self.ready.has_ended();
         let waiting = waiting.then_some(soon);
-        let policy = self.state.policy != self.settings.policy || self.epoch_begins;
+        let policy = self.state.policy != self.settings.policy
+            || self.epoch_begins
+            || self.lanes_told > self.state.lanes;
         let policy = policy.then_some(soon);
         let load = self
             .state

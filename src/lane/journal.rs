@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::model::journal::JournalRecord;
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::{FACT_LEVEL, FACT_LEVEL_OLDEST, Fact};
+use crate::routing::rights::LANES_MAX;
 use crate::routing::state::State;
 
 /// A 128-bit hash that chains batches. It finds faults and divergence, not forgery.
@@ -79,9 +80,10 @@ pub enum FoldError {
     #[error("journal of lane {lane} at seq {seq}: the hash of the record before does not match")]
     Hash { lane: u32, seq: u64 },
     #[error(
-        "journal of lane {lane} was made for {journaled} lanes, and `tasks` has {actual} partitions"
+        "journal of lane {lane} at seq {seq} says that there were {found} lanes at first, and the \
+         records before it say {dealt}; allowed: 1 to {LANES_MAX}, and always the same"
     )]
-    Lanes { lane: u32, journaled: u32, actual: u32 },
+    Lanes { lane: u32, seq: u64, found: u32, dealt: u32 },
     #[error(
         "journal of lane {lane} at seq {seq} has fact level {found}, and this release reads levels \
          {FACT_LEVEL_OLDEST} to {FACT_LEVEL}"
@@ -97,13 +99,19 @@ pub fn fold(
     hash: ChainHash,
     record: &JournalRecord,
 ) -> Result<ChainHash, FoldError> {
-    let lane = state.lane;
-    if record.lanes != state.lanes {
-        return Err(FoldError::Lanes { lane, journaled: record.lanes, actual: state.lanes });
-    }
+    let JournalRecord { seq: found_seq, lanes: found, .. } = *record;
+    let (lane, dealt) = (state.lane, state.dealt);
     if record.lane != lane {
         let problem = format!("it is of lane {}", record.lane);
         return Err(FoldError::Decode { lane, problem });
+    }
+    if found != dealt {
+        // Whoever begins to read it may not have known.
+        let is_first = seq == 0 && found_seq == 1 && (1..=LANES_MAX).contains(&found);
+        if !is_first {
+            return Err(FoldError::Lanes { lane, seq: found_seq, found, dealt });
+        }
+        *state = State::genesis(lane, found);
     }
     if record.seq != seq + 1 {
         return Err(FoldError::Gap { lane, last: seq, found: record.seq });
@@ -163,6 +171,7 @@ fn share_shape(fact: &mut Fact, state: &State, memo: &mut Memo) {
         | Fact::RightsTaken { .. }
         | Fact::RightsPledged { .. }
         | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => return,

@@ -1,4 +1,4 @@
-//! What happens to a lane's queues when it moves.
+//! What happens to a lane's queues when it moves, and what it is told of the others.
 
 use super::Lane;
 use super::intake::Queue;
@@ -37,6 +37,16 @@ impl Lane {
         self.epoch = epoch;
         self.epoch_begins = true;
         self.start_at(tasks, task_results, lane_inbox);
+    }
+
+    /// Whether the lane was added to lanes that had shared all rights out among themselves.
+    pub fn is_added(&self) -> bool {
+        self.state.lane >= self.state.dealt
+    }
+
+    /// There are so many lanes now: journaled with the next batch, where it is news.
+    pub fn count_lanes(&mut self, lanes: u32) {
+        self.lanes_told = lanes;
     }
 
     /// In the `ce_id` of every output.

@@ -53,7 +53,8 @@ pub struct Prepared {
     pub lane: u32,
     pub seq: u64,
     pub hash: String,
-    /// Committed with each offset: `v1;epoch;seq;hash;snapshot_seq;snapshot_time_ms`.
+    /// Committed with each offset: `v1;epoch;seq;hash;snapshot_seq;snapshot_time_ms;lanes`, the last
+    /// one being the number of lanes that there were at first.
     pub metadata: String,
     /// The next offset of each lane input, all of them, changed or not.
     pub offsets: Vec<(Topic, i64)>,
@@ -83,8 +84,10 @@ impl Prepared {
     /// Names the newest published snapshot in what is committed, and carries its manifest where it
     /// is new. Neither is part of the chain: replay must not depend on when snapshots were taken.
     pub fn announce(&mut self, newest: SnapshotPoint, manifest: Option<&Manifest>) {
-        let stem = self.metadata.rsplitn(3, ';').nth(2).unwrap_or_default();
-        self.metadata = format!("{stem};{};{}", newest.seq, newest.batch_time_ms.as_ms());
+        let mut fields = self.metadata.rsplitn(4, ';');
+        let lanes = fields.next().unwrap_or_default();
+        let stem = fields.nth(2).unwrap_or_default();
+        self.metadata = format!("{stem};{};{};{lanes}", newest.seq, newest.batch_time_ms.as_ms());
         let Some(manifest) = manifest else { return };
         // Numbers, texts and lists: nothing that JSON refuses.
         let Ok(value) = serde_json::to_vec(manifest) else { return };

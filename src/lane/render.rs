@@ -185,6 +185,7 @@ impl Renderer<'_> {
             | Fact::AttemptSlow { .. }
             | Fact::RightsTaken { .. }
             | Fact::RoomKept { .. }
+            | Fact::LanesCounted { .. }
             | Fact::DeadLettered { .. } => {}
         }
     }

@@ -42,6 +42,7 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
         | Fact::RightsTaken { .. }
         | Fact::RightsPledged { .. }
         | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,
@@ -75,6 +76,7 @@ impl Lane {
         self.controls.clear();
         self.buried = Some(BTreeSet::new());
         self.set_policy(self.state.policy.clone());
+        self.count_lanes(self.state.lanes);
         for fact in facts {
             self.restore_choice(fact, skipped);
         }
@@ -85,6 +87,7 @@ impl Lane {
     fn restore_choice(&mut self, fact: &Fact, skipped: &BTreeMap<(Topic, i64), OwnedRecord>) {
         match fact {
             Fact::PolicySet(policy) => self.set_policy((**policy).clone()),
+            Fact::LanesCounted { lanes } => self.count_lanes(*lanes),
             Fact::FleetSet { offset, entry } => {
                 let control = Control::Fleet(Ok(entry.clone()));
                 self.controls.push_back((placeholder(*offset), control));
@@ -182,6 +185,7 @@ impl Lane {
                 | Fact::RightsTaken { .. }
                 | Fact::RightsPledged { .. }
                 | Fact::RoomKept { .. }
+                | Fact::LanesCounted { .. }
                 | Fact::StrategyChanged { .. }
                 | Fact::HeadroomTold { .. }
                 | Fact::DeadLettered { .. } => continue,
@@ -230,11 +234,11 @@ impl Lane {
         super::journal::facts_of(record)?.collect()
     }
 
-    /// Queues a control record that comes by value, as a journaled fact holds it; other facts are
-    /// passed over.
+    /// Queues a control record that comes by value, as a journaled fact holds it, and hears how many
+    /// lanes there are; other facts are passed over.
     pub fn offer_control(&mut self, fact: &Fact) {
         match fact {
-            Fact::FleetSet { .. } | Fact::HealthSet { .. } => {
+            Fact::FleetSet { .. } | Fact::HealthSet { .. } | Fact::LanesCounted { .. } => {
                 self.restore_choice(fact, &BTreeMap::new());
             }
             Fact::BatchOpened { .. }
@@ -303,6 +307,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
     // Named one by one, so that a new part is not forgotten here.
     let State {
         lane,
+        dealt,
         lanes,
         batch_time,
         results_caught_up_at,
@@ -345,7 +350,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
     let whole = |part: &str, is_equal: bool| {
         (!is_equal).then(|| (part.to_owned(), "another".to_owned(), "one".to_owned()))
     };
-    differ("lane", &(lane, lanes), &(&other.lane, &other.lanes))
+    differ("lane", &(lane, dealt, lanes), &(&other.lane, &other.dealt, &other.lanes))
         .or_else(|| differ("batch_time", batch_time, &other.batch_time))
         .or_else(|| {
             differ("results_caught_up_at", results_caught_up_at, &other.results_caught_up_at)

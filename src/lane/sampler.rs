@@ -103,6 +103,7 @@ impl Sampler {
             | Fact::RightsTaken { .. }
             | Fact::RightsPledged { .. }
             | Fact::RoomKept { .. }
+            | Fact::LanesCounted { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. } => return,
         };

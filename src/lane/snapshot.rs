@@ -32,6 +32,7 @@ pub struct SnapshotHeader {
     pub engine_version: u32,
     pub fact_level: u32,
     pub lane: u32,
+    /// Lanes that there were at first.
     pub lanes: u32,
     pub epoch: u32,
     /// The batch after which it was taken.
@@ -53,8 +54,8 @@ pub enum SnapshotError {
     Newer { found: u16, fact_level: u32 },
     #[error("the state cannot be encoded: {0}")]
     Unencodable(String),
-    #[error("the snapshot is of lane {lane} of {lanes}")]
-    Other { lane: u32, lanes: u32 },
+    #[error("the snapshot is of lane {lane}")]
+    Other { lane: u32 },
 }
 
 /// A lane at a seq, taken off it, to be made bytes of on another thread.
@@ -96,7 +97,7 @@ impl Lane {
             engine_version: ENGINE_VERSION,
             fact_level: FACT_LEVEL,
             lane: self.state.lane,
-            lanes: self.state.lanes,
+            lanes: self.state.dealt,
             epoch: self.epoch,
             seq: self.seq,
             hash: self.hash.0,
@@ -120,26 +121,21 @@ impl Lane {
         self.freeze()?.encode()
     }
 
-    /// The lane that the bytes were taken of, number `lane` of `lanes`.
+    /// The lane that the bytes were taken of, number `lane`.
     ///
     /// # Errors
     /// Where the bytes are damaged, of another lane, or of a newer release.
-    pub fn restore(
-        lane: u32,
-        lanes: u32,
-        bytes: &[u8],
-        settings: LaneSettings,
-    ) -> Result<Self, SnapshotError> {
+    pub fn restore(lane: u32, bytes: &[u8], settings: LaneSettings) -> Result<Self, SnapshotError> {
         let (header, rest) = read_header(bytes)?;
-        if (header.lane, header.lanes) != (lane, lanes) {
-            return Err(SnapshotError::Other { lane: header.lane, lanes: header.lanes });
+        if header.lane != lane {
+            return Err(SnapshotError::Other { lane: header.lane });
         }
         let (mut state, rest): (State, _) = postcard::take_from_bytes(rest).map_err(damaged)?;
         let mut memo = Memo::default();
         let rest = tasks::read(&mut state, &mut memo, rest).map_err(damaged)?;
         let recent = || SnapshotError::Damaged("its recent task ids are cut short".to_owned());
         state.recent = Recent::read(rest).ok_or_else(recent)?;
-        let mut lane = Lane::genesis(lane, lanes, header.epoch, settings);
+        let mut lane = Lane::genesis(lane, header.lanes, header.epoch, settings);
         lane.seq = header.seq;
         lane.hash = ChainHash(header.hash);
         lane.fleet_read = state.fleet_position;
@@ -230,7 +226,7 @@ mod tests {
     fn a_lane_comes_back_as_it_was_and_goes_on_alike() {
         let mut bench = lived();
         let bytes = bench.lane.snapshot().unwrap();
-        let restored = Lane::restore(0, 1, &bytes, settings(Policy::default())).unwrap();
+        let restored = Lane::restore(0, &bytes, settings(Policy::default())).unwrap();
         assert_eq!(restored.state(), bench.lane.state());
         assert_eq!(restored.positions(), bench.lane.positions());
         assert_eq!(restored.snapshot().unwrap(), bytes);
@@ -258,10 +254,10 @@ mod tests {
     #[test]
     fn what_cannot_be_used_says_why() {
         let bytes = lived().lane.snapshot().unwrap();
-        let check = |lanes: u32, change: &dyn Fn(&mut Vec<u8>), expected: &str| {
+        let check = |lane: u32, change: &dyn Fn(&mut Vec<u8>), expected: &str| {
             let mut bytes = bytes.clone();
             change(&mut bytes);
-            let error = Lane::restore(0, lanes, &bytes, settings(Policy::default())).unwrap_err();
+            let error = Lane::restore(lane, &bytes, settings(Policy::default())).unwrap_err();
             assert_eq!(error.to_string(), expected);
         };
         let sealed = |bytes: &mut Vec<u8>| {
@@ -269,12 +265,12 @@ mod tests {
             let hash = xxh3_128(bytes);
             bytes.extend_from_slice(&hash.to_be_bytes());
         };
-        check(1, &|bytes| bytes.truncate(9), "the snapshot is damaged: it has 9 bytes");
-        check(1, &|bytes| bytes[40] ^= 1, "the snapshot is damaged: its hash does not match");
-        check(1, &|bytes| bytes.truncate(500), "the snapshot is damaged: its hash does not match");
-        check(2, &|_| (), "the snapshot is of lane 0 of 1");
+        check(0, &|bytes| bytes.truncate(9), "the snapshot is damaged: it has 9 bytes");
+        check(0, &|bytes| bytes[40] ^= 1, "the snapshot is damaged: its hash does not match");
+        check(0, &|bytes| bytes.truncate(500), "the snapshot is damaged: its hash does not match");
+        check(2, &|_| (), "the snapshot is of lane 0");
         check(
-            1,
+            0,
             &|bytes| {
                 bytes[5] = 9;
                 sealed(bytes);
@@ -282,7 +278,7 @@ mod tests {
             "the snapshot has format 9 and fact level 0; this release reads format 4 and fact levels up to 3",
         );
         check(
-            1,
+            0,
             &|bytes| {
                 bytes[0] = 0;
                 sealed(bytes);

@@ -11,7 +11,9 @@ use crate::routing::control::{decide_breakers, decide_fleet, decide_health, deci
 use crate::routing::engine::{decide_ended_wait, decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
 use crate::routing::headroom::decide_headroom;
-use crate::routing::sharing::{decide_advised, decide_load, decide_pledged, decide_taken, pledged};
+use crate::routing::sharing::{
+    decide_advised, decide_lanes, decide_load, decide_pledged, decide_taken, pledged,
+};
 use crate::routing::spikes::{handle_spikes, shed};
 use crate::routing::{TaskKey, timers};
 
@@ -24,6 +26,9 @@ use super::{Control, Lane};
 impl Lane {
     pub(super) fn step(&mut self, batch: &mut Batch<'_>) {
         self.memo.lacks.forget();
+        if let Some(fact) = decide_lanes(&self.state, self.lanes_told) {
+            batch.apply(&mut self.state, fact, Source::default());
+        }
         self.step_breakers(batch);
         self.step_controls(batch);
         let mut left = self.settings.batch_records_max;

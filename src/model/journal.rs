@@ -17,6 +17,7 @@ pub struct OffsetRange {
 pub struct JournalRecord {
     pub lane: u32,
     /// Partitions of `tasks` when the lane was made; the first deal of rights rests on it.
+    /// Lanes that there were at first: the same in all records of a journal.
     pub lanes: u32,
     pub epoch: u32,
     /// From 1, gapless.

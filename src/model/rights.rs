@@ -103,6 +103,9 @@ impl LimitKind {
     }
 }
 
+/// Lanes that there can be. How rights are counted in units rests on it: see `routing::rights`.
+pub const LANES_MAX: u32 = 1_024;
+
 /// One limit, the same for all lanes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "LimitRecord", into = "LimitRecord")]

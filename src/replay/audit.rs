@@ -352,6 +352,7 @@ pub fn is_decision(fact: &Fact) -> bool {
         | Fact::RightsTaken { .. }
         | Fact::RightsPledged { .. }
         | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,

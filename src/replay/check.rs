@@ -88,7 +88,7 @@ impl SnapshotCheck {
             return None;
         }
         let number = lane.number();
-        match Lane::restore(number, lane.state().lanes, &bytes, self.settings.clone()) {
+        match Lane::restore(number, &bytes, self.settings.clone()) {
             Err(error) => {
                 let error = error.to_string();
                 Some(Divergence::new(&batch.record, "snapshot", &error, "a state that can be read"))

@@ -267,6 +267,7 @@ fn admits(fact: &Fact) -> bool {
         | Fact::RightsTaken { .. }
         | Fact::RightsPledged { .. }
         | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,
@@ -295,6 +296,7 @@ pub fn key_of(fact: &Fact) -> Option<TaskKey> {
         | Fact::RightsTaken { .. }
         | Fact::RightsPledged { .. }
         | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,

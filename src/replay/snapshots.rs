@@ -192,7 +192,7 @@ pub(super) mod tests {
         chunk_bytes: usize,
         later_ms: i64,
     ) -> Vec<Record> {
-        let lane = Lane::restore(0, 1, state, settings.clone()).unwrap();
+        let lane = Lane::restore(0, state, settings.clone()).unwrap();
         let stored = zstd::bulk::compress(state, 1).unwrap();
         let chunks: Vec<&[u8]> = stored.chunks(chunk_bytes).collect();
         let at = lane.batch_time();

@@ -131,7 +131,7 @@ fn begin(
     bytes: &[u8],
 ) -> anyhow::Result<Result<(Player, Journal), String>> {
     let Manifest { lane: number, seq, .. } = *manifest;
-    let lane = match Lane::restore(number, source.lanes(), bytes, settings.clone()) {
+    let lane = match Lane::restore(number, bytes, settings.clone()) {
         Ok(lane) => lane,
         Err(error) => return Ok(Err(error.to_string())),
     };

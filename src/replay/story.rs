@@ -158,6 +158,7 @@ fn refused_task(
         | Fact::RightsTaken { .. }
         | Fact::RightsPledged { .. }
         | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,
@@ -241,6 +242,7 @@ impl Telling<'_> {
             | Fact::RightsTaken { .. }
             | Fact::RightsPledged { .. }
             | Fact::RoomKept { .. }
+            | Fact::LanesCounted { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => None,
@@ -310,6 +312,7 @@ fn shown(state: &State, fact: &Fact) -> (&'static str, Value) {
         | Fact::RightsTaken { .. }
         | Fact::RightsPledged { .. }
         | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => ("other", json!({})),

@@ -186,7 +186,7 @@ impl Other {
                 let copied = |problem: String| WhatIfError::Copy { lane: number, problem };
                 let bytes = lane.snapshot().map_err(|error| copied(error.to_string()))?;
                 settings.policy = change.policy(&lane.state().policy)?;
-                Lane::restore(number, batch.record.lanes, &bytes, settings.clone())
+                Lane::restore(number, &bytes, settings.clone())
                     .map_err(|error| copied(error.to_string()))?
             }
             None => {

@@ -81,7 +81,8 @@ impl Tenant {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tenants {
     lane: u32,
-    lanes: u32,
+    /// Lanes that there were at first.
+    dealt: u32,
     tenants: Vec<Tenant>,
     by_id: BTreeMap<String, TenantIndex>,
 }
@@ -90,8 +91,8 @@ pub struct Tenants {
 pub const TENANTS_MAX: usize = 50_000;
 
 impl Tenants {
-    pub fn new(lane: u32, lanes: u32) -> Self {
-        Tenants { lane, lanes, tenants: Vec::new(), by_id: BTreeMap::new() }
+    pub fn new(lane: u32, dealt: u32) -> Self {
+        Tenants { lane, dealt, tenants: Vec::new(), by_id: BTreeMap::new() }
     }
 
     pub fn index_of(&self, id: &str) -> Option<TenantIndex> {
@@ -135,7 +136,7 @@ impl Tenants {
                 self.tenants.len() - 1
             }
         };
-        let deal = Deal { lane: self.lane, lanes: self.lanes, offset, start_within_ms };
+        let deal = Deal { lane: self.lane, dealt: self.dealt, offset, start_within_ms };
         let tenant = &mut self.tenants[index];
         renew(&mut tenant.rates, &mut tenant.dormant, &spec.limits, deal);
         let before = tenant.budget.take().or(tenant.dormant_budget.take());
@@ -145,7 +146,7 @@ impl Tenants {
                 let limit =
                     Limit { dimension: Dimension::Tokens, amount, window_s: BUDGET_WINDOW_S };
                 let mut budget = before.unwrap_or_else(|| Rate::new(limit, deal));
-                budget.resize(amount, deal.lanes);
+                budget.resize(amount);
                 tenant.budget = Some(budget);
             }
             None => tenant.dormant_budget = before,
@@ -164,7 +165,16 @@ impl Tenants {
         if let Some(index) = self.by_id.get(id)
             && let Some(rate) = self.tenants[usize::from(*index)].rate_mut(kind)
         {
-            rate.hold(rights, self.lanes);
+            rate.hold(rights);
+        }
+    }
+
+    /// From now on the lane knows a limit by the record of the fleet by which the others know it.
+    pub fn rename(&mut self, id: &str, kind: LimitKind, incarnation: i64) {
+        if let Some(index) = self.by_id.get(id)
+            && let Some(rate) = self.tenants[usize::from(*index)].rate_mut(kind)
+        {
+            rate.incarnation = incarnation;
         }
     }
 
@@ -173,7 +183,7 @@ impl Tenants {
         if let Some(index) = self.by_id.get(id)
             && let Some(rate) = self.tenants[usize::from(*index)].rate_mut(kind)
         {
-            rate.promise(rights, kept, self.lanes);
+            rate.promise(rights, kept);
         }
     }
 

@@ -159,6 +159,7 @@ impl State {
             Fact::RightsPledged { limit, pledge } => self.pledge_rights(limit, *pledge),
             Fact::RoomKept { limit, keeping } => self.keep_room(limit, *keeping),
             Fact::AttemptSlow { key, slow } => self.slow_down(*key, *slow),
+            Fact::LanesCounted { lanes } => self.count_lanes(*lanes),
         }
     }
 

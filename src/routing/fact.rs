@@ -331,6 +331,10 @@ pub enum Fact {
         key: TaskKey,
         slow: f32,
     },
+    /// There are more lanes than the lane knew of.
+    LanesCounted {
+        lanes: u32,
+    },
 }
 
 /// Whose limits a load snapshot shows.

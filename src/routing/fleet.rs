@@ -87,7 +87,8 @@ const PLACES_MAX: usize = 2 * RESOURCES_MAX;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fleet {
     lane: u32,
-    lanes: u32,
+    /// Lanes that there were at first.
+    dealt: u32,
     resources: Vec<Resource>,
     rooms: Vec<Room>,
     terms: Vec<Terms>,
@@ -105,10 +106,10 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn new(lane: u32, lanes: u32) -> Self {
+    pub fn new(lane: u32, dealt: u32) -> Self {
         Fleet {
             lane,
-            lanes,
+            dealt,
             resources: Vec::new(),
             rooms: Vec::new(),
             terms: Vec::new(),
@@ -206,8 +207,7 @@ impl Fleet {
     pub fn set(&mut self, offset: i64, spec: &ResourceSpec, start_within_ms: u64) {
         let domain = self.domain(spec.domain());
         let terms = Terms::of(spec, domain);
-        let lanes = self.lanes;
-        let deal = Deal { lane: self.lane, lanes, offset, start_within_ms };
+        let deal = Deal { lane: self.lane, dealt: self.dealt, offset, start_within_ms };
         let known = self.by_id.get(spec.id.as_str()).copied();
         let held = self.gone.back(&spec.id);
         let index = known.unwrap_or_else(|| self.claim(deal, spec, &held));
@@ -223,9 +223,9 @@ impl Fleet {
             resource.dormant.clear();
             resource.rates.iter_mut().for_each(|rate| rate.deal_again(deal));
             resource.slots_incarnation = offset;
-            resource.slots_rights = first_deal(u64::from(spec.slots), self.lane, lanes);
+            resource.slots_rights = first_deal(u64::from(spec.slots), self.lane, self.dealt);
         }
-        resource.hold(LimitKind::Slots, resource.slots_rights, lanes);
+        resource.hold(LimitKind::Slots, resource.slots_rights);
         self.terms[usize::from(index)] = terms;
         self.rooms[usize::from(index)] = resource.room();
         self.changed();
@@ -237,14 +237,14 @@ impl Fleet {
         let id: Arc<str> = Arc::from(spec.id.as_str());
         let slots = held.iter().find(|held| held.kind == LimitKind::Slots);
         let amount = u64::from(spec.slots);
-        let dealt = || (first_deal(amount, deal.lane, deal.lanes), deal.offset);
+        let dealt = || (first_deal(amount, deal.lane, deal.dealt), deal.offset);
         let (slots_rights, slots_incarnation) =
             slots.map_or_else(dealt, |held| (held.rights, held.incarnation));
         let dormant = held.iter().filter_map(|held| match held.kind {
             LimitKind::Rate { dimension, window_s } => {
                 let mut rate = Rate::new(Limit { dimension, amount: 1, window_s }, deal);
                 rate.incarnation = held.incarnation;
-                rate.hold(held.rights, deal.lanes);
+                rate.hold(held.rights);
                 Some(rate)
             }
             LimitKind::Slots | LimitKind::Budget => None,
@@ -325,7 +325,7 @@ impl Fleet {
     pub fn hold(&mut self, id: &str, kind: LimitKind, rights: u32) {
         let Some(index) = self.index_of(id) else { return self.gone.hold(id, kind, rights) };
         let resource = &mut self.resources[usize::from(index)];
-        resource.hold(kind, rights, self.lanes);
+        resource.hold(kind, rights);
         self.rooms[usize::from(index)] = resource.room();
     }
 
@@ -336,7 +336,7 @@ impl Fleet {
         let rates = resource.rates.iter().map(Rate::kind);
         let kinds: Vec<LimitKind> = std::iter::once(LimitKind::Slots).chain(rates).collect();
         for kind in kinds {
-            resource.lower(kind, lowest(kind), self.lanes);
+            resource.lower(kind, lowest(kind));
         }
         self.rooms[usize::from(index)] = resource.room();
     }

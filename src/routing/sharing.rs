@@ -22,7 +22,7 @@ pub use pledges::{Keeping, Pledge, decide_advised, decide_pledged, pledged};
 
 use super::fact::{Fact, Lack, LoadOwner, Taken};
 use super::fleet::Stand;
-use super::rights::RIGHTS;
+use super::rights::{LANES_MAX, RIGHTS};
 use super::state::State;
 use crate::model::resource::{LIMITS_MAX, RESOURCES_MAX};
 use crate::model::rights::{LimitKind, LimitName, LimitOwner, RightsTransfer};
@@ -104,11 +104,37 @@ impl Sharing {
 impl State {
     /// How the lane stands with a limit that is known here under that very name.
     pub fn stand(&self, limit: &LimitName) -> Option<Stand> {
-        let stand = match &limit.owner {
+        self.stand_by_any_name(limit).filter(|stand| stand.incarnation == limit.incarnation)
+    }
+
+    /// The same, whatever record of the fleet the lane knows it by.
+    fn stand_by_any_name(&self, limit: &LimitName) -> Option<Stand> {
+        match &limit.owner {
             LimitOwner::Resource(id) => self.fleet.stand(id, limit.kind),
             LimitOwner::Tenant(id) => self.tenants.stand(id, limit.kind),
+        }
+    }
+
+    /// Whether the lane was added later, and so may read of a limit by a later record of the fleet than
+    /// the others: the earlier one may be compacted away.
+    const fn is_added(&self) -> bool {
+        self.lane >= self.dealt
+    }
+
+    /// Whether that is so of this limit. The lane has never had a right of it.
+    pub(super) fn knows_later(&self, limit: &LimitName) -> bool {
+        let is_later = |stand: Stand| {
+            let ours = LimitName { incarnation: stand.incarnation, ..limit.clone() };
+            stand.incarnation > limit.incarnation
+                && stand.rights == 0
+                && self.sharing.early(&ours) == 0
         };
-        stand.filter(|stand| stand.incarnation == limit.incarnation)
+        self.is_added() && self.stand_by_any_name(limit).is_some_and(is_later)
+    }
+
+    /// Whether the lane may still read of a limit that came into being before what it has read.
+    pub(super) fn may_know_later(&self, limit: &LimitName) -> bool {
+        self.is_added() && self.stand_by_any_name(limit).is_none()
     }
 
     /// The owner's place in the tables.
@@ -126,22 +152,32 @@ pub fn decide_taken(state: &State, from_lane: u32, transfer: &RightsTransfer) ->
     let early = state.sharing.early(limit);
     let with = |held: u32| u64::from(held) + early + u64::from(*rights);
     let how = match state.stand(limit) {
-        _ if *rights == 0 || from_lane == state.lane || from_lane >= state.lanes => Taken::Void,
+        // The sender may have been added, and this lane not have heard of it: what it gave is given.
+        _ if *rights == 0 || from_lane == state.lane || from_lane >= LANES_MAX => Taken::Void,
         // More than all there are: nobody has given them.
         Some(stand) if with(stand.rights) > u64::from(RIGHTS) => Taken::Void,
         Some(_) if early == 0 && *given_at_ms <= state.batch_time => Taken::Held,
         Some(_) => Taken::Kept,
         // The sender has read further in the fleet.
-        None if limit.incarnation >= state.fleet_position => {
+        None if limit.incarnation >= state.fleet_position || state.may_know_later(limit) => {
             let known = state.sharing.early.contains_key(limit);
             let fits = known || state.sharing.early.len() < EARLY_MAX;
             if fits && with(0) <= u64::from(RIGHTS) { Taken::Kept } else { Taken::Void }
+        }
+        None if state.knows_later(limit) && with(0) <= u64::from(RIGHTS) => {
+            if *given_at_ms <= state.batch_time { Taken::Held } else { Taken::Kept }
         }
         None => Taken::Void,
     };
     let latest = state.batch_time.plus_ms(EARLY_MS_MAX);
     let transfer = RightsTransfer { given_at_ms: latest.min(*given_at_ms), ..transfer.clone() };
     Fact::RightsTaken { from_lane, transfer, how }
+}
+
+/// The lane has been told how many lanes there are now. Fewer than it knows of are not believed:
+/// brokers hear of new partitions one after the other.
+pub fn decide_lanes(state: &State, told: u32) -> Option<Fact> {
+    (told > state.lanes).then_some(Fact::LanesCounted { lanes: told })
 }
 
 /// What is published of the lane's load: all that was used, from time to time; and where lanes

@@ -99,6 +99,9 @@ pub struct LiveTask {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub lane: u32,
+    /// Lanes that there were at first: limits are dealt among these for ever.
+    pub dealt: u32,
+    /// Lanes that share now, as far as the lane knows. It never falls.
     pub lanes: u32,
     /// The time of the last batch.
     pub batch_time: Timestamp,
@@ -154,17 +157,19 @@ impl State {
         self.learned.latency(resource, self.fleet.terms(resource), input_tokens, output_tokens)
     }
 
-    /// A lane that has never run. It has no resources, so it can decide nothing yet.
-    pub fn genesis(lane: u32, lanes: u32) -> Self {
+    /// A lane that has never run, of an installation that began with `dealt` lanes; it may have been
+    /// added since. It has no resources, so it can decide nothing yet.
+    pub fn genesis(lane: u32, dealt: u32) -> Self {
         State {
             lane,
-            lanes,
+            dealt,
+            lanes: dealt.max(lane + 1),
             batch_time: Timestamp::EPOCH,
             results_caught_up_at: Timestamp::EPOCH,
             policy: Policy::default(),
-            fleet: Fleet::new(lane, lanes),
+            fleet: Fleet::new(lane, dealt),
             health: Health::default(),
-            tenants: Tenants::new(lane, lanes),
+            tenants: Tenants::new(lane, dealt),
             stake: Stake::default(),
             learned: Learned::default(),
             fleet_position: 0,

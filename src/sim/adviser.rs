@@ -20,7 +20,7 @@ const PAUSE_US: u64 = 150_000;
 /// Advises until the faults are over.
 pub async fn advise(world: Rc<World>, mut dice: ChaCha8Rng) {
     let limits = limits();
-    if world.lanes < 2 || limits.is_empty() {
+    if world.dealt + world.lanes_added < 2 || limits.is_empty() {
         return;
     }
     let timeline = Rc::clone(&world.network.timeline);
@@ -30,7 +30,7 @@ pub async fn advise(world: Rc<World>, mut dice: ChaCha8Rng) {
         if dice.chance(1, 20) {
             limit.incarnation += 1;
         }
-        let lanes = u64::from(world.lanes);
+        let lanes = u64::from(world.lanes());
         let (lane, to_lane) = (dice.within(0..lanes) as u32, dice.within(0..lanes + 1) as u32);
         let rights = match dice.within(0..4) {
             0 => u32::MAX,

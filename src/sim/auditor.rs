@@ -89,7 +89,7 @@ pub fn look(world: &World, settings: &LaneSettings, progress: Progress) -> Findi
     lowered::check(world, &logs, &allocations, &mut findings);
     for (number, chain) in lanes.iter().enumerate() {
         chain.check(world, &logs, &mut findings);
-        snapshots::check(world, settings, &logs, chain, &mut findings);
+        snapshots::check(settings, &logs, chain, &mut findings);
         // What does not follow cannot be decided again.
         if chain.broken.is_none() {
             decide_again(settings, &mut logs, number as u32, &mut findings);
@@ -156,10 +156,10 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(world: &World, settings: &LaneSettings) -> Self {
-        let lane = |number| Lane::genesis(number, world.lanes, 1, settings.clone());
+        let lane = |number| Lane::genesis(number, world.dealt, 1, settings.clone());
         Progress {
-            logs: Logs::new(world.lanes),
-            lanes: (0..world.lanes).map(|number| chain::Chain::new(lane(number))).collect(),
+            logs: Logs::new(world.lanes()),
+            lanes: (0..world.lanes()).map(|number| chain::Chain::new(lane(number))).collect(),
         }
     }
 

@@ -112,10 +112,7 @@ impl<'a> Client<'a> {
             match event {
                 None => return,
                 Some(GroupEvent::Assigned(lanes)) => {
-                    let world = &self.instance.world;
-                    let partitions =
-                        Topic::ALL.map(|topic| (topic, world.partitions(topic))).to_vec();
-                    self.tell(Event::Partitions(partitions));
+                    self.count_partitions();
                     self.desk.ask(self.instance, Request::Assigned);
                     let assigned = lanes.iter().flat_map(|lane| {
                         let partition = i32::try_from(*lane).unwrap_or(-1);
@@ -130,6 +127,12 @@ impl<'a> Client<'a> {
                 Some(GroupEvent::Fenced) => self.stopped = true,
             }
         }
+    }
+
+    fn count_partitions(&mut self) {
+        let world = &self.instance.world;
+        let partitions = Topic::ALL.map(|topic| (topic, world.partitions(topic))).to_vec();
+        self.tell(Event::Partitions(partitions));
     }
 
     async fn read(&mut self) {
@@ -290,7 +293,10 @@ impl<'a> Client<'a> {
                 self.membership.borrow_mut().generation = -1;
                 self.inputs.clear();
             }
-            Command::LaneRuns { .. } | Command::LaneAwaitsFleet { .. } => {}
+            Command::LaneRuns { .. }
+            | Command::LaneAwaitsFleet { .. }
+            | Command::LaneWaits { .. } => {}
+            Command::CountPartitions => self.count_partitions(),
             Command::LanePanicked { lane, culprit } => {
                 world.violation(format!("{name}: the core panicked in lane {lane} at {culprit:?}"));
             }

@@ -68,9 +68,13 @@ pub async fn keep(instance: Rc<Instance>, membership: Rc<RefCell<Membership>>) {
     }
 }
 
+/// Until the group is to share out again: because it says so, or because there are more lanes.
 async fn heartbeat(instance: &Instance, membership: &Rc<RefCell<Membership>>) {
     loop {
         instance.sleep(HEARTBEAT_US).await;
+        if instance.world.lanes() != instance.world.lanes_shared.get() {
+            return;
+        }
         let request = {
             let membership = membership.borrow();
             HeartbeatRequest::default()
@@ -129,7 +133,9 @@ async fn join(instance: &Instance, membership: &Rc<RefCell<Membership>>) -> Opti
         membership.generation = joined.generation_id;
     }
     let assignments = if joined.leader == joined.member_id {
-        share(instance.world.lanes, &joined)
+        let lanes = instance.world.lanes();
+        instance.world.lanes_shared.set(lanes);
+        share(lanes, &joined)
     } else {
         Vec::new()
     };

@@ -27,17 +27,23 @@ const ASLEEP_US: u64 = 1_000_000;
 pub async fn plan(instance: Rc<Instance>, plans: Rc<Cell<bool>>, load_snapshot_ms: u64) {
     let mut awake: Option<Awake> = None;
     loop {
-        let is_planning = instance.world.lanes > 1 && plans.get();
+        let is_planning = instance.world.lanes() > 1 && plans.get();
         instance.sleep(if is_planning { ROUND_US } else { ASLEEP_US }).await;
         if !is_planning {
             awake = None;
             continue;
         }
-        awake.get_or_insert_with(|| Awake::new(&instance, load_snapshot_ms)).round(&instance).await;
+        // With more lanes it begins anew, from what is in the topic.
+        let awake = match &mut awake {
+            Some(awake) if awake.lanes == instance.world.lanes() => awake,
+            other => other.insert(Awake::new(&instance, load_snapshot_ms)),
+        };
+        awake.round(&instance).await;
     }
 }
 
 struct Awake {
+    lanes: u32,
     planner: Planner,
     reader: Reader,
     producers: BTreeMap<i32, IdempotentProducer>,
@@ -49,8 +55,9 @@ impl Awake {
         for partition in 0..instance.world.partitions(Topic::LoadSnapshots) {
             reader.set(Topic::LoadSnapshots, partition, 0);
         }
-        let planner = Planner::new(instance.world.lanes, load_snapshot_ms);
-        Awake { planner, reader, producers: BTreeMap::new() }
+        let lanes = instance.world.lanes();
+        let planner = Planner::new(lanes, load_snapshot_ms);
+        Awake { lanes, planner, reader, producers: BTreeMap::new() }
     }
 
     async fn round(&mut self, instance: &Instance) {

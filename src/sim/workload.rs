@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::dice::Dice;
 use super::reader::{Found, Reader};
-use super::world::World;
+use super::world::{Partitions, World};
 use crate::model::Topic;
 use crate::model::decision::Outcome;
 
@@ -87,6 +87,29 @@ pub async fn rescale(world: Rc<World>, mut dice: ChaCha8Rng) {
     }
 }
 
+/// Lanes are added within this time, microseconds: while tasks still come.
+const ADDED_US: Range<u64> = 2_000_000..9_000_000;
+/// `tasks` gets its partitions so long after the other topics.
+const TASKS_LATER_US: u64 = 1_500_000;
+
+/// Adds lanes as `topics apply` does: `tasks` is the last topic to get its partitions.
+pub async fn add_lanes(world: Rc<World>, mut dice: ChaCha8Rng) {
+    if world.lanes_added == 0 {
+        return;
+    }
+    let timeline = Rc::clone(&world.network.timeline);
+    timeline.sleep(dice.within(ADDED_US)).await;
+    let lanes = world.dealt + world.lanes_added;
+    let alone = [Topic::Tasks, Topic::Fleet, Topic::HealthEvents, Topic::OperatorActions];
+    let others = Topic::ALL.into_iter().filter(|topic| !alone.contains(topic));
+    let others: Vec<Topic> = others.collect();
+    world.add_partitions(&others, lanes);
+    world.partitions.set(Partitions { others: lanes, ..world.partitions.get() });
+    timeline.sleep(dice.within(0..TASKS_LATER_US)).await;
+    world.add_partitions(&[Topic::Tasks], lanes);
+    world.partitions.set(Partitions { tasks: lanes, others: lanes });
+}
+
 /// A resource with a part of its slots and limits, of which the largest task still fits.
 fn fraction(whole: &serde_json::Value, divisor: u64) -> serde_json::Value {
     let mut less = whole.clone();
@@ -107,7 +130,7 @@ pub async fn produce(world: Rc<World>, tasks: u64, mut dice: ChaCha8Rng) {
     let mut number = 0;
     while number < tasks {
         let burst = dice.within(1..12).min(tasks - number);
-        let partition = i32::try_from(dice.within(0..u64::from(world.lanes))).unwrap_or(0);
+        let partition = i32::try_from(dice.within(0..u64::from(world.lanes()))).unwrap_or(0);
         let mut records: Vec<_> = (number..number + burst)
             .map(|id| (None, task(id, &mut dice).to_string().into_bytes()))
             .collect();
@@ -278,7 +301,7 @@ async fn answer(world: Rc<World>, attempt: Attempt, dice: Rc<RefCell<ChaCha8Rng>
         (_, _) => "succeeded",
     };
     // A few go astray: the lane that gets them sends them on.
-    let lane = if drawn >= 98 { (attempt.lane + 1) % world.lanes } else { attempt.lane };
+    let lane = if drawn >= 98 { (attempt.lane + 1) % world.lanes() } else { attempt.lane };
     attempt.report(&world, lane, status, tokens);
     if (96..98).contains(&drawn) {
         attempt.report(&world, lane, status, tokens);

@@ -4,9 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreateTopicsRequest, ProduceRequest, TopicName,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use super::disk::Damage;
@@ -85,7 +88,13 @@ pub fn topic(name: &TopicName) -> Option<Topic> {
 pub struct World {
     pub network: Rc<Network>,
     pub codec: Arc<Codec>,
-    pub lanes: u32,
+    /// Lanes at first.
+    pub dealt: u32,
+    /// Lanes that are added later.
+    pub lanes_added: u32,
+    pub partitions: Cell<Partitions>,
+    /// As many as the group's leader has shared out last.
+    pub lanes_shared: Cell<u32>,
     pub faults: RefCell<Faults>,
     pub beginnings: RefCell<Beginnings>,
     /// What must not happen and did, in words.
@@ -94,12 +103,47 @@ pub struct World {
     pub published: Cell<bool>,
 }
 
+/// Partitions of the topics that have one for each lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partitions {
+    /// The last topic to get more.
+    pub tasks: u32,
+    pub others: u32,
+}
+
 impl World {
+    /// The lanes that there are now.
+    pub fn lanes(&self) -> u32 {
+        self.partitions.get().tasks
+    }
+
+    /// Gives topics so many partitions.
+    pub fn add_partitions(&self, topics: &[Topic], count: u32) {
+        let count = i32::try_from(count).unwrap_or(1);
+        let more = topics.iter().map(|topic| {
+            CreatePartitionsTopic::default()
+                .with_name(name(*topic))
+                .with_count(count)
+                .with_assignments(None)
+        });
+        let request =
+            CreatePartitionsRequest::default().with_topics(more.collect()).with_timeout_ms(1_000);
+        match self.network.ask(Request::CreatePartitions(request)) {
+            Some(Reply::CreatePartitions(response)) => {
+                for topic in response.results.iter().filter(|topic| topic.error_code != 0) {
+                    self.violation(format!("topic {:?}: error {}", topic.name, topic.error_code));
+                }
+            }
+            other => self.violation(format!("partitions cannot be added: {other:?}")),
+        }
+    }
+
     pub fn partitions(&self, topic: Topic) -> i32 {
+        let Partitions { tasks, others } = self.partitions.get();
         match topic {
             Topic::Fleet | Topic::HealthEvents | Topic::OperatorActions => 1,
-            Topic::Tasks
-            | Topic::TaskResults
+            Topic::Tasks => i32::try_from(tasks).unwrap_or(1),
+            Topic::TaskResults
             | Topic::LaneInbox
             | Topic::RouteDecisions
             | Topic::AllocationEvents
@@ -111,7 +155,7 @@ impl World {
             | Topic::TaskResultsDlq
             | Topic::LaneInboxDlq
             | Topic::HealthEventsDlq
-            | Topic::FleetDlq => i32::try_from(self.lanes).unwrap_or(1),
+            | Topic::FleetDlq => i32::try_from(others).unwrap_or(1),
         }
     }
 

@@ -129,6 +129,8 @@ impl<'a> Observer<'a> {
             | Command::FindResultsEnd { .. }
             | Command::LaneRuns { .. }
             | Command::LaneAwaitsFleet { .. }
+            | Command::LaneWaits { .. }
+            | Command::CountPartitions
             | Command::LanePanicked { .. }
             | Command::LaneStopped { .. }
             | Command::Stop(_) => {}

@@ -37,7 +37,7 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 const STORE_EVERY: Duration = Duration::from_secs(5);
 const CHANGES_MAX: usize = 1_000;
 /// A topic that has got more partitions is noticed within this time.
-const COUNT_EVERY: Duration = Duration::from_secs(30);
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// Half the time for which brokers keep tombstones unless told otherwise (`delete.retention.ms`).
 const STALE_MS: u64 = 12 * 3_600 * 1_000;
 /// 100 lanes of 1,000 resources, and about 50 MB: what comes beyond is not shown.

@@ -3,14 +3,15 @@
 //! It owns lanes, is told [`Event`]s and asks for [`Command`]s. `client` executes those on a real
 //! Kafka; a simulator may on a modelled one. A lane passes these phases:
 //!
-//! assigned → *asked* what is committed → (*starting*, where nothing is) or *finding* a snapshot to
+//! assigned → *asked* what is committed → *counting* the first lanes and *starting*, where nothing is, or *finding* a snapshot to
 //! begin with → *folding* its journal up to that batch and to its end → *catching up* with the control topics → *running*; or *stopped*, where anything
-//! does not fit. After a transaction whose outcome is not known to be ours, its lanes are *asked*
+//! does not fit; it *waits* while partitions are being added. After a transaction whose outcome is not known to be ours, its lanes are *asked*
 //! again: what is committed is the verdict, where need be after *checking* the journal's end, and a
 //! lane that comes back after a rebalance takes the same way.
 
 mod careful;
 mod checking;
+mod counting;
 mod epoch;
 pub mod event;
 mod folding;
@@ -32,6 +33,7 @@ use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::stream::clock::Now;
 use crate::stream::committed::CommitPoint;
+use counting::Firsts;
 use epoch::Reset;
 use event::{Command, Event, LaneError};
 use held::Held;
@@ -82,6 +84,20 @@ enum Phase {
         ask: u64,
         again_us: Option<u64>,
         runs: bool,
+    },
+    /// `FetchCommitted` is out for all lanes, or waits to be sent: the lane has never run.
+    Counting {
+        /// 0: not sent yet.
+        ask: u64,
+        again_us: Option<u64>,
+        /// Since when the others do not say it.
+        unsaid_us: Option<u64>,
+        reset: Option<Reset>,
+    },
+    /// A partition of the lane is missing.
+    Waiting {
+        error: LaneError,
+        since_us: u64,
     },
     /// `FindStart` is out: the lane has never run.
     Starting,
@@ -134,7 +150,8 @@ struct Check {
 pub enum LaneState {
     Restoring,
     Running,
-    /// Without a leader to write to, or without a fleet: goes on by itself.
+    /// Without a leader to write to, without a fleet, or while partitions are being added: goes on by
+    /// itself.
     Paused,
     Stopped(LaneError),
 }
@@ -166,6 +183,11 @@ pub struct Worker {
     /// The batches of the open transaction.
     batches: Vec<Arc<Prepared>>,
     asks: u64,
+    firsts: Firsts,
+    /// When partitions were counted last because topics disagree.
+    counted_us: u64,
+    /// Partitions were added since the producer was opened.
+    has_grown: bool,
     ending: bool,
     commands: VecDeque<Command>,
 }
@@ -181,6 +203,9 @@ impl Worker {
             failures: Failures::default(),
             batches: Vec::new(),
             asks: 0,
+            firsts: Firsts::default(),
+            counted_us: 0,
+            has_grown: false,
             ending: false,
             commands: VecDeque::new(),
         }
@@ -227,6 +252,8 @@ impl Worker {
             (Phase::Running, Some(held)) => held.due_in_ms(&self.settings, now),
             (
                 Phase::Asked { .. }
+                | Phase::Counting { .. }
+                | Phase::Waiting { .. }
                 | Phase::Finding { .. }
                 | Phase::Starting
                 | Phase::Folding(_)
@@ -245,7 +272,7 @@ impl Worker {
         match event {
             Event::Record(record) => self.record(now, &record),
             Event::End { topic, partition, offset } => self.end(now, topic, partition, offset),
-            Event::Partitions(partitions) => self.partitions = partitions.into_iter().collect(),
+            Event::Partitions(partitions) => self.counted(now, partitions),
             Event::Assigned(assigned) => self.assigned(now, &assigned),
             Event::Revoked => self.revoked(now),
             Event::Committed { ask, lanes } => self.committed(now, ask, &lanes),
@@ -256,7 +283,7 @@ impl Worker {
             Event::SnapshotStored { lane, run, manifest } => {
                 self.snapshot_stored(lane, run, manifest);
             }
-            Event::Start { lane, offsets } => self.start(lane, offsets),
+            Event::Start { lane, offsets } => self.start(now, lane, offsets),
             Event::JournalRecord { lane, value } => self.journal_record(lane, value),
             Event::JournalEnd { lane } => self.journal_end(now, lane),
             Event::Deleted { topic, partition, offset } => self.deleted(topic, partition, offset),
@@ -343,6 +370,9 @@ impl Worker {
     fn tick(&mut self, now: Now) {
         self.parked.retain(|_, parked| now.ms_since(parked.since_us) < PARKED_MS_MAX);
         self.ask_again(now);
+        self.ask_first(now);
+        self.count_again(now);
+        self.end_waits(now);
         self.journal_waits(now);
         if !self.ending {
             let mut resumes = false;
@@ -419,6 +449,8 @@ impl Slot {
             Phase::Running | Phase::Asked { runs: true, .. } => true,
             Phase::CatchingUp { .. } => Topic::CONTROLS.contains(&topic),
             Phase::Asked { runs: false, .. }
+            | Phase::Counting { .. }
+            | Phase::Waiting { .. }
             | Phase::Finding { .. }
             | Phase::Starting
             | Phase::Folding(_)
@@ -429,7 +461,9 @@ impl Slot {
 
     fn state(&self) -> LaneState {
         match &self.phase {
+            Phase::Waiting { .. } | Phase::Counting { unsaid_us: Some(_), .. } => LaneState::Paused,
             Phase::Asked { .. }
+            | Phase::Counting { .. }
             | Phase::Finding { .. }
             | Phase::Starting
             | Phase::Folding(_)

@@ -263,7 +263,7 @@ impl Site<'_> {
         let elements = found.elements();
         let Some(element) = elements.first() else { return Ok(Committed::default()) };
         let Offset::Offset(tasks) = element.offset() else { return Ok(Committed::default()) };
-        // v1;epoch;seq;hash;snapshot_seq;snapshot_time
+        // v1;epoch;seq;hash;snapshot_seq;snapshot_time;lanes
         let fields: Vec<&str> = element.metadata().split(';').collect();
         let number = |at: usize| fields.get(at).and_then(|text| text.parse().ok()).unwrap_or(0);
         Ok(Committed { tasks, seq: number(2), snapshot_seq: number(4) })

@@ -6,6 +6,7 @@ mod bad_input;
 mod confluent;
 mod demo;
 mod kills;
+mod lanes;
 mod readme;
 mod records;
 mod secure;

@@ -40,9 +40,13 @@ impl Sender {
 
     /// To partition 0, with a header of the sender's own.
     pub fn send(&self, topic: &str, key: &str, value: &[u8]) {
+        self.send_to(topic, 0, key, value);
+    }
+
+    pub fn send_to(&self, topic: &str, partition: i32, key: &str, value: &[u8]) {
         let header = Header { key: "sender", value: Some("test") };
         let record = BaseRecord::to(topic)
-            .partition(0)
+            .partition(partition)
             .key(key)
             .payload(value)
             .headers(OwnedHeaders::new().insert(header));

@@ -44,7 +44,7 @@ usd_per_hour = 20.0
 "#;
 
 #[test]
-fn an_installation_is_checked_made_and_never_resized() {
+fn an_installation_is_checked_made_and_gets_lanes() {
     let site = Site::bare("");
     let ran = site.does(&["check"]);
     let out = site.plain(&ran.out);
@@ -84,17 +84,24 @@ fn an_installation_is_checked_made_and_never_resized() {
         ]
     );
 
-    let ran = site.does(&["topics", "apply", "--partitions", "4"]);
-    let expected = "error: the lane topics do not fit together; nothing was created\n";
+    let ran = site.does(&["topics", "apply", "--partitions", "1"]);
+    let expected = "error: the lane topics do not fit together; nothing was changed\n";
     assert_eq!((ran.code, ran.err.as_str()), (3, expected));
     for topic in ["tasks", "task-results", "lane-inbox"] {
         let expected = format!(
-            "\n× {topic} has 2 partitions, needs 4\n  fix: lanes are not added to, or taken from, a running installation"
+            "\n× {topic} has 2 partitions, needs 1\n  fix: partitions are never taken away"
         );
         assert!(site.plain(&ran.out).contains(&expected), "{}", ran.out);
     }
+    let ran = site.does(&["topics", "plan", "--partitions", "4"]);
+    let expected = "\n12 short of partitions; fix: pointsman topics apply --partitions 4\n";
+    assert_eq!(ran.code, 3);
+    assert!(site.plain(&ran.out).ends_with(expected), "{}", ran.out);
+    let ran = site.does(&["topics", "apply", "--partitions", "4"]);
+    let expected = "0 created, 12 have more partitions\nlanes were added: running instances take them over within seconds; keys go to other lanes from now on\n";
+    assert_eq!((ran.code, ran.err.as_str()), (0, expected), "{}", ran.out);
     let plan = site.json(&["topics", "plan"]);
-    assert_eq!(plan["lanes"], json!(2));
+    assert_eq!(plan["lanes"], json!(4));
 }
 
 #[test]

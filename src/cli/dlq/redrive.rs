@@ -189,7 +189,7 @@ fn decide<'a>(
     let mut settings = settings.clone();
     settings.policy = state.policy.clone();
     let bytes = lane.snapshot().context("the state of a lane cannot be copied")?;
-    let mut copy = Lane::restore(state.lane, state.lanes, &bytes, settings)
+    let mut copy = Lane::restore(state.lane, &bytes, settings)
         .context("the state of a lane cannot be copied")?;
     let mut inputs = 0;
     for letter in letters {

@@ -22,6 +22,8 @@ pub enum State {
     Right,
     /// `apply` creates it.
     Missing,
+    /// `apply` adds partitions.
+    Short,
     /// It works, and could be better.
     Advice,
     /// `apply` does not change it.
@@ -33,6 +35,7 @@ impl State {
         match self {
             State::Right => "right",
             State::Missing => "missing",
+            State::Short => "short",
             State::Advice => "advice",
             State::Wrong => "wrong",
         }
@@ -42,7 +45,7 @@ impl State {
         match self {
             State::Right => Mark::Ok,
             State::Advice => Mark::Warning,
-            State::Missing | State::Wrong => Mark::Failure,
+            State::Missing | State::Short | State::Wrong => Mark::Failure,
         }
     }
 }
@@ -85,13 +88,27 @@ impl Plan {
         self.topics.iter().filter(|row| row.state == State::Missing)
     }
 
+    /// Topics that get partitions, in this order: `tasks` is the last one, so that whatever comes to a
+    /// new lane finds all that the lane needs.
+    pub fn short(&self) -> impl Iterator<Item = &Row> {
+        let short = || self.topics.iter().filter(|row| row.state == State::Short);
+        let is_tasks = |row: &&Row| row.topic == Topic::Tasks.default_name();
+        short().filter(move |row| !is_tasks(row)).chain(short().filter(is_tasks))
+    }
+
+    /// Whether lanes are added to an installation that has some.
+    pub fn adds_lanes(&self) -> bool {
+        self.short().any(|row| row.topic == Topic::Tasks.default_name())
+    }
+
     pub fn wrong(&self) -> impl Iterator<Item = &Row> {
         self.topics.iter().filter(|row| row.state == State::Wrong)
     }
 }
 
-/// Lanes of a new installation. A lane costs next to nothing, and their number stays: with four, up to
-/// four instances can share the work, and one that is lost takes a part of it along, not all.
+/// Lanes of a new installation. A lane costs next to nothing, and one more later sends keys to other
+/// lanes: with four, up to four instances can share the work, and one that is lost takes a part of it along,
+/// not all.
 pub const LANES_DEFAULT: i32 = 4;
 
 /// Compares. `asked` is the number of partitions that the user wants for lanes.
@@ -105,9 +122,9 @@ pub fn plan(
         let need = needs.iter().find(|need| need.topic == topic)?;
         existing.get(&need.name).map(|found| found.partitions)
     };
-    // The partitions of `tasks` are the lanes; the others follow.
+    // The partitions of `tasks` are the lanes; the others follow. Lanes are added, never taken away.
     let found = Topic::LANE_INPUTS.into_iter().find_map(partitions_of);
-    let lanes = found.or(asked).unwrap_or(LANES_DEFAULT);
+    let lanes = found.max(asked).unwrap_or(LANES_DEFAULT);
     let mut lanes_disagree = false;
     let mut topics = Vec::new();
     for need in needs {
@@ -128,22 +145,25 @@ pub fn plan(
         if let Some(found) = existing.get(&need.name) {
             row.partitions = Some(found.partitions);
             let is_lane_input = Topic::LANE_INPUTS.contains(&need.topic);
-            let wanted = match (is_lane_input, asked) {
-                (true, Some(asked)) => asked,
-                (true, None) | (false, _) => partitions_needed,
-            };
-            if need.count != Count::Any && found.partitions != wanted {
-                lanes_disagree |= is_lane_input;
+            let is_fewer = is_lane_input && asked.is_some_and(|asked| asked < found.partitions);
+            let is_short = need.count == Count::Lanes && found.partitions < partitions_needed;
+            if need.count != Count::Any && (is_fewer || found.partitions != partitions_needed) {
+                lanes_disagree |= is_lane_input && !is_short;
+                let wanted = if is_fewer { asked.unwrap_or(lanes) } else { partitions_needed };
                 row.findings.push(partition_finding(need, found.partitions, wanted, brokers));
             }
+            let at = row.findings.len();
             settings_findings(need, found, brokers, &mut row.findings);
-            row.state = if row.findings.iter().any(|finding| finding.must) {
-                State::Wrong
-            } else if row.findings.is_empty() {
-                State::Right
-            } else {
-                State::Advice
-            };
+            row.state =
+                if row.findings[at..].iter().any(|finding| finding.must) || at > 0 && !is_short {
+                    State::Wrong
+                } else if is_short {
+                    State::Short
+                } else if row.findings.is_empty() {
+                    State::Right
+                } else {
+                    State::Advice
+                };
         }
         topics.push(row);
     }
@@ -153,13 +173,12 @@ pub fn plan(
 fn partition_finding(need: &Need, found: i32, wanted: i32, brokers: &str) -> Finding {
     let name = &need.name;
     let text = format!("has {}, needs {wanted}", counted(found));
-    let fix = if Topic::LANE_INPUTS.contains(&need.topic) {
-        "lanes are not added to, or taken from, a running installation: keep the number, or begin anew \
-         with other topic names and another kafka.group_id"
-            .to_owned()
-    } else if found < wanted {
+    let fix = if need.count == Count::Lanes && found < wanted {
+        format!("pointsman topics apply --partitions {wanted}")
+    } else if need.count == Count::Lanes {
         format!(
-            "kafka-topics.sh --bootstrap-server {brokers} --alter --topic {name} --partitions {wanted}"
+            "partitions are never taken away: `pointsman topics apply --partitions {found}` gives all lane \
+             topics as many; or begin anew with other topic names and another kafka.group_id"
         )
     } else {
         format!(

@@ -104,16 +104,68 @@ fn existing_lanes_decide_about_the_others() {
 }
 
 #[test]
-fn lanes_are_never_added() {
+fn lanes_are_added_and_tasks_is_the_last_to_get_them() {
     let plan = compared(&right(2), Some(4));
+    assert!(!plan.lanes_disagree && plan.adds_lanes());
+    assert_eq!(plan.lanes, 4);
+    let short: Vec<&str> = plan.short().map(|row| row.name.as_str()).collect();
+    assert_eq!(
+        short,
+        [
+            "task-results",
+            "lane-inbox",
+            "route-decisions",
+            "allocation-events",
+            "balance-events",
+            "load-snapshots",
+            "journal",
+            "snapshots",
+            "tasks.dlq",
+            "task-results.dlq",
+            "lane-inbox.dlq",
+            "tasks",
+        ]
+    );
+    let finding = &plan.short().last().unwrap().findings[0];
+    assert_eq!(finding.text, "has 2 partitions, needs 4");
+    assert_eq!(finding.fix, "pointsman topics apply --partitions 4");
+    // What is asked for is there.
+    assert_eq!(differences(&compared(&right(4), Some(4))), [""; 0]);
+}
+
+#[test]
+fn lanes_are_never_taken_away() {
+    let plan = compared(&right(4), Some(2));
     assert!(plan.lanes_disagree);
+    assert_eq!(plan.short().count(), 0);
     assert_eq!(
         differences(&plan),
         [
-            "tasks wrong: has 2 partitions, needs 4",
-            "task-results wrong: has 2 partitions, needs 4",
-            "lane-inbox wrong: has 2 partitions, needs 4",
+            "tasks wrong: has 4 partitions, needs 2",
+            "task-results wrong: has 4 partitions, needs 2",
+            "lane-inbox wrong: has 4 partitions, needs 2",
         ]
+    );
+}
+
+/// `apply` was ended between topics: without a number, what `tasks` has is what holds.
+#[test]
+fn an_addition_that_was_cut_off_is_gone_on_with() {
+    let mut existing = right(4);
+    existing.get_mut("tasks").unwrap().partitions = 2;
+    existing.get_mut("snapshots").unwrap().partitions = 2;
+    let plan = compared(&existing, Some(4));
+    assert!(!plan.lanes_disagree);
+    let short: Vec<&str> = plan.short().map(|row| row.name.as_str()).collect();
+    assert_eq!(short, ["snapshots", "tasks"]);
+    let plan = compared(&existing, None);
+    assert!(plan.lanes_disagree);
+    let found = plan.wrong().next().unwrap();
+    assert_eq!(found.name, "task-results");
+    assert_eq!(
+        found.findings[0].fix,
+        "partitions are never taken away: `pointsman topics apply --partitions 4` gives all lane topics as \
+         many; or begin anew with other topic names and another kafka.group_id"
     );
 }
 
@@ -123,10 +175,10 @@ fn lane_topics_of_different_sizes_do_not_fit() {
     existing.get_mut("lane-inbox").unwrap().partitions = 1;
     existing.get_mut("journal").unwrap().partitions = 3;
     let plan = compared(&existing, None);
-    assert!(plan.lanes_disagree);
+    assert!(!plan.lanes_disagree, "the inbox gets one more");
     assert_eq!(
         differences(&plan),
-        ["lane-inbox wrong: has 1 partition, needs 2", "journal wrong: has 3 partitions, needs 2",]
+        ["lane-inbox short: has 1 partition, needs 2", "journal wrong: has 3 partitions, needs 2",]
     );
 }
 

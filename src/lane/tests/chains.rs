@@ -116,7 +116,7 @@ fn a_lane_that_comes_back_between_two_stages_goes_on_alike() {
                 return;
             }
             let bytes = bench.lane.snapshot().unwrap();
-            let restored = Lane::restore(0, 1, &bytes, settings(policy())).unwrap();
+            let restored = Lane::restore(0, &bytes, settings(policy())).unwrap();
             assert_eq!(restored.state(), bench.lane.state());
             bench.lane = restored;
             bench.reread();
@@ -292,7 +292,7 @@ fn a_session_goes_where_it_was_unless_that_costs_more() {
     dear["objective"] = objective;
     assert_eq!(routed_to(&mut bench, "t4", dear), "a");
     let bytes = bench.lane.snapshot().unwrap();
-    let restored = Lane::restore(0, 1, &bytes, settings(policy())).unwrap();
+    let restored = Lane::restore(0, &bytes, settings(policy())).unwrap();
     assert_eq!(restored.state(), bench.lane.state());
     assert_eq!(bench.folded().state(), bench.lane.state());
     assert_eq!(bench.lane.batch_time(), Timestamp::from_ms(bench.now));

@@ -218,7 +218,7 @@ fn it_holds_for_a_while_and_is_explained() {
     let folded = bench.folded();
     assert_eq!(folded.state(), bench.lane.state());
     let snapshot = folded.snapshot().unwrap();
-    let restored = Lane::restore(0, 1, &snapshot, settings(policy())).unwrap();
+    let restored = Lane::restore(0, &snapshot, settings(policy())).unwrap();
     assert_eq!(restored.state(), bench.lane.state());
 }
 

@@ -218,7 +218,7 @@ proptest! {
             results_caught_up_at: bench.lane.state().results_caught_up_at,
         };
         let bytes = folded.snapshot().unwrap();
-        let restored = Lane::restore(0, 1, &bytes, settings(Policy::default())).unwrap();
+        let restored = Lane::restore(0, &bytes, settings(Policy::default())).unwrap();
         prop_assert!(restored.state() == folded.state(), "a snapshot gives another state");
         prop_assert_eq!(restored.positions(), folded.positions());
         let (mut state, mut live) = (folded.state().clone(), bench.lane.state().clone());

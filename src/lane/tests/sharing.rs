@@ -1,6 +1,7 @@
 //! Lanes that share: stories of two, and laws for many under random advice, with clocks that
 //! differ, messages that take their time and a fleet that changes under way.
 
+mod added;
 mod laws;
 mod pledges;
 
@@ -33,6 +34,24 @@ pub(super) struct Member {
     pub health_read: usize,
 }
 
+impl Member {
+    fn new(number: u32, dealt: u32, policy: &Policy) -> Self {
+        let mut lane = Lane::genesis(number, dealt, 1, settings(policy.clone()));
+        lane.start_at(0, 0, 0);
+        Member {
+            lane,
+            clock_ahead_ms: 0,
+            journal: Vec::new(),
+            tasks: Vec::new(),
+            results: 0,
+            inbox: Vec::new(),
+            inbox_read: 0,
+            fleet_read: 0,
+            health_read: 0,
+        }
+    }
+}
+
 /// Lanes and what is between them.
 pub(super) struct Site {
     pub members: Vec<Member>,
@@ -49,23 +68,8 @@ pub(super) struct Site {
 
 impl Site {
     pub fn new(lanes: u32, policy: &Policy) -> Self {
-        let member = |number| {
-            let mut lane = Lane::genesis(number, lanes, 1, settings(policy.clone()));
-            lane.start_at(0, 0, 0);
-            Member {
-                lane,
-                clock_ahead_ms: 0,
-                journal: Vec::new(),
-                tasks: Vec::new(),
-                results: 0,
-                inbox: Vec::new(),
-                inbox_read: 0,
-                fleet_read: 0,
-                health_read: 0,
-            }
-        };
         Site {
-            members: (0..lanes).map(member).collect(),
+            members: (0..lanes).map(|number| Member::new(number, lanes, policy)).collect(),
             fleet: Vec::new(),
             health: Vec::new(),
             now: 1_000_000,
@@ -385,7 +389,7 @@ fn rights_of_a_limit_that_is_not_known_yet_are_kept() {
     site.step_reading(1, 1, 0);
     assert_eq!(site.members[1].lane.state().sharing.early(&slots("r", 1)), 500_000);
     let bytes = site.members[1].lane.snapshot().unwrap();
-    let restored = Lane::restore(1, 2, &bytes, settings(Policy::default())).unwrap();
+    let restored = Lane::restore(1, &bytes, settings(Policy::default())).unwrap();
     assert_eq!(restored.state(), site.members[1].lane.state());
     site.step(1);
     site.now += 1;

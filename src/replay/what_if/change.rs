@@ -142,6 +142,7 @@ impl Change {
             | Fact::RightsTaken { .. }
             | Fact::RightsPledged { .. }
             | Fact::RoomKept { .. }
+            | Fact::LanesCounted { .. }
             | Fact::StrategyChanged { .. }
             | Fact::HeadroomTold { .. }
             | Fact::DeadLettered { .. } => Ok(None),

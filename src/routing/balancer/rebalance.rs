@@ -189,7 +189,7 @@ impl Owner {
         advised: &mut Vec<Advised>,
     ) -> bool {
         // A lane that has read less of the fleet speaks of the limit that was there before.
-        let mut limits: BTreeMap<(LimitKind, i64), (Timestamp, u64, Vec<Part>)> = BTreeMap::new();
+        let mut limits: Limits = BTreeMap::new();
         for told in self.told.values().flatten() {
             let (newest, amount, parts) = limits.entry((told.kind, told.incarnation)).or_insert((
                 told.part.at,
@@ -201,6 +201,7 @@ impl Owner {
             }
             parts.push(told.part);
         }
+        join_newcomers(&mut limits);
         self.memory.retain(|name, _| limits.contains_key(name));
         let mut is_open = false;
         for ((kind, incarnation), (_, amount, parts)) in limits {
@@ -210,7 +211,8 @@ impl Owner {
             }
             let memory = self.memory.entry((kind, incarnation)).or_default();
             let limit = Limit {
-                scale: Scale { limit: amount, lanes },
+                scale: Scale { limit: amount },
+                lanes,
                 window_s: kind.window_s(),
                 silent_ms,
             };
@@ -231,5 +233,32 @@ impl Owner {
             }));
         }
         is_open
+    }
+}
+
+/// Every limit of an owner, by kind and incarnation: the newest amount, since when, and the lanes' parts.
+type Limits = BTreeMap<(LimitKind, i64), (Timestamp, u64, Vec<Part>)>;
+
+/// A lane that was added may know a limit by a later record of the fleet than the others, because the
+/// earlier one was compacted away. Where it has no rights of it yet, it is one of them all the same, and
+/// takes the limit's name from the first rights that it gets.
+fn join_newcomers(limits: &mut Limits) {
+    let kinds: Vec<(LimitKind, i64)> = limits.keys().copied().collect();
+    for same in kinds.chunk_by(|one, other| one.0 == other.0).filter(|same| same.len() > 1) {
+        let held = |name: &(LimitKind, i64)| -> u64 {
+            let parts = limits.get(name).into_iter().flat_map(|(_, _, parts)| parts);
+            parts.map(|part| u64::from(part.rights)).sum()
+        };
+        let Some(main) = same.iter().max_by_key(|name| held(name)).copied() else { continue };
+        let mut newcomers = Vec::new();
+        for name in same.iter().filter(|name| **name > main) {
+            let Some((_, _, parts)) = limits.get_mut(name) else { continue };
+            newcomers.extend(parts.iter().filter(|part| part.rights == 0).copied());
+            parts.retain(|part| part.rights > 0);
+        }
+        if let Some((_, _, parts)) = limits.get_mut(&main) {
+            parts.extend(newcomers);
+            parts.sort_by_key(|part| part.lane);
+        }
     }
 }

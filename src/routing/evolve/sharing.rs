@@ -14,14 +14,29 @@ impl State {
             return;
         }
         if let Some(stand) = self.stand(limit) {
-            let scale = Scale { limit: stand.amount, lanes: self.lanes };
+            let scale = Scale { limit: stand.amount };
             self.fulfil(limit, to_lane, rights, scale);
             self.hold_rights(limit, stand.rights.saturating_sub(rights));
         }
     }
 
+    /// There are more lanes now. One that was alone has said nothing of what it holds.
+    pub(super) fn count_lanes(&mut self, lanes: u32) {
+        if self.lanes == 1 {
+            let resources = self.fleet.iter().filter(|(_, resource)| !resource.removed);
+            let resources = resources.map(|(index, _)| LoadOwner::Resource(index));
+            let tenants = self.tenants.iter().filter(|(_, tenant)| !tenant.removed);
+            let tenants = tenants.map(|(index, _)| LoadOwner::Tenant(index));
+            self.sharing.untold.extend(resources.chain(tenants));
+        }
+        self.lanes = lanes;
+    }
+
     pub(super) fn take_rights(&mut self, transfer: &RightsTransfer, how: Taken) {
         let RightsTransfer { limit, rights, given_at_ms } = transfer;
+        if how != Taken::Void {
+            self.learn_name(limit);
+        }
         match how {
             Taken::Held => {
                 if let Some(stand) = self.stand(limit) {
@@ -41,6 +56,16 @@ impl State {
                 }
             }
             Taken::Void => {}
+        }
+    }
+
+    /// A lane that was added takes the name of a limit from the first rights that it gets of it.
+    fn learn_name(&mut self, limit: &LimitName) {
+        if self.knows_later(limit) {
+            match &limit.owner {
+                LimitOwner::Resource(id) => self.fleet.rename(id, limit.kind, limit.incarnation),
+                LimitOwner::Tenant(id) => self.tenants.rename(id, limit.kind, limit.incarnation),
+            }
         }
     }
 
@@ -87,7 +112,10 @@ impl State {
             return;
         }
         let mut early = std::mem::take(&mut self.sharing.early);
-        early.retain(|limit, _| limit.incarnation > offset || self.stand(limit).is_some());
+        early.retain(|limit, _| {
+            self.learn_name(limit);
+            limit.incarnation > offset || self.stand(limit).is_some() || self.may_know_later(limit)
+        });
         self.sharing.early = early;
     }
 

@@ -85,6 +85,11 @@ impl Gone {
         self.held.get(id)?.iter().find(|held| held.kind == kind).copied()
     }
 
+    pub fn rename(&mut self, id: &str, kind: LimitKind, incarnation: i64) {
+        let held = self.held.get_mut(id).into_iter().flatten();
+        held.filter(|held| held.kind == kind).for_each(|held| held.incarnation = incarnation);
+    }
+
     pub fn hold(&mut self, id: &str, kind: LimitKind, rights: u32) {
         let held = self.held.get_mut(id).into_iter().flatten();
         held.filter(|held| held.kind == kind).for_each(|held| held.rights = rights);

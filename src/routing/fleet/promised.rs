@@ -92,7 +92,7 @@ impl Fleet {
     pub fn promise(&mut self, id: &str, kind: LimitKind, rights: [u32; 3], kept: Option<Kept>) {
         let Some(index) = self.index_of(id) else { return };
         let resource = &mut self.resources[usize::from(index)];
-        resource.promise(kind, rights, kept, self.lanes);
+        resource.promise(kind, rights, kept);
         self.rooms[usize::from(index)] = resource.room();
     }
 
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn rows() {
-        let scale = Scale { limit: 100, lanes: 4 };
+        let scale = Scale { limit: 100 };
         let check = |rights: [u32; 3], used: u64, amount: u64, expected: [u64; 3]| {
             let kept = (amount > 0).then_some(Kept { priority: Priority::Interactive, size: 20 });
             let mut promised = Promised::default();

@@ -16,7 +16,8 @@ use crate::planted::{Bug, planted};
 #[derive(Debug, Clone, Copy)]
 pub struct Deal {
     pub lane: u32,
-    pub lanes: u32,
+    /// Lanes that there were at first.
+    pub dealt: u32,
     /// The offset of the fleet record.
     pub offset: i64,
     pub start_within_ms: u64,
@@ -67,7 +68,7 @@ impl Rate {
             incarnation: deal.offset,
             promised: Promised::default(),
         };
-        rate.hold(first_deal(limit.amount, deal.lane, deal.lanes), deal.lanes);
+        rate.hold(first_deal(limit.amount, deal.lane, deal.dealt));
         rate
     }
 
@@ -93,32 +94,32 @@ impl Rate {
     }
 
     /// From now on the lane holds so many rights.
-    pub fn hold(&mut self, rights: u32, lanes: u32) {
-        let scale = Scale { limit: self.limit.amount, lanes };
+    pub fn hold(&mut self, rights: u32) {
+        let scale = Scale { limit: self.limit.amount };
         self.rights = rights;
         self.units = scale.units(rights);
         self.promised.count(scale, rights);
     }
 
     /// From now on so much of it is promised: see [`Promised`].
-    pub fn promise(&mut self, rights: [u32; 3], kept: Option<Kept>, lanes: u32) {
-        let scale = Scale { limit: self.limit.amount, lanes };
+    pub fn promise(&mut self, rights: [u32; 3], kept: Option<Kept>) {
+        let scale = Scale { limit: self.limit.amount };
         self.promised.set(rights, kept, scale, self.rights);
     }
 
     /// The same limit with another amount: every lane keeps its part.
-    pub fn resize(&mut self, amount: u64, lanes: u32) {
+    pub fn resize(&mut self, amount: u64) {
         if planted(Bug::KeepLimit) && amount < self.limit.amount {
             return;
         }
         self.limit.amount = amount;
-        self.hold(self.rights, lanes);
+        self.hold(self.rights);
     }
 
     /// The limit as if it were new; what is in its window still counts.
     pub fn deal_again(&mut self, deal: Deal) {
         self.incarnation = deal.offset;
-        self.hold(first_deal(self.limit.amount, deal.lane, deal.lanes), deal.lanes);
+        self.hold(first_deal(self.limit.amount, deal.lane, deal.dealt));
     }
 
     /// What is free for any task.
@@ -156,7 +157,7 @@ pub fn renew(rates: &mut Vec<Rate>, dormant: &mut Vec<Rate>, limits: &[Limit], d
         rates.push(match before.iter().position(same) {
             Some(at) => {
                 let mut rate = before.remove(at);
-                rate.resize(limit.amount, deal.lanes);
+                rate.resize(limit.amount);
                 rate
             }
             None => Rate::new(*limit, deal),

@@ -100,9 +100,9 @@ impl Resource {
     }
 
     /// From now on the lane holds so many rights of one of its limits.
-    pub(super) fn hold(&mut self, kind: LimitKind, rights: u32, lanes: u32) {
+    pub(super) fn hold(&mut self, kind: LimitKind, rights: u32) {
         if kind == LimitKind::Slots {
-            let scale = Scale { limit: u64::from(self.slots_limit), lanes };
+            let scale = Scale { limit: u64::from(self.slots_limit) };
             self.slots_rights = rights;
             self.slots_units = scale.units(rights) as u32;
             self.slots_promised.count(scale, rights);
@@ -110,43 +110,37 @@ impl Resource {
         }
         let mut rates = self.rates.iter_mut().chain(&mut self.dormant);
         if let Some(rate) = rates.find(|rate| rate.is(kind)) {
-            rate.hold(rights, lanes);
+            rate.hold(rights);
         }
     }
 
     /// From now on all lanes together may have `lowest` of a limit in use, where that is less than
     /// the fleet's amount; `None`: all of it. Rights stay as they are.
-    pub(super) fn lower(&mut self, kind: LimitKind, lowest: Option<u64>, lanes: u32) {
+    pub(super) fn lower(&mut self, kind: LimitKind, lowest: Option<u64>) {
         let least = |amount: u64| lowest.map_or(amount, |lowest| lowest.min(amount));
         if kind == LimitKind::Slots {
             self.slots_limit = least(u64::from(self.spec.slots)) as u32;
-            return self.hold(kind, self.slots_rights, lanes);
+            return self.hold(kind, self.slots_rights);
         }
         let Some(rate) = self.rates.iter_mut().find(|rate| rate.is(kind)) else { return };
         let limits = self.spec.limits.iter();
         let Limit { dimension, window_s, .. } = rate.limit;
         let mut same = limits.filter(|one| (one.dimension, one.window_s) == (dimension, window_s));
         if let Some(limit) = same.next() {
-            rate.resize(least(limit.amount), lanes);
+            rate.resize(least(limit.amount));
         }
     }
 
     /// From now on so much of one of its limits is promised: see [`Promised`].
-    pub(super) fn promise(
-        &mut self,
-        kind: LimitKind,
-        rights: [u32; 3],
-        kept: Option<Kept>,
-        lanes: u32,
-    ) {
+    pub(super) fn promise(&mut self, kind: LimitKind, rights: [u32; 3], kept: Option<Kept>) {
         if kind == LimitKind::Slots {
-            let scale = Scale { limit: u64::from(self.slots_limit), lanes };
+            let scale = Scale { limit: u64::from(self.slots_limit) };
             self.slots_promised.set(rights, kept, scale, self.slots_rights);
             return;
         }
         let mut rates = self.rates.iter_mut().chain(&mut self.dormant);
         if let Some(rate) = rates.find(|rate| rate.is(kind)) {
-            rate.promise(rights, kept, lanes);
+            rate.promise(rights, kept);
         }
     }
 
@@ -272,6 +266,22 @@ impl Resource {
             slots: self.slots_open_for(priority).saturating_sub(self.slots_in_use),
             requests: free(Dimension::Requests, 1),
             tokens: free(Dimension::Tokens, tokens),
+        }
+    }
+}
+
+impl super::Fleet {
+    /// From now on the lane knows a limit by the record of the fleet by which the others know it.
+    pub fn rename(&mut self, id: &str, kind: LimitKind, incarnation: i64) {
+        let Some(index) = self.index_of(id) else { return self.gone.rename(id, kind, incarnation) };
+        let resource = &mut self.resources[usize::from(index)];
+        if kind == LimitKind::Slots {
+            resource.slots_incarnation = incarnation;
+            return;
+        }
+        let mut rates = resource.rates.iter_mut().chain(&mut resource.dormant);
+        if let Some(rate) = rates.find(|rate| rate.is(kind)) {
+            rate.incarnation = incarnation;
         }
     }
 }

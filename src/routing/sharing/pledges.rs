@@ -148,7 +148,7 @@ fn gift(state: &State, lacks: &Lacks, stand: Stand, others: u32, asked: Asked<'_
     if planted(Bug::GiveInUse) && asked.limit.kind != LimitKind::Slots {
         kept = 0;
     }
-    let scale = Scale { limit: stand.amount, lanes: state.lanes };
+    let scale = Scale { limit: stand.amount };
     scale.gift(stand.rights.saturating_sub(others), kept, asked.rights)
 }
 
@@ -163,7 +163,7 @@ fn decide_pledge(
     to_lane: u32,
     standing: &[Pledge],
 ) -> Option<Fact> {
-    let scale = Scale { limit: stand.amount, lanes: state.lanes };
+    let scale = Scale { limit: stand.amount };
     let rights = asked.rights.min(stand.rights.saturating_sub(others));
     if scale.units(rights) == 0 || own(state, lacks, asked) >= scale.units(stand.rights) {
         return None;

@@ -208,6 +208,7 @@ fn control(fact: &Fact) -> Option<(Topic, i64)> {
         | Fact::RightsTaken { .. }
         | Fact::RightsPledged { .. }
         | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
         | Fact::StrategyChanged { .. }
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => None,

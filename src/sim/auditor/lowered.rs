@@ -26,7 +26,7 @@ type Read = BTreeMap<i64, (Said, BTreeMap<u32, i64>)>;
 
 pub fn check(world: &World, logs: &Logs, allocations: &[AllocationSeen], findings: &mut Findings) {
     let mut by_resource: BTreeMap<String, Read> = BTreeMap::new();
-    for lane in 0..world.lanes {
+    for lane in 0..world.lanes() {
         if let Err(error) = read(world, logs, lane, &mut by_resource) {
             return findings.say("readable", error);
         }
@@ -37,7 +37,7 @@ pub fn check(world: &World, logs: &Logs, allocations: &[AllocationSeen], finding
         let records: Vec<_> = records.into_values().collect();
         for (place, (said, read_at)) in records.iter().enumerate() {
             let next = records.get(place + 1).map(|(_, read_at)| read_at);
-            let all = (read_at.len() == world.lanes as usize)
+            let all = (read_at.len() == world.lanes() as usize)
                 .then(|| read_at.values().copied().max())
                 .flatten();
             let first_next = next.and_then(|read_at| read_at.values().copied().min());

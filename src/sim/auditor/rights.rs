@@ -44,7 +44,7 @@ struct Account {
 
 pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Findings) {
     let (mut steps, mut inboxes) = (Vec::new(), Vec::new());
-    for lane in 0..world.lanes {
+    for lane in 0..world.lanes() {
         match (journal(world, logs, lane), inbox(world, logs, lane)) {
             (Ok(found), Ok(messages)) => {
                 steps.push(found.into_iter());
@@ -53,8 +53,12 @@ pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Finding
             (Err(error), _) | (_, Err(error)) => return findings.say("readable", error),
         }
     }
+    let dealt = match first_lanes(world, logs) {
+        Ok(dealt) => dealt,
+        Err(error) => return findings.say("rights", error),
+    };
     let mut walk = Walk {
-        lanes: world.lanes,
+        dealt,
         accounts: BTreeMap::new(),
         given: BTreeMap::new(),
         taken: vec![0; inboxes.len()],
@@ -65,7 +69,7 @@ pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Finding
     let mut waiting: Vec<Option<Step>> = steps.iter().map(|_| None).collect();
     loop {
         let mut moved = false;
-        for lane in 0..world.lanes {
+        for lane in 0..world.lanes() {
             let number = lane as usize;
             while let Some(step) = waiting[number].take().or_else(|| steps[number].next()) {
                 if !walk.may(lane, &step) {
@@ -94,7 +98,8 @@ pub fn check(world: &World, logs: &Logs, lanes: &[Chain], findings: &mut Finding
 }
 
 struct Walk {
-    lanes: u32,
+    /// Lanes at first: those that were added later hold nothing by themselves.
+    dealt: u32,
     accounts: BTreeMap<LimitName, Account>,
     inboxes: Vec<Vec<Message>>,
     /// Messages of each inbox that were taken.
@@ -117,7 +122,7 @@ impl Walk {
     fn step(&mut self, lane: u32, step: Step) {
         let limit = match step {
             Step::Known(limit, amount) => {
-                let lanes = self.lanes;
+                let lanes = self.dealt;
                 let account = self.accounts.entry(limit.clone()).or_insert_with(|| Account {
                     undealt: (0..lanes).map(|lane| dealt(amount, lane, lanes)).sum(),
                     ..Account::default()
@@ -207,9 +212,31 @@ impl Walk {
     }
 }
 
+/// Lanes at first, by all journals: those that there were before partitions were added, or after it where
+/// no lane had committed anything by then.
+fn first_lanes(world: &World, logs: &Logs) -> Result<u32, String> {
+    let mut dealt = None;
+    for lane in 0..world.lanes() {
+        for record in logs.of(Topic::Journal, i32::try_from(lane).unwrap_or(0)) {
+            let record = world.codec.decode_journal(record.value.as_deref().unwrap_or_default());
+            let said = record.map_err(|error| error.to_string())?.lanes;
+            let before = *dealt.get_or_insert(said);
+            if before != said || ![world.dealt, world.lanes()].contains(&said) {
+                return Err(format!(
+                    "lane {lane} began among {said} lanes, another among {before}"
+                ));
+            }
+        }
+    }
+    Ok(dealt.unwrap_or(world.dealt))
+}
+
 /// The first deal, as it is promised: whole units, one more to the first lanes, and rights rounded up
 /// from the first lane on.
 fn dealt(amount: u64, lane: u32, lanes: u32) -> i64 {
+    if lane >= lanes {
+        return 0;
+    }
     let (amount, lanes) = (amount as i128, i128::from(lanes));
     let mut before = 0;
     let mut share = 0;

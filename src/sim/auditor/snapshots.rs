@@ -6,16 +6,9 @@ use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::model::snapshot::SnapshotKey;
 use crate::sim::logs::Logs;
-use crate::sim::world::World;
 use crate::stream::packed::{Found, Pieces, unpack};
 
-pub fn check(
-    world: &World,
-    settings: &LaneSettings,
-    logs: &Logs,
-    chain: &Chain,
-    findings: &mut Findings,
-) {
+pub fn check(settings: &LaneSettings, logs: &Logs, chain: &Chain, findings: &mut Findings) {
     let lane = chain.lane.number();
     let mut found = Found::default();
     let partition = i32::try_from(lane).unwrap_or(0);
@@ -37,7 +30,7 @@ pub fn check(
             unpack(manifest, &pieces.join()?)
         });
         let restored = match checked {
-            Ok(bytes) => Lane::restore(lane, world.lanes, &bytes, settings.clone()),
+            Ok(bytes) => Lane::restore(lane, &bytes, settings.clone()),
             Err(error) => {
                 findings.say("snapshots", format!("lane {lane}: {error}"));
                 continue;

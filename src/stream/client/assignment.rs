@@ -21,6 +21,8 @@ pub(super) struct Unanswered {
     assigned: Option<Vec<(Topic, i32)>>,
     /// Lanes that have never run, until their inputs' bounds are known.
     starts: BTreeMap<u32, StartFrom>,
+    /// Partitions are to be counted again.
+    counts: bool,
     /// Not before then, by the client's clock.
     again_us: u64,
 }
@@ -32,6 +34,10 @@ impl Unanswered {
 
     pub fn revoked(&mut self) {
         *self = Unanswered::default();
+    }
+
+    pub fn count(&mut self) {
+        self.counts = true;
     }
 
     pub fn find_start(&mut self, lane: u32, from: StartFrom) {
@@ -46,7 +52,8 @@ impl Client<'_> {
         if now.monotonic_us < self.unanswered.again_us {
             return;
         }
-        let asked = self.tell_assigned().and_then(|()| self.find_starts());
+        let asked = self.tell_assigned().and_then(|()| self.tell_partitions());
+        let asked = asked.and_then(|()| self.find_starts());
         if let Err(error) = asked {
             warn!(worker = self.number, %error, "the assignment waits for an answer");
             self.unanswered.again_us = self.now().monotonic_us + ASK_AGAIN_MS * 1_000;
@@ -56,6 +63,25 @@ impl Client<'_> {
     fn tell_assigned(&mut self) -> Result<(), KafkaError> {
         let Some(assigned) = &self.unanswered.assigned else { return Ok(()) };
         let lanes = lanes_of(assigned);
+        self.count_partitions()?;
+        let Some(assigned) = self.unanswered.assigned.take() else { return Ok(()) };
+        info!(worker = self.number, ?lanes, "assigned");
+        self.observer.assigned(&lanes);
+        self.cache.retain(&lanes);
+        self.keeper.ask(Request::Assigned);
+        self.newest = lanes.iter().map(|lane| (*lane, [0; 3])).collect();
+        self.tell(Event::Assigned(assigned));
+        Ok(())
+    }
+
+    fn tell_partitions(&mut self) -> Result<(), KafkaError> {
+        if self.unanswered.counts {
+            self.count_partitions()?;
+        }
+        Ok(())
+    }
+
+    fn count_partitions(&mut self) -> Result<(), KafkaError> {
         let mut partitions = Vec::new();
         for topic in Topic::ALL {
             if topic == Topic::RouteDecisions && self.config.topics.decisions_by_pool() {
@@ -64,14 +90,8 @@ impl Client<'_> {
             let count = self.group.partitions(self.config.topics.name(topic), ASK)?;
             partitions.push((topic, count));
         }
+        self.unanswered.counts = false;
         self.tell(Event::Partitions(partitions));
-        let Some(assigned) = self.unanswered.assigned.take() else { return Ok(()) };
-        info!(worker = self.number, ?lanes, "assigned");
-        self.observer.assigned(&lanes);
-        self.cache.retain(&lanes);
-        self.keeper.ask(Request::Assigned);
-        self.newest = lanes.iter().map(|lane| (*lane, [0; 3])).collect();
-        self.tell(Event::Assigned(assigned));
         Ok(())
     }
 

@@ -127,6 +127,11 @@ impl Client<'_> {
             Command::LanePanicked { lane, culprit } => {
                 error!(lane, ?culprit, "the core panicked; the lane is recovered");
             }
+            Command::LaneWaits { lane, error } => {
+                warn!(lane, %error, "the lane waits");
+                self.observer.lane_paused(lane, &error.to_string());
+            }
+            Command::CountPartitions => self.unanswered.count(),
             Command::LaneStopped { lane, error } => {
                 error!(lane, %error, runbook = RUNBOOK, help = RECOVER, "the lane is stopped");
                 self.observer.lane_stopped(lane, format!("{error}; {RECOVER}; see {RUNBOOK}"));
@@ -219,6 +224,8 @@ impl Client<'_> {
             | Command::FindResultsEnd { .. }
             | Command::LaneRuns { .. }
             | Command::LaneAwaitsFleet { .. }
+            | Command::LaneWaits { .. }
+            | Command::CountPartitions
             | Command::LanePanicked { .. }
             | Command::LaneStopped { .. }
             | Command::Stop(_) => Ok(()),
@@ -282,6 +289,8 @@ fn step_of(command: &Command) -> Option<(&'static str, Point, Point)> {
         | Command::FindResultsEnd { .. }
         | Command::LaneRuns { .. }
         | Command::LaneAwaitsFleet { .. }
+        | Command::LaneWaits { .. }
+        | Command::CountPartitions
         | Command::LanePanicked { .. }
         | Command::LaneStopped { .. }
         | Command::Stop(_) => None,

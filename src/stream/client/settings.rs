@@ -13,6 +13,9 @@ const FETCHED_KBYTES_MAX: u64 = 12 * 1024;
 /// What one producer holds of outputs that are not acknowledged; a transaction waits for room.
 const PRODUCED_KBYTES_MAX: u64 = 32 * 1024;
 
+/// Partitions that are added are noticed within this time, milliseconds; the default is five minutes.
+const METADATA_MS: &str = "10000";
+
 fn consumer(config: &Config) -> ClientConfig {
     let mut client = client_config(&config.kafka);
     client
@@ -22,6 +25,7 @@ fn consumer(config: &Config) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
         .set("allow.auto.create.topics", "false")
+        .set("topic.metadata.refresh.interval.ms", METADATA_MS)
         .set("retry.backoff.ms", "10")
         // The default of 1 s starves a queue that was full for a moment.
         .set("fetch.queue.backoff.ms", "5")
@@ -88,6 +92,7 @@ pub fn producer(config: &Config, worker: u32) -> ClientConfig {
         .set("socket.timeout.ms", timeout_ms.to_string())
         .set("enable.idempotence", "true")
         .set("delivery.report.only.error", "true")
+        .set("topic.metadata.refresh.interval.ms", METADATA_MS)
         .set("linger.ms", config.worker.linger_ms.to_string())
         .set("compression.type", "lz4")
         .set("batch.size", "1000000")

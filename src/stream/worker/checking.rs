@@ -47,6 +47,7 @@ impl Worker {
 
     /// The journal was read to its end.
     pub(super) fn checked(&mut self, now: Now, number: u32) {
+        let lanes_now = self.lanes_now();
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let (Phase::Checking(check), Some(held)) = (&mut slot.phase, &mut slot.held) else {
             return;
@@ -54,19 +55,20 @@ impl Worker {
         self.commands.push_back(Command::StopJournal { lane: number });
         let Some(found) = check.found.take() else {
             held.is_sure();
-            return self.catch_up(number);
+            let is_other = held.is_untold() && held.lane.state().dealt != lanes_now;
+            return if is_other { self.recover(number, None) } else { self.catch_up(now, number) };
         };
         let committed = check.committed.take();
         let ours = held.pending.as_ref().map(|pending| CommitPoint::of(pending));
         if !ours.is_some_and(|ours| ours.is_same_batch(&found)) {
             // Another instance has gone on.
             slot.held = None;
-            return self.recover(now, number, committed);
+            return self.recover(number, committed);
         }
         let behind = committed.map_or(0, |committed| committed.seq);
         let seq = found.seq;
         self.commands.push_back(Command::OffsetsBehind { lane: number, committed: behind, seq });
         self.commands.extend(held.settled(now));
-        self.catch_up(number);
+        self.catch_up(now, number);
     }
 }

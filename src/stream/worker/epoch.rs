@@ -26,23 +26,22 @@ impl Worker {
             if runs {
                 slot.phase = Phase::Running;
             } else {
-                self.catch_up(number);
+                self.catch_up(now, number);
             }
             return;
         }
-        slot.held = None;
         let named = commit.iter().flatten();
         let seq =
             named.filter_map(|found| committed::parse(&found.metadata)).map(|of| of.seq).max();
         let reset = Some(Reset { commit: commit.clone(), seq });
-        self.fold_whole(now, number, 1, Fold { reset, ..Fold::default() });
+        self.count_first(number, reset);
         if runs {
             self.read_inputs();
         }
     }
 
     /// The whole journal is folded.
-    pub(super) fn begin_epoch(&mut self, number: u32) {
+    pub(super) fn begin_epoch(&mut self, now: Now, number: u32) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let Phase::Folding(Fold { reset: Some(reset), .. }) = &slot.phase else { return };
         let reset = reset.clone();
@@ -66,6 +65,6 @@ impl Worker {
         held.reset = Some(reset.commit);
         self.commands.push_back(Command::StopJournal { lane: number });
         self.commands.push_back(Command::EpochBegun { lane: number, epoch, offsets });
-        self.catch_up(number);
+        self.catch_up(now, number);
     }
 }

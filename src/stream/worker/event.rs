@@ -8,6 +8,7 @@ use crate::lane::FoldError;
 use crate::lane::prepared::Prepared;
 use crate::lane::snapshot::Frozen;
 use crate::model::Topic;
+use crate::model::rights::LANES_MAX;
 use crate::model::snapshot::{Manifest, SnapshotPoint};
 use crate::model::time::Timestamp;
 use crate::stream::committed::{CommittedError, LaneCommit};
@@ -15,8 +16,8 @@ use crate::stream::committed::{CommittedError, LaneCommit};
 /// What the client reports.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Partitions of the topics of the contract; told before the first `Assigned`, and again
-    /// before each one that follows a change.
+    /// Partitions of the topics of the contract; told before each `Assigned`, and in answer to
+    /// [`Command::CountPartitions`].
     Partitions(Vec<(Topic, i32)>),
     /// The whole assignment. Nothing is read of it until [`Command::ReadInputs`] says from where.
     Assigned(Vec<(Topic, i32)>),
@@ -143,6 +144,8 @@ pub enum Command {
         ask: u64,
         lanes: Vec<u32>,
     },
+    /// Partitions are being added, or are missing: tell again how many there are.
+    CountPartitions,
     FindStart {
         lane: u32,
         from: StartFrom,
@@ -242,6 +245,12 @@ pub enum Command {
         lane: u32,
         culprit: Option<(Topic, i64)>,
     },
+    /// For the log and the metrics: the lane cannot begin yet. It goes on by itself once it can, and
+    /// is stopped where that takes too long.
+    LaneWaits {
+        lane: u32,
+        error: LaneError,
+    },
     /// The lane stands still until someone has resolved the cause; the others go on.
     LaneStopped {
         lane: u32,
@@ -262,6 +271,16 @@ pub enum LaneError {
         "lane {lane}: {topic} has {found} partitions and tasks has {tasks}: they must be equal, see `pointsman topics plan`"
     )]
     Partitions { lane: u32, topic: &'static str, found: i32, tasks: i32 },
+    #[error("lane {lane}: tasks has {tasks} partitions; allowed: up to {LANES_MAX}")]
+    TooMany { lane: u32, tasks: i32 },
+    #[error(
+        "lane {lane}: there are {lanes} lanes, and {topic} has {found} partitions: partitions are added, never taken away"
+    )]
+    Fewer { lane: u32, lanes: u32, topic: &'static str, found: i32 },
+    #[error(
+        "lane {lane} is new, and no other lane has committed how many lanes there were at first: an earlier release wrote their last batches, and their next ones say it"
+    )]
+    Unsaid { lane: u32 },
     #[error(
         "lane {lane}: the journal has records and the group no committed offsets: someone has deleted the group or changed its name"
     )]
@@ -284,4 +303,24 @@ pub enum LaneError {
     TooLarge { lane: u32 },
     #[error("lane {lane}: the core panics at seq {seq} without any input to blame")]
     Panics { lane: u32, seq: u64 },
+}
+
+impl LaneError {
+    /// Whether it can pass by itself, once the topics have as many partitions as they should.
+    pub fn is_about_partitions(&self) -> bool {
+        match self {
+            LaneError::Partitions { .. } | LaneError::Fewer { .. } => true,
+            LaneError::Committed(_)
+            | LaneError::Fold(_)
+            | LaneError::TooMany { .. }
+            | LaneError::Unsaid { .. }
+            | LaneError::JournalWithoutOffsets { .. }
+            | LaneError::JournalEnds { .. }
+            | LaneError::Hash { .. }
+            | LaneError::Position { .. }
+            | LaneError::Deleted { .. }
+            | LaneError::TooLarge { .. }
+            | LaneError::Panics { .. } => false,
+        }
+    }
 }

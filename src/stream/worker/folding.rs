@@ -5,25 +5,16 @@ use super::event::{Command, LaneError};
 use super::held::{Held, guarded};
 use super::snapshots::Began;
 use super::{Fold, Phase, Worker};
+use crate::config::StartFrom;
 use crate::lane::{FoldError, Lane};
 use crate::model::Topic;
 use crate::stream::clock::Now;
 use crate::stream::committed::CommitPoint;
 
 impl Worker {
-    pub(super) fn fold_all(
-        &mut self,
-        now: Now,
-        number: u32,
-        epoch: u32,
-        target: Option<CommitPoint>,
-    ) {
-        self.fold_whole(now, number, epoch, Fold { target, ..Fold::default() });
-    }
-
-    pub(super) fn fold_whole(&mut self, now: Now, number: u32, epoch: u32, fold: Fold) {
-        let lanes = self.lanes_of_tasks();
-        let lane = Lane::genesis(number, lanes, epoch, self.settings.lane.clone());
+    /// Of an installation that began with `dealt` lanes, where the journal does not say otherwise.
+    pub(super) fn fold_whole(&mut self, now: Now, number: u32, epoch: u32, dealt: u32, fold: Fold) {
+        let lane = Lane::genesis(number, dealt, epoch, self.settings.lane.clone());
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let mut held = Box::new(Held::new(lane, None, now));
         if let Some(target) = &fold.target {
@@ -58,7 +49,7 @@ impl Worker {
     /// journal is committed together with its offsets, so where it shows more than they do, they are
     /// the ones that are wrong. A request that arrived late may have written them again, or the
     /// brokers have lost the last ones.
-    fn folded(&mut self, number: u32, mut target: CommitPoint) {
+    fn folded(&mut self, now: Now, number: u32, mut target: CommitPoint) {
         let Some(held) = self.slots.get_mut(&number).and_then(|slot| slot.held.as_mut()) else {
             return;
         };
@@ -78,7 +69,7 @@ impl Worker {
         held.committed_at = lane.batch_time();
         held.snapshots.restored(target.snapshot);
         held.committed = Some(target);
-        self.catch_up(number);
+        self.catch_up(now, number);
     }
 
     pub(super) fn journal_record(&mut self, number: u32, value: &[u8]) {
@@ -141,15 +132,17 @@ impl Worker {
         if let Some(target) = fold.target.take_if(|_| fold.reached) {
             slot.phase = Phase::Starting;
             self.commands.push_back(Command::StopJournal { lane: number });
-            return self.folded(number, target);
+            return self.folded(now, number, target);
         }
         if fold.target.is_some() || fold.reset.is_some() {
             fold.ended_us.get_or_insert(now.monotonic_us);
             return;
         }
         slot.phase = Phase::Starting;
+        // What came into the partition of a lane that was added came for it.
+        let is_added = slot.held.as_ref().is_some_and(|held| held.lane.is_added());
+        let from = if is_added { StartFrom::Earliest } else { self.settings.start_from };
         self.commands.push_back(Command::StopJournal { lane: number });
-        let from = self.settings.start_from;
         self.commands.push_back(Command::FindStart { lane: number, from });
     }
 
@@ -178,7 +171,7 @@ impl Worker {
             self.stop_lane(number, error);
         }
         for number in reset {
-            self.begin_epoch(number);
+            self.begin_epoch(now, number);
         }
     }
 }

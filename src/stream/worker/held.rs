@@ -217,6 +217,11 @@ impl Held {
         self.unsure = self.pending.is_some();
     }
 
+    /// Whether no batch of the lane was ever committed; the first one may be pending.
+    pub fn is_untold(&self) -> bool {
+        self.committed.is_none() && self.reset.is_none() && self.lane.seq() <= 1
+    }
+
     pub fn is_unsure(&self) -> bool {
         self.unsure
     }

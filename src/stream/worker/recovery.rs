@@ -9,19 +9,8 @@ use crate::planted::{Bug, planted};
 use crate::stream::clock::Now;
 use crate::stream::committed::{self, CommitPoint, LaneCommit};
 
-/// Topics with one partition for each lane, besides `tasks`. A pool's decision topic may have fewer.
-const PER_LANE: [Topic; 7] = [
-    Topic::TaskResults,
-    Topic::LaneInbox,
-    Topic::AllocationEvents,
-    Topic::BalanceEvents,
-    Topic::LoadSnapshots,
-    Topic::Journal,
-    Topic::Snapshots,
-];
-
 /// The epoch of a lane that has never run.
-const FIRST_EPOCH: u32 = 1;
+pub(super) const FIRST_EPOCH: u32 = 1;
 
 /// What the committed offsets say about a lane that is held.
 enum Verdict {
@@ -56,8 +45,17 @@ impl Worker {
                 None => Slot::new(phase, None),
             };
             self.slots.insert(*number, slot);
-            if let Some(error) = self.wrong_partitions(*number) {
-                self.stop_lane(*number, error);
+        }
+        self.begin_lanes(now);
+    }
+
+    /// Asks what is committed of the lanes that are new here.
+    pub(super) fn begin_lanes(&mut self, now: Now) {
+        for (number, _) in self.asked_lanes(|ask, _| ask == 0) {
+            match self.wrong_partitions(number) {
+                Some(error @ LaneError::TooMany { .. }) => self.stop_lane(number, error),
+                Some(error) => self.wait_lane(now, number, error),
+                None => {}
             }
         }
         if self.asked_lanes(|_, _| true).is_empty() {
@@ -75,15 +73,6 @@ impl Worker {
         }
     }
 
-    fn wrong_partitions(&self, lane: u32) -> Option<LaneError> {
-        let tasks = self.partitions.get(&Topic::Tasks).copied().unwrap_or(0);
-        PER_LANE.iter().find_map(|topic| {
-            let found = self.partitions.get(topic).copied().unwrap_or(0);
-            let topic = topic.default_name();
-            (found != tasks).then_some(LaneError::Partitions { lane, topic, found, tasks })
-        })
-    }
-
     /// Parks what is held: the lanes may come back in a moment, or never.
     pub(super) fn revoked(&mut self, now: Now) {
         for (number, slot) in std::mem::take(&mut self.slots) {
@@ -96,6 +85,8 @@ impl Worker {
                     self.commands.push_back(Command::StopJournal { lane: number });
                 }
                 Phase::Asked { .. }
+                | Phase::Counting { .. }
+                | Phase::Waiting { .. }
                 | Phase::Finding { .. }
                 | Phase::Starting
                 | Phase::CatchingUp { .. }
@@ -143,6 +134,8 @@ impl Worker {
         let asked = self.slots.iter().filter_map(|(number, slot)| match slot.phase {
             Phase::Asked { ask, again_us, runs } if wanted(ask, again_us) => Some((*number, runs)),
             Phase::Asked { .. }
+            | Phase::Counting { .. }
+            | Phase::Waiting { .. }
             | Phase::Finding { .. }
             | Phase::Starting
             | Phase::Folding(_)
@@ -156,7 +149,8 @@ impl Worker {
 
     pub(super) fn committed_unknown(&mut self, now: Now, answered: u64) {
         for slot in self.slots.values_mut() {
-            if let Phase::Asked { ask, again_us, .. } = &mut slot.phase
+            if let Phase::Asked { ask, again_us, .. } | Phase::Counting { ask, again_us, .. } =
+                &mut slot.phase
                 && *ask == answered
             {
                 *again_us = Some(now.monotonic_us + ASK_AGAIN_MS * 1_000);
@@ -165,6 +159,7 @@ impl Worker {
     }
 
     pub(super) fn committed(&mut self, now: Now, answered: u64, lanes: &[(u32, LaneCommit)]) {
+        self.first_counted(now, answered, lanes);
         for (number, commit) in lanes {
             let Some(slot) = self.slots.get_mut(number) else { continue };
             let Phase::Asked { ask, runs, .. } = slot.phase else { continue };
@@ -177,13 +172,20 @@ impl Worker {
                 Err(error) => self.stop_lane(*number, error.into()),
             }
         }
+        self.ask_first(now);
     }
 
     fn resolve(&mut self, now: Now, number: u32, point: Option<CommitPoint>, runs: bool) {
+        let lanes_now = self.lanes_now();
         let Some(slot) = self.slots.get_mut(&number) else { return };
-        let Some(held) = &mut slot.held else { return self.recover(now, number, point) };
+        let Some(held) = &mut slot.held else { return self.recover(number, point) };
+        // Partitions were added before anything of it was told to anyone: others may have begun since.
+        let is_other = held.is_untold() && held.lane.state().dealt != lanes_now;
+        if point.is_none() && is_other && !runs && !held.is_unsure() {
+            return self.recover(number, None);
+        }
         if planted(Bug::KeepLostLane) && !runs {
-            return self.catch_up(number);
+            return self.catch_up(now, number);
         }
         match verdict(held, point.as_ref()) {
             Verdict::Unchanged if held.is_unsure() => self.check(number, point, runs),
@@ -194,9 +196,9 @@ impl Worker {
             }
             Verdict::Committed => {
                 self.commands.extend(held.settled(now));
-                self.catch_up(number);
+                self.catch_up(now, number);
             }
-            Verdict::Unchanged => self.catch_up(number),
+            Verdict::Unchanged => self.catch_up(now, number),
             Verdict::Behind => {
                 // Not a state of our own making was missed, but batches of another instance.
                 held.lane.clear_queue();
@@ -209,7 +211,7 @@ impl Worker {
             }
             Verdict::Other => {
                 slot.held = None;
-                self.recover(now, number, point);
+                self.recover(number, point);
                 if runs {
                     self.read_inputs();
                 }
@@ -218,8 +220,8 @@ impl Worker {
     }
 
     /// Makes the lane anew: from a snapshot where there is one, else from its whole journal.
-    pub(super) fn recover(&mut self, now: Now, number: u32, point: Option<CommitPoint>) {
-        let Some(target) = point else { return self.fold_all(now, number, FIRST_EPOCH, None) };
+    pub(super) fn recover(&mut self, number: u32, point: Option<CommitPoint>) {
+        let Some(target) = point else { return self.count_first(number, None) };
         let seq_max = target.seq;
         if let Some(slot) = self.slots.get_mut(&number) {
             slot.phase = Phase::Finding { ask: 0, target };
@@ -227,28 +229,30 @@ impl Worker {
         self.find_snapshot(number, seq_max);
     }
 
-    pub(super) fn lanes_of_tasks(&self) -> u32 {
-        let lanes = self.partitions.get(&Topic::Tasks).copied().unwrap_or(0);
-        u32::try_from(lanes).unwrap_or(0)
-    }
-
-    pub(super) fn start(&mut self, number: u32, offsets: [i64; 3]) {
+    pub(super) fn start(&mut self, now: Now, number: u32, offsets: [i64; 3]) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         if let (Phase::Starting, Some(held)) = (&slot.phase, &mut slot.held) {
             let [tasks, task_results, lane_inbox] = offsets;
             held.lane.start_at(tasks, task_results, lane_inbox);
-            self.catch_up(number);
+            self.catch_up(now, number);
         }
     }
 
     /// The lane is at its committed batch; what is left are the control topics.
-    pub(super) fn catch_up(&mut self, number: u32) {
+    pub(super) fn catch_up(&mut self, now: Now, number: u32) {
+        let held = self.slots.get(&number).and_then(|slot| slot.held.as_ref());
+        let lanes = held.map_or(0, |held| held.lane.state().lanes);
+        if let Some(error) = self.fewer_partitions(number, lanes) {
+            return self.wait_lane(now, number, error);
+        }
+        let lanes = self.lanes_now();
         let Some(slot) = self.slots.get_mut(&number) else { return };
         slot.phase = Phase::CatchingUp { fleet: false, health_events: false };
         let careful = slot.condemn();
         if let Some(held) = &mut slot.held {
             // A batch that waits to be produced again is decided already; the next one will know.
             held.lane.set_policy(self.settings.lane.policy.clone());
+            held.lane.count_lanes(lanes);
             if careful.is_some() {
                 held.careful = careful;
             }

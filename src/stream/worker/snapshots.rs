@@ -198,12 +198,14 @@ impl Worker {
         }
         let target = target.clone();
         let Some(found) = found else {
-            return self.fold_all(now, number, target.epoch, Some(target));
+            // Its journal says how many lanes there were at first.
+            let (epoch, dealt) = (target.epoch, target.dealt.unwrap_or(1));
+            let fold = Fold { target: Some(target), ..Fold::default() };
+            return self.fold_whole(now, number, epoch, dealt, fold);
         };
-        let lanes = self.lanes_of_tasks();
         let settings = self.settings.lane.clone();
         let seq = found.seq;
-        let restored = match guarded(|| Lane::restore(number, lanes, found.bytes, settings)) {
+        let restored = match guarded(|| Lane::restore(number, found.bytes, settings)) {
             Ok(Ok(lane)) if lane.seq() <= target.seq => Ok(lane),
             Ok(Ok(lane)) => Err(SnapshotError::Beyond { seq: lane.seq(), committed: target.seq }),
             Ok(Err(error)) => Err(SnapshotError::Unusable(error)),
@@ -286,6 +288,8 @@ impl Worker {
             }
             Phase::Finding { target, .. } => Some((*number, 0, target.seq)),
             Phase::Asked { .. }
+            | Phase::Counting { .. }
+            | Phase::Waiting { .. }
             | Phase::Starting
             | Phase::Folding(_)
             | Phase::Checking(_)

@@ -78,6 +78,9 @@ impl Worker {
                     self.open(after);
                 }
             }
+            Producer::Idle if !self.ending && std::mem::take(&mut self.has_grown) => {
+                self.open(After::Verdict);
+            }
             Producer::Idle if !self.ending => self.begin(now),
             Producer::Closed | Producer::Idle | Producer::OpenAgain { .. } => {
                 if self.ending {
@@ -97,6 +100,7 @@ impl Worker {
                 held.doubt();
             }
         }
+        self.has_grown = false;
         self.producer = Producer::Opening(after);
         self.commands.push_back(Command::Reopen);
     }

@@ -67,13 +67,25 @@ enum Act {
     Wait {
         ms: i64,
     },
+    /// A lane is added, with this clock.
+    Add {
+        ahead_ms: i64,
+    },
+    /// A lane is told how many there are now.
+    Count {
+        lane: usize,
+    },
 }
 
 fn owed_to() -> impl Strategy<Value = Option<Priority>> {
     prop::option::of(prop::sample::select(&Priority::ALL[..]))
 }
 
-fn act(lanes: usize) -> impl Strategy<Value = Act> {
+/// Lanes that are added at most.
+const ADDED_MAX: usize = 3;
+
+fn act(first: usize) -> impl Strategy<Value = Act> {
+    let lanes = first + ADDED_MAX;
     let rights = prop_oneof![1u32..1_000_000, Just(250_000), Just(u32::MAX)];
     prop_oneof![
         8 => (0..lanes, 1u32..400, 0usize..3, any::<bool>()).prop_map(
@@ -101,11 +113,13 @@ fn act(lanes: usize) -> impl Strategy<Value = Act> {
             |(lane, messages, entries)| Act::Step { lane, messages, entries }
         ),
         5 => (1i64..4_000).prop_map(|ms| Act::Wait { ms }),
+        1 => (-900i64..900).prop_map(|ahead_ms| Act::Add { ahead_ms }),
+        3 => (0..lanes).prop_map(|lane| Act::Count { lane }),
     ]
 }
 
 fn site() -> impl Strategy<Value = (Vec<i64>, Vec<Act>)> {
-    (2usize..=16).prop_flat_map(|lanes| {
+    (1usize..=16).prop_flat_map(|lanes| {
         let clocks = proptest::collection::vec(-900i64..900, lanes);
         (clocks, proptest::collection::vec(act(lanes), 50..400))
     })
@@ -152,14 +166,14 @@ impl Book {
     fn conserved(&self, site: &Site) {
         for name in self.names() {
             let (_, amount) = self.limits[&(name.owner.key(), name.kind)];
-            let lanes = site.members.len() as u32;
+            let dealt = site.members[0].lane.state().dealt;
             let mut sum = 0;
             for (number, member) in site.members.iter().enumerate() {
                 let state = member.lane.state();
                 sum += match state.stand(&name) {
                     Some(stand) => u64::from(stand.rights),
                     None if state.fleet_position > name.incarnation => 0,
-                    None => u64::from(first_deal(amount, number as u32, lanes)),
+                    None => u64::from(first_deal(amount, number as u32, dealt)),
                 };
                 sum += state.sharing.early(&name);
             }
@@ -283,7 +297,9 @@ fn change(site: &mut Site, book: &mut Book, act: &Act) {
         | Act::Result { .. }
         | Act::Advice { .. }
         | Act::Step { .. }
-        | Act::Wait { .. } => {}
+        | Act::Wait { .. }
+        | Act::Add { .. }
+        | Act::Count { .. } => {}
     }
 }
 
@@ -304,6 +320,7 @@ fn run(clocks: &[i64], acts: &[Act]) -> (Site, u64) {
     let mut moved = 0;
     for (number, act) in acts.iter().enumerate() {
         change(&mut site, &mut book, act);
+        let there = site.members.len();
         match act {
             Act::Task { lane, input_tokens, priority, tenant } => {
                 let priority = ["critical", "interactive", "batch"][*priority];
@@ -312,15 +329,16 @@ fn run(clocks: &[i64], acts: &[Act]) -> (Site, u64) {
                     "priority": priority,
                     "tenant": if *tenant { "acme" } else { "default" },
                 });
-                site.task(*lane, &format!("t{number}"), task);
+                site.task(lane % there, &format!("t{number}"), task);
             }
             Act::Result { lane, output_tokens } => {
-                let state = site.members[*lane].lane.state();
+                let lane = lane % there;
+                let state = site.members[lane].lane.state();
                 let in_flight =
                     state.tasks.values().find(|live| matches!(live.phase, Phase::InFlight { .. }));
                 let found = in_flight.map(|live| (live.task.task_id.to_string(), live.attempt));
                 if let Some((id, attempt)) = found {
-                    site.succeeded(*lane, &id, attempt, *output_tokens);
+                    site.succeeded(lane, &id, attempt, *output_tokens);
                 }
             }
             Act::Advice { lane, to_lane, limit, rights, owed_to, stale } => {
@@ -328,20 +346,28 @@ fn run(clocks: &[i64], acts: &[Act]) -> (Site, u64) {
                 let mut limit = names[limit % names.len()].clone();
                 limit.incarnation += i64::from(*stale);
                 let (to_lane, rights, owed_to) = (*to_lane, *rights, *owed_to);
-                site.advise(*lane, Advice { limit, to_lane, rights, owed_to });
+                site.advise(lane % there, Advice { limit, to_lane, rights, owed_to });
             }
             Act::Step { lane, messages, entries } => {
-                site.step_reading(*lane, *messages, *entries);
-                book.heard(&site, *lane);
+                site.step_reading(lane % there, *messages, *entries);
+                book.heard(&site, lane % there);
                 let is_moved = |event: &&Value| event["kind"] == "rights_moved";
                 moved += site.events.iter().filter(is_moved).count() as u64;
                 book.conserved(&site);
                 book.within_limits(site.now);
             }
             Act::Wait { ms } => site.now += ms,
+            Act::Add { ahead_ms } if there < clocks.len() + ADDED_MAX => {
+                site.add_lane(&policy());
+                site.members[there].clock_ahead_ms = *ahead_ms;
+            }
+            Act::Add { .. } => {}
+            Act::Count { lane } => site.members[lane % there].lane.count_lanes(there as u32),
             Act::Resource { .. } | Act::Remove { .. } | Act::Lower { .. } | Act::Tenant { .. } => {}
         }
     }
+    let lanes = site.members.len() as u32;
+    site.members.iter_mut().for_each(|member| member.lane.count_lanes(lanes));
     // Whatever is under way arrives, and every lane has read the fleet.
     for _ in 0..3 {
         site.now += 2_000;
@@ -361,14 +387,14 @@ proptest! {
     #[test]
     fn rights_are_conserved_and_limits_hold((clocks, acts) in site()) {
         let (site, _) = run(&clocks, &acts);
-        let lanes = site.members.len() as u32;
         for (number, member) in site.members.iter().enumerate() {
-            let mut folded = Lane::genesis(number as u32, lanes, 1, settings(policy()));
+            // How many lanes there were at first is in the first record.
+            let mut folded = Lane::genesis(number as u32, 1, 1, settings(policy()));
             folded.start_at(0, 0, 0);
             member.journal.iter().for_each(|record| folded.fold(record).unwrap());
             prop_assert_eq!(folded.hash(), member.lane.hash());
             let bytes = folded.snapshot().unwrap();
-            let restored = Lane::restore(number as u32, lanes, &bytes, settings(policy())).unwrap();
+            let restored = Lane::restore(number as u32, &bytes, settings(policy())).unwrap();
             prop_assert!(restored.state() == folded.state(), "a snapshot gives another state");
             let opened = Fact::BatchOpened {
                 at: member.lane.state().batch_time,

@@ -137,7 +137,7 @@ fn a_pledge_is_in_the_journal_and_in_snapshots() {
         folded.start_at(0, 0, 0);
         site.members[0].journal.iter().for_each(|record| folded.fold(record).unwrap());
         let bytes = folded.snapshot().unwrap();
-        let restored = Lane::restore(0, 2, &bytes, settings(Policy::default())).unwrap();
+        let restored = Lane::restore(0, &bytes, settings(Policy::default())).unwrap();
         assert!(restored.state() == folded.state(), "a snapshot gives another state");
         let opened = Fact::BatchOpened {
             at: live.state().batch_time,

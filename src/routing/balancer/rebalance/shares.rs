@@ -67,6 +67,8 @@ pub struct Part {
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
     pub scale: Scale,
+    /// That share it.
+    pub lanes: u32,
     /// 0 for slots.
     pub window_s: u32,
     pub silent_ms: u64,
@@ -130,7 +132,7 @@ pub struct Round<'a> {
 impl Limit {
     /// A move of fewer units is not worth its messages.
     fn move_min(&self) -> u64 {
-        let share = self.scale.limit / u64::from(self.scale.lanes.max(1));
+        let share = self.scale.limit / u64::from(self.lanes.max(1));
         (share / MOVE_PART).max(1)
     }
 
@@ -348,8 +350,9 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Where everything is in use and tasks wait in several lanes: from one that has far more than
-    /// its share of what is wanted to one that has far less.
+    /// Where everything is in use and tasks wait in several lanes: to one that has far less than its share
+    /// of what is wanted, from one that has far more; else from the one that has the most beyond its share,
+    /// as where a lane is added and the others are alike.
     fn even_waiting(&mut self) {
         if self.memory.evened_at.is_some_and(|at| self.now.ms_since(at) < EVEN_MS) {
             return;
@@ -370,8 +373,12 @@ impl<'a> Round<'a> {
             let most = targets.iter().max_by_key(|entry| (of(entry), std::cmp::Reverse(entry.0)));
             most.map(|entry| (entry.0, of(entry))).filter(|(_, units)| *units > 0)
         };
-        let (Some((giver, excess)), Some((receiver, lacks))) = (first(&excess), first(&lack))
-        else {
+        let beyond = |(place, target): &(usize, u64)| {
+            let stand = &self.stands[*place];
+            if stand.is_left_alone { 0 } else { stand.units.saturating_sub(*target) }
+        };
+        let giver = first(&excess).or_else(|| first(&beyond));
+        let (Some((giver, excess)), Some((receiver, lacks))) = (giver, first(&lack)) else {
             return;
         };
         let units = (excess.min(lacks) / 2).max(1);

@@ -34,7 +34,7 @@ fn waits(rights: u32, used: u64, waiting: u64) -> Lane {
     Lane { waiting, ..uses(rights, used) }
 }
 
-fn snapshot(lane: u32, limit: u64, lanes: u32, row: Lane) -> LoadSnapshot<'static> {
+fn snapshot(lane: u32, limit: u64, row: Lane) -> LoadSnapshot<'static> {
     let at = NOW.minus_ms(row.silent_ms);
     let rights = row.rights * 1_000;
     LoadSnapshot {
@@ -46,7 +46,7 @@ fn snapshot(lane: u32, limit: u64, lanes: u32, row: Lane) -> LoadSnapshot<'stati
             dimension: Cow::Borrowed("slots"),
             window_s: 0,
             limit,
-            units: Scale { limit, lanes }.units(rights),
+            units: Scale { limit }.units(rights),
             used: row.used,
             used_max: row.used_max,
             price: row.price,
@@ -70,7 +70,7 @@ fn planner(limit: u64, rows: &[Lane]) -> Planner {
     let lanes = rows.len() as u32;
     let mut planner = Planner::new(lanes, 5_000);
     for (lane, row) in (0..).zip(rows) {
-        planner.told(&snapshot(lane, limit, lanes, *row));
+        planner.told(&snapshot(lane, limit, *row));
     }
     planner
 }
@@ -171,7 +171,7 @@ fn what_critical_tasks_wait_for_is_owed_by_those_that_have_none() {
     // One who says that it owes them is given time and asked for what one who does not should have given; who
     // says something new is asked again.
     let told = |planner: &mut Planner, lane: u32, pledged: u32, ms: u64| {
-        let mut told = snapshot(lane, 100, 4, rows[lane as usize]);
+        let mut told = snapshot(lane, 100, rows[lane as usize]);
         told.at_ms = NOW.plus_ms(ms);
         told.load[0].pledged = pledged;
         planner.told(&told);
@@ -198,15 +198,15 @@ fn advice_is_not_repeated_until_it_had_its_time() {
         .collect();
     assert_eq!(times, [12_000]);
     // It says something.
-    let mut told = snapshot(1, 100, 2, uses(500, 10));
+    let mut told = snapshot(1, 100, uses(500, 10));
     told.at_ms = NOW.plus_ms(60_000);
     planner.told(&told);
-    told = snapshot(0, 100, 2, waits(500, 50, 20));
+    told = snapshot(0, 100, waits(500, 50, 20));
     told.at_ms = NOW.plus_ms(60_000);
     planner.told(&told);
     assert_eq!(moved(&mut planner, 60_000), [(1, 0, 200)]);
     // It gives half of that; the rest is asked for when the first half had its time.
-    told = snapshot(1, 100, 2, uses(400, 10));
+    told = snapshot(1, 100, uses(400, 10));
     told.at_ms = NOW.plus_ms(60_300);
     planner.told(&told);
     assert_eq!(moved(&mut planner, 60_400), []);
@@ -220,7 +220,7 @@ fn what_is_removed_is_forgotten() {
     planner.untold(0, "r");
     assert!(!planner.is_due());
     let mut alone = Planner::new(1, 5_000);
-    alone.told(&snapshot(0, 100, 1, waits(1_000, 100, 20)));
+    alone.told(&snapshot(0, 100, waits(1_000, 100, 20)));
     assert!(!alone.is_due(), "one lane has nobody to share with");
 }
 
@@ -230,7 +230,7 @@ fn a_round_is_bounded_and_the_next_one_goes_on() {
     let count = ADVICE_MAX + 10;
     for number in 0..count {
         for (lane, row) in [(0, waits(500, 50, 20)), (1, uses(500, 0))] {
-            let mut told = snapshot(lane, 100, 2, row);
+            let mut told = snapshot(lane, 100, row);
             told.resource = Cow::Owned(format!("r{number}"));
             planner.told(&told);
         }
@@ -238,5 +238,27 @@ fn a_round_is_bounded_and_the_next_one_goes_on() {
     let first = planner.rebalance(NOW);
     let second = planner.rebalance(NOW);
     assert_eq!((first.len(), second.len()), (ADVICE_MAX, 10));
+    assert_eq!(planner.rebalance(NOW), []);
+}
+
+/// A lane that was added when the record was compacted away by which the others know the limit.
+#[test]
+fn a_newcomer_shares_the_limit_whatever_it_calls_it() {
+    let mut planner = Planner::new(3, 5_000);
+    let mut newcomer = snapshot(2, 100, waits(0, 0, 20));
+    newcomer.load[0].incarnation = 90;
+    for told in [snapshot(0, 100, uses(500, 10)), newcomer, snapshot(1, 100, uses(500, 50))] {
+        planner.told(&told);
+    }
+    let advised = planner.rebalance(NOW);
+    assert_eq!(moves(&advised), [(0, 2, 200)]);
+    assert_eq!(advised[0].advice.limit.incarnation, 7, "by the name that the giver knows");
+    // One that has rights of a limit speaks of that one.
+    let mut other = snapshot(2, 100, waits(500, 50, 20));
+    other.load[0].incarnation = 90;
+    let mut planner = Planner::new(3, 5_000);
+    for told in [snapshot(0, 100, uses(500, 10)), other, snapshot(1, 100, uses(500, 50))] {
+        planner.told(&told);
+    }
     assert_eq!(planner.rebalance(NOW), []);
 }

@@ -59,7 +59,7 @@ fn a_lane_needs_all_three_inputs_and_equal_partitions() {
     bench.tell(Event::Partitions(vec![(Topic::Tasks, 2), (Topic::TaskResults, 3)]));
     bench.assign(&[0]);
     bench.expect(&[
-        "stopped: lane 0: task-results has 3 partitions and tasks has 2: they must be equal, see `pointsman topics plan`",
+        "waits: lane 0: lane-inbox has 0 partitions and tasks has 2: they must be equal, see `pointsman topics plan`",
     ]);
 }
 

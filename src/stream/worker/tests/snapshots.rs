@@ -115,13 +115,13 @@ fn a_published_one_counts_from_the_batch_that_carries_its_manifest() {
     batch(&mut bench, 0, &["publish 0 seq 2"]);
     batch(&mut bench, 1, &[]);
     let hash = bench.journals[&0].last().unwrap().hash.clone();
-    assert_eq!(bench.journals[&0].last().unwrap().metadata, format!("v1;1;3;{hash};0;0"));
+    assert_eq!(bench.journals[&0].last().unwrap().metadata, format!("v1;1;3;{hash};0;0;4"));
     let manifest = manifest_of(bench.taken.last().unwrap());
     stored(&mut bench, Some(manifest.clone()));
     batch(&mut bench, 2, &["announced 0 seq 2"]);
     let carrier = bench.journals[&0].last().unwrap();
     let at = manifest.batch_time_ms.as_ms();
-    assert_eq!(carrier.metadata, format!("v1;1;4;{};2;{at}", carrier.hash));
+    assert_eq!(carrier.metadata, format!("v1;1;4;{};2;{at};4", carrier.hash));
     let record = &carrier.records[0];
     assert_eq!(record.topic, crate::lane::prepared::OutputTopic::Known(Topic::Snapshots));
     assert_eq!(carrier.slice(record.key.as_ref().unwrap()), b"0/2/manifest");
@@ -132,7 +132,7 @@ fn a_published_one_counts_from_the_batch_that_carries_its_manifest() {
     // It is named from then on, and announced once.
     batch(&mut bench, 3, &["publish 0 seq 5"]);
     let next = bench.journals[&0].last().unwrap();
-    assert_eq!(next.metadata, format!("v1;1;5;{};2;{at}", next.hash));
+    assert_eq!(next.metadata, format!("v1;1;5;{};2;{at};4", next.hash));
     // An answer of a former run is nobody's.
     let manifest = manifest_of(bench.taken.last().unwrap());
     bench.tell(Event::SnapshotStored { lane: 0, run: 0, manifest: Some(manifest) });

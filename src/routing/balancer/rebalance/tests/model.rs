@@ -2,7 +2,7 @@
 //! each lane, wait where the lane's units are in use, and take of a sliding window. What lanes give is
 //! decided as the core decides it; advice and rights take their time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
@@ -63,29 +63,15 @@ struct Model {
     advice: VecDeque<(u64, Advised)>,
     gifts: VecDeque<(u64, u32, u32)>,
     advised: u64,
+    /// The newest of each lane.
+    told: BTreeMap<u32, LoadSnapshot<'static>>,
 }
 
 impl Model {
     fn new(limit: u64, window_ms: u64, arrivals: Vec<Arrivals>) -> Self {
         let count = arrivals.len() as u32;
-        let lanes = (0..).zip(arrivals).map(|(number, arrivals)| ModelLane {
-            number,
-            rights: first_deal(limit, number, count),
-            arrivals,
-            come: 0,
-            waiting: VecDeque::new(),
-            window: VecDeque::new(),
-            used: 0,
-            used_max: 0,
-            served: 0,
-            price: Price::default(),
-            told_ms: 0,
-            untold: true,
-            dry_since: None,
-            dead: false,
-            draws: u64::from(number) + 1,
-            pledges: Vec::new(),
-            keeps: None,
+        let lanes = (0..).zip(arrivals).map(|(number, arrivals)| {
+            ModelLane::new(number, first_deal(limit, number, count), arrivals)
         });
         Model {
             limit,
@@ -96,11 +82,22 @@ impl Model {
             advice: VecDeque::new(),
             gifts: VecDeque::new(),
             advised: 0,
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// A lane is added, and the planner begins anew with what was told last, as it does then.
+    fn add(&mut self, arrivals: Arrivals) {
+        let number = self.lanes.len() as u32;
+        self.lanes.push(ModelLane::new(number, 0, arrivals));
+        self.planner = Planner::new(number + 1, LOAD_MS);
+        for told in self.told.values() {
+            self.planner.told(told);
         }
     }
 
     fn scale(&self) -> Scale {
-        Scale { limit: self.limit, lanes: self.lanes.len() as u32 }
+        Scale { limit: self.limit }
     }
 
     fn at(ms: u64) -> Timestamp {
@@ -150,6 +147,7 @@ impl Model {
         for lane in self.lanes.iter_mut().filter(|lane| !lane.dead) {
             if let Some(snapshot) = lane.tell(now, scale, limit) {
                 self.planner.told(&snapshot);
+                self.told.insert(lane.number, snapshot);
             }
         }
         for advised in self.planner.rebalance(Self::at(now)) {
@@ -193,6 +191,28 @@ impl Model {
 }
 
 impl ModelLane {
+    fn new(number: u32, rights: u32, arrivals: Arrivals) -> Self {
+        ModelLane {
+            number,
+            rights,
+            arrivals,
+            come: 0,
+            waiting: VecDeque::new(),
+            window: VecDeque::new(),
+            used: 0,
+            used_max: 0,
+            served: 0,
+            price: Price::default(),
+            told_ms: 0,
+            untold: true,
+            dry_since: None,
+            dead: false,
+            draws: u64::from(number) + 1,
+            pledges: Vec::new(),
+            keeps: None,
+        }
+    }
+
     fn work(&mut self, now: u64, scale: Scale, window_ms: u64) {
         while self.window.front().is_some_and(|(at, _)| at + window_ms <= now) {
             self.used -= self.window.pop_front().unwrap().1;
@@ -285,7 +305,7 @@ impl ModelLane {
         let largest = self.waiting.iter().map(|(_, size)| *size).max().unwrap_or(0);
         let there = if self.keeps.is_some() { units.saturating_sub(self.used) } else { units };
         let largest = if is_dry && largest > there && largest <= limit { largest } else { 0 };
-        let snapshot = snapshot(self.number, limit, scale.lanes, Lane::default());
+        let snapshot = snapshot(self.number, limit, Lane::default());
         let load = DimensionLoad {
             units,
             used: self.used,
@@ -371,6 +391,29 @@ fn rights_come_back_when_the_load_moves_on() {
     model.lanes[2].arrivals = arrivals(rate(900, 1_000));
     model.run(30_000);
     assert!(model.units(2) > 850, "{}", model.units(2));
+}
+
+/// Partitions were added: the new lane has no rights, and tasks come to it at once.
+#[test]
+fn a_lane_that_is_added_has_rights_within_seconds() {
+    let (limit, window_ms) = (1_000, 1_000);
+    let check = |others: u64, new: u64, at_least: u64, within_ms: u64| {
+        let mut model = Model::new(limit, window_ms, vec![arrivals(rate(others, window_ms)); 2]);
+        model.run(20_000);
+        model.add(arrivals(rate(new, window_ms)));
+        model.run(within_ms);
+        assert!(model.units(2) >= at_least, "{others}, {new}: {}", model.units(2));
+    };
+    // From slack, and where all is in use and more waits.
+    check(200, 300, 300, 3_000);
+    check(1_000, 1_000, 100, 30_000);
+    // One lane that was alone before.
+    let mut model = Model::new(limit, window_ms, vec![arrivals(rate(300, window_ms))]);
+    model.run(20_000);
+    model.lanes[0].untold = true;
+    model.add(arrivals(rate(400, window_ms)));
+    model.run(3_000);
+    assert!(model.units(1) >= 400, "{}", model.units(1));
 }
 
 #[test]
