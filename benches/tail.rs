@@ -14,6 +14,7 @@
 //! Then two of the 20 servers fail each attempt after 5 ms. Round robin suffers a failure with a tenth of its
 //! attempts; how many of those does the core suffer?
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run must say where")]
+#![expect(clippy::disallowed_methods, reason = "the clock is tokio's, and stands still")]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -162,9 +163,7 @@ impl Load {
 }
 
 fn settings(seed: u64) -> Settings {
-    let explore_share =
-        std::env::var("EXPLORE").map_or(Policy::default().explore_share, |s| s.parse().unwrap());
-    Settings { policy: Policy { explore_share, ..Policy::default() }, seed, lanes: 1, skew: None }
+    Settings { policy: Policy::default(), seed, lanes: 1, skew: None }
 }
 
 /// Of all answers after the beginning.
