@@ -4,6 +4,7 @@
 
 mod act;
 mod cluster;
+mod configuration;
 mod instance;
 mod outcome;
 mod plan;

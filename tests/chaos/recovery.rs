@@ -22,10 +22,12 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::Serialize;
 use testbed::{eventually, unique};
 
+use crate::configuration::configuration;
 use crate::instance::Instances;
-use crate::plan::{SESSION_TIMEOUT_MS, TRANSACTION_TIMEOUT_MS};
+use crate::plan::SESSION_TIMEOUT_MS;
 
 /// Measured so often.
+const WORKERS: i32 = 1;
 const RUNS: usize = 5;
 const RESOURCES: u32 = 16;
 const TASKS_OF_A_BATCH: u32 = 10;
@@ -91,7 +93,9 @@ pub fn measure(
     let resources = (0..RESOURCES).map(resource).collect();
     let fleet = FleetFile { resources, ..FleetFile::default() };
     publish_fleet(&client, &topics, &codec, &fleet)?;
-    let configure = |snapshots| configuration(brokers, &prefix, &topics, snapshots);
+    let configure = |snapshots: Snapshots| {
+        configuration(brokers, &prefix, &topics, WORKERS, &sections(snapshots))
+    };
     let mut group = client.clone();
     group.set("group.id", format!("{prefix}group")).set("enable.auto.commit", "false");
     // Or the question would wait for each transaction under way.
@@ -335,40 +339,10 @@ fn task(number: u32) -> Task {
     }
 }
 
-fn configuration(
-    brokers: &str,
-    prefix: &str,
-    topics: &DemoTopics,
-    snapshots: Snapshots,
-) -> anyhow::Result<String> {
-    let names = toml::to_string(&topics.section())?;
+fn sections(snapshots: Snapshots) -> String {
     let every = u8::from(snapshots == Snapshots::Often);
-    Ok(format!(
-        r#"[kafka]
-brokers = "{brokers}"
-group_id = "{prefix}group"
-instance_id = "{{instance}}"
-data_directory = "{{data}}"
-
-[topics]
-{names}
-[worker]
-session_timeout_ms = {SESSION_TIMEOUT_MS}
-transaction_timeout_ms = {TRANSACTION_TIMEOUT_MS}
-
-[routing]
-lease_ms_min = 3600000
-
-[snapshot]
-local_batches = {every}
-local_interval_ms_min = 0
-publish_batches = {every}
-
-[http]
-address = "127.0.0.1:0"
-
-[log]
-format = "text"
-"#
-    ))
+    format!(
+        "[routing]\nlease_ms_min = 3600000\n\n[snapshot]\nlocal_batches = {every}\n\
+         local_interval_ms_min = 0\npublish_batches = {every}\n"
+    )
 }

@@ -17,9 +17,10 @@ use testbed::{KafkaCluster, eventually, unique};
 
 use crate::act::Act;
 use crate::cluster::Clusters;
+use crate::configuration::configuration;
 use crate::instance::{Instances, output};
 use crate::outcome::{Outcome, Verdict};
-use crate::plan::{Kind, Plan, SESSION_TIMEOUT_MS, TRANSACTION_TIMEOUT_MS};
+use crate::plan::{Kind, Plan};
 use crate::workload::{Played, Workload};
 
 /// Tasks are published for at least so long, and for a while after the script's expected end.
@@ -71,7 +72,7 @@ pub fn run(
     }
     fs::create_dir_all(&directory)?;
 
-    let configuration = configuration(plan, &brokers, &prefix, &topics)?;
+    let configuration = configuration(&brokers, &prefix, &topics, plan.workers, SECTIONS)?;
     let mut scene = Scene {
         instances: Instances::new(&directory, configuration),
         nodes,
@@ -329,29 +330,8 @@ impl Scene<'_> {
     }
 }
 
-/// The configuration of an instance, with `{instance}` and `{data}` left open.
-fn configuration(
-    plan: &Plan,
-    brokers: &str,
-    prefix: &str,
-    topics: &DemoTopics,
-) -> anyhow::Result<String> {
-    let names = toml::to_string(&topics.section())?;
-    let workers = plan.workers;
-    Ok(format!(
-        r#"[kafka]
-brokers = "{brokers}"
-group_id = "{prefix}group"
-instance_id = "{{instance}}"
-data_directory = "{{data}}"
-
-[topics]
-{names}
-[worker]
-workers = {workers}
-session_timeout_ms = {SESSION_TIMEOUT_MS}
-transaction_timeout_ms = {TRANSACTION_TIMEOUT_MS}
-
+/// Snapshots so often that every round meets many of them.
+const SECTIONS: &str = "\
 [routing]
 start_within_ms = 1000
 lease_ms_min = 10000
@@ -360,12 +340,4 @@ lease_ms_min = 10000
 local_batches = 3
 local_interval_ms_min = 0
 publish_batches = 7
-
-[http]
-address = "127.0.0.1:0"
-
-[log]
-format = "text"
-"#
-    ))
-}
+";

@@ -27,10 +27,11 @@ use rdkafka::producer::BaseProducer;
 use serde::Serialize;
 use testbed::{eventually, unique};
 
+use crate::configuration::configuration;
 use crate::instance::Instances;
-use crate::plan::{SESSION_TIMEOUT_MS, TRANSACTION_TIMEOUT_MS};
 
 const LANES: i32 = 8;
+const WORKERS: i32 = 1;
 const TOKENS: u64 = 20_000;
 const REQUESTS: u64 = 60;
 const WINDOW_S: u32 = 60;
@@ -113,9 +114,13 @@ pub fn measure(
     let lanes: Vec<(&str, i32)> =
         (0..LANES).map(|lane| (topics.name(Topic::RouteDecisions), lane)).collect();
     let decisions = consumer(&client, &lanes)?;
+    let sections = format!("[routing]\nstart_within_ms = {START_WITHIN_MS}\n");
     let mut site = Site {
         producer: producer(&client)?,
-        instances: Instances::new(&directory, configuration(brokers, &prefix, &topics)?),
+        instances: Instances::new(
+            &directory,
+            configuration(brokers, &prefix, &topics, WORKERS, &sections)?,
+        ),
         client: client.clone(),
         topics: topics.clone(),
         codec,
@@ -341,31 +346,4 @@ fn resource() -> ResourceSpec {
         modalities: vec!["text".to_owned()],
         tenants: Vec::new(),
     }
-}
-
-fn configuration(brokers: &str, prefix: &str, topics: &DemoTopics) -> anyhow::Result<String> {
-    let names = toml::to_string(&topics.section())?;
-    Ok(format!(
-        r#"[kafka]
-brokers = "{brokers}"
-group_id = "{prefix}group"
-instance_id = "{{instance}}"
-data_directory = "{{data}}"
-
-[topics]
-{names}
-[worker]
-session_timeout_ms = {SESSION_TIMEOUT_MS}
-transaction_timeout_ms = {TRANSACTION_TIMEOUT_MS}
-
-[routing]
-start_within_ms = {START_WITHIN_MS}
-
-[http]
-address = "127.0.0.1:0"
-
-[log]
-format = "text"
-"#
-    ))
 }
