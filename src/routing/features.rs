@@ -3,9 +3,9 @@
 //! Two prompts of one class are not equal, and a producer that has an embedding at hand (or a few
 //! numbers that it knows of the prompt) may send it along. Whether that is worth anything depends on
 //! the embedding, the classes and the fleet; on public data it brought almost nothing. So this
-//! model only corrects: per resource a ridge regression ([`ridge`]) predicts by how much a result's
+//! model only corrects: per resource a ridge regression (`ridge`) predicts by how much a result's
 //! quality is off the class's posterior, and it counts as far as it has been nearer to results that
-//! it had not seen than the posterior alone ([`proof`]). Without evidence its weight is exactly
+//! it had not seen than the posterior alone (`proof`). Without evidence its weight is exactly
 //! zero, and what is predicted is exactly the posterior.
 //!
 //! What enters is how a task differs from those of its class that the resource has served: the
