@@ -124,7 +124,7 @@ fn a_lane_comes_back_with_what_features_have_taught() {
     assert_eq!(folded.hash(), bench.lane.hash());
     assert!(folded.state() == bench.lane.state(), "the folded state differs");
     let bytes = bench.lane.snapshot().unwrap();
-    let restored = Lane::restore(0, 1, &bytes, settings(policy())).unwrap();
+    let restored = Lane::restore(0, &bytes, settings(policy())).unwrap();
     assert!(restored.state() == bench.lane.state(), "the restored state differs");
 }
 
