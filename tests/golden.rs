@@ -111,10 +111,10 @@ const STATES: &[States] = &[(
     "level-3-engine-3.pmrec",
     &[15, 20],
     &[
-        "lane 0 seq 15 5eb5334cfe1f7db710c64779aa1ebcfc: 14 tasks, 13 leases, 1 waiting, 13 slots and 151016 in windows used, health 0",
-        "lane 0 seq 20 9a16c91fd862645b75cf5ed47efcf238: 45 tasks, 40 leases, 5 waiting, 40 slots and 288684 in windows used, health 0",
-        "lane 1 seq 15 8766a69c5bff7304a433473433833c5f: 0 tasks, 0 leases, 0 waiting, 0 slots and 58871 in windows used, health 0",
-        "lane 1 seq 20 eea7cb85b8c2a0763e683b1d5ddb4864: 32 tasks, 30 leases, 2 waiting, 30 slots and 162333 in windows used, health 0",
+        "lane 0 seq 15 21a8c3987c77f7baa8d7d88412a5a36a: 14 tasks, 13 leases, 1 waiting, 13 slots and 158485 in windows used, health 0",
+        "lane 0 seq 20 7ba75e13c63858048e018e15bbea5466: 28 tasks, 23 leases, 5 waiting, 23 slots and 303009 in windows used, health 1",
+        "lane 1 seq 15 e65acc972a3cd9a4e9aa97e130b20682: 6 tasks, 6 leases, 0 waiting, 6 slots and 66430 in windows used, health 0",
+        "lane 1 seq 20 7d17c1ecfe91b9e30648cea61b5deade: 26 tasks, 12 leases, 14 waiting, 12 slots and 216912 in windows used, health 1",
     ],
 )];
 
