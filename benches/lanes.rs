@@ -21,6 +21,7 @@ use pointsman::backtest::site::Run;
 use pointsman::backtest::summary::utility;
 use pointsman::backtest::{Settings, route};
 use pointsman::clock::Stopwatch;
+use pointsman::demo::trace::bundled;
 use pointsman::model::policy::Policy;
 use pointsman::model::resource::FleetFile;
 
@@ -102,22 +103,15 @@ fn fleet(tokens: u64, requests: u64) -> Value {
 }
 
 fn skewed(seed: u64) {
-    let mut reader = csv::Reader::from_path("data/azure_llm_code_2023.csv").unwrap();
-    let mut first_ms = None;
     let mut tasks = Vec::new();
     let mut tokens = 0;
-    for row in reader.records() {
-        let row = row.unwrap();
-        let (_, time) = row[0].split_once(' ').unwrap();
-        let parts: Vec<f64> = time.split(':').map(|part| part.parse().unwrap()).collect();
-        let ms = ((parts[0] * 60.0 + parts[1]) * 60.0 + parts[2]) * 1_000.0;
-        let first_ms = *first_ms.get_or_insert(ms);
-        let input: u64 = row[1].parse().unwrap();
-        let output: u64 = row[2].parse().unwrap();
+    for arrival in bundled().unwrap() {
+        let (input, output) = (u64::from(arrival.input_tokens), u64::from(arrival.output_tokens));
         tokens += input + output;
         let class = ["code", "chat"][tasks.len() % 2];
         tasks.push(json!({
-            "task_id": format!("t-{}", tasks.len()), "arrival_ms": (ms - first_ms).ceil(),
+            "task_id": format!("t-{}", tasks.len()),
+            "arrival_ms": arrival.after_us.div_ceil(1_000) as f64,
             "class": class, "input_tokens": input,
             "max_output_tokens": if output <= 256 { 256 } else { 4_096 },
         }));

@@ -59,7 +59,7 @@ pub struct Minute {
     killed: bool,
     tokens: u64,
     requests: u64,
-    /// Of what a limit gives in a minute at most, the fuller of the two.
+    /// In use on average, of the most that can be, the fuller of the two limits.
     share: f64,
 }
 
@@ -262,14 +262,16 @@ impl Site<'_> {
         let seconds = self.began.elapsed().as_secs_f64();
         let minutes = (0..MINUTES).map(|minute| {
             let from = first_ms + WARM_UP.as_millis() as i64 + i64::from(minute) * 60_000;
-            let of_it: Vec<_> =
-                reserved.iter().filter(|one| (from..from + 60_000).contains(&one.at_ms)).collect();
-            let tokens: u64 = of_it.iter().map(|one| one.held.tokens).sum();
-            let requests = of_it.len() as u64;
+            let (tokens, requests) = used(&reserved, from + 60_000);
             let window_ms = f64::from(WINDOW_S) * 1_000.0;
             let part = window_ms / (window_ms + START_WITHIN_MS as f64);
-            let share =
-                (tokens as f64 / TOKENS as f64).max(requests as f64 / REQUESTS as f64) / part;
+            // What was reserved at once leaves its windows at once, so counts by minute jump; what is in
+            // use does not.
+            let fuller = |second: i64| {
+                let (tokens, requests) = used(&reserved, from + second * 1_000);
+                (tokens as f64 / TOKENS as f64).max(requests as f64 / REQUESTS as f64)
+            };
+            let share = (1..=60).map(fuller).sum::<f64>() / 60.0 / part;
             Minute { instances, killed: minute == KILLED_IN, tokens, requests, share }
         });
         let peaks = report.peaks.values().flatten();
@@ -283,6 +285,13 @@ impl Site<'_> {
             messages_per_s: inbox as f64 / seconds,
         })
     }
+}
+
+/// Tokens and requests that were reserved in the window up to a time.
+fn used(reserved: &[&AllocationSeen], until_ms: i64) -> (u64, u64) {
+    let window = until_ms - i64::from(WINDOW_S) * 1_000..until_ms;
+    let of_it = reserved.iter().filter(|one| window.contains(&one.at_ms));
+    of_it.fold((0, 0), |(tokens, requests), one| (tokens + one.held.tokens, requests + 1))
 }
 
 /// Records of the lanes' inboxes: advice, transfers.

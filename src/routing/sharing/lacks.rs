@@ -169,11 +169,6 @@ impl Lacks {
         }
     }
 
-    /// Units of a limit that critical and interactive tasks wait for.
-    pub fn urgent(&self, owner: LoadOwner, kind: LimitKind) -> u64 {
-        self.more_urgent(owner, kind, Priority::Batch)
-    }
-
     /// Units of a limit that tasks wait for which are more urgent than this.
     pub fn more_urgent(&self, owner: LoadOwner, kind: LimitKind, than: Priority) -> u64 {
         let Some(without) = self.by_limit.get(&(owner, kind)) else { return 0 };

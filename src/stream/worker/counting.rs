@@ -105,18 +105,8 @@ impl Worker {
             if let Some(held) = &mut slot.held {
                 held.lane.count_lanes(lanes);
             }
-            let waits = match &slot.phase {
-                Phase::Waiting { .. } => true,
-                Phase::Stopped(error) => error.is_about_partitions(),
-                Phase::Asked { .. }
-                | Phase::Counting { .. }
-                | Phase::Starting
-                | Phase::Finding { .. }
-                | Phase::Folding(_)
-                | Phase::Checking(_)
-                | Phase::CatchingUp { .. }
-                | Phase::Running => false,
-            };
+            let waits = matches!(slot.phase, Phase::Waiting { .. })
+                || matches!(&slot.phase, Phase::Stopped(error) if error.is_about_partitions());
             if waits {
                 slot.phase = Phase::Asked { ask: 0, again_us: None, runs: false };
                 revived = true;
@@ -151,21 +141,14 @@ impl Worker {
     /// Stops the lanes that have waited for too long.
     pub(super) fn end_waits(&mut self, now: Now) {
         let over = |since_us: u64| now.ms_since(since_us) >= WAIT_MS_MAX;
-        let ended = self.slots.iter().filter_map(|(number, slot)| match &slot.phase {
-            Phase::Waiting { error, since_us } if over(*since_us) => Some((*number, error.clone())),
-            Phase::Counting { unsaid_us: Some(since_us), .. } if over(*since_us) => {
-                Some((*number, LaneError::Unsaid { lane: *number }))
+        let ended = self.slots.iter().filter_map(|(number, slot)| {
+            if let Phase::Waiting { error, since_us } = &slot.phase {
+                return over(*since_us).then(|| (*number, error.clone()));
             }
-            Phase::Waiting { .. }
-            | Phase::Counting { .. }
-            | Phase::Asked { .. }
-            | Phase::Starting
-            | Phase::Finding { .. }
-            | Phase::Folding(_)
-            | Phase::Checking(_)
-            | Phase::CatchingUp { .. }
-            | Phase::Running
-            | Phase::Stopped(_) => None,
+            let Phase::Counting { unsaid_us: Some(since_us), .. } = &slot.phase else {
+                return None;
+            };
+            over(*since_us).then_some((*number, LaneError::Unsaid { lane: *number }))
         });
         for (number, error) in ended.collect::<Vec<_>>() {
             self.stop_lane(number, error);
@@ -182,19 +165,9 @@ impl Worker {
 
     /// Asks for all lanes that wait to hear of the first ones, at once.
     pub(super) fn ask_first(&mut self, now: Now) {
-        let is_due = |slot: &Slot| match slot.phase {
-            Phase::Counting { ask: 0, .. } => true,
-            Phase::Counting { again_us: Some(at), .. } => at <= now.monotonic_us,
-            Phase::Counting { again_us: None, .. }
-            | Phase::Waiting { .. }
-            | Phase::Asked { .. }
-            | Phase::Starting
-            | Phase::Finding { .. }
-            | Phase::Folding(_)
-            | Phase::Checking(_)
-            | Phase::CatchingUp { .. }
-            | Phase::Running
-            | Phase::Stopped(_) => false,
+        let is_due = |slot: &Slot| {
+            let Phase::Counting { ask, again_us, .. } = slot.phase else { return false };
+            ask == 0 || again_us.is_some_and(|at| at <= now.monotonic_us)
         };
         if self.slots.values().any(is_due) {
             self.firsts = Firsts::default();
