@@ -38,6 +38,7 @@ pub mod spikes;
 pub mod state;
 pub mod surge;
 pub mod system_health;
+pub mod tasks;
 pub mod timers;
 pub mod trust;
 pub mod window;

@@ -80,6 +80,10 @@ impl<'a> Batch<'a> {
         }
     }
 
+    pub fn has_advice(&self) -> bool {
+        !self.advice.is_empty()
+    }
+
     pub fn take_advice(&mut self) -> Vec<Advice> {
         std::mem::take(&mut self.advice)
     }

@@ -49,9 +49,41 @@ pub fn skipped_controls(lane: u32, facts: &[Fact]) -> impl Iterator<Item = (Topi
     })
 }
 
+/// Whether [`Lane::begin_rerun`] reads the fact: it says what the world chose, or who was served that
+/// had waited.
+pub fn is_choice(fact: &Fact) -> bool {
+    match fact {
+        Fact::PolicySet(_)
+        | Fact::LanesCounted { .. }
+        | Fact::FleetSet { .. }
+        | Fact::HealthSet { .. }
+        | Fact::ControlSkipped { .. }
+        | Fact::DeadLettered { .. }
+        | Fact::Routed { task: None, .. }
+        | Fact::Refused { known: true, .. } => true,
+        Fact::BatchOpened { .. }
+        | Fact::Routed { task: Some(_), .. }
+        | Fact::Refused { known: false, .. }
+        | Fact::Queued { .. }
+        | Fact::Duplicate { .. }
+        | Fact::AttemptEnded { .. }
+        | Fact::LeaseExtended { .. }
+        | Fact::AttemptSlow { .. }
+        | Fact::BreakerTold { .. }
+        | Fact::FailoverEnded { .. }
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
+        | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. } => false,
+    }
+}
+
 impl Lane {
-    /// Makes ready to run this batch again, with its facts and the bytes of
-    /// [`skipped_controls`]. To be followed by [`Lane::offer`] for every record of the batch's
+    /// Makes ready to run this batch again, with its facts, as far as [`is_choice`] asks for them, and
+    /// the bytes of [`skipped_controls`]. To be followed by [`Lane::offer`] for every record of the batch's
     /// ranges, by [`Lane::offer_reread`] for each offset that is returned, and by
     /// [`Lane::rerun`].
     pub fn begin_rerun(
@@ -340,7 +372,7 @@ fn states_differ(one: &State, other: &State) -> Option<Difference> {
         differing.flatten().next()
     };
     let held = || {
-        let pairs = tasks.iter().zip(&other.tasks);
+        let pairs = tasks.iter().zip(other.tasks.iter());
         let differing = pairs.map(|(one, other)| {
             // The shapes of tasks are many, and mostly alike: the differing task is enough.
             (one != other).then(|| differ(&format!("task {}", one.1.task.task_id), &one, &other))

@@ -14,11 +14,11 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::journal::ChainHash;
 use super::{Lane, LaneSettings};
-use crate::routing::TaskKey;
 use crate::routing::eligibility::Memo;
 use crate::routing::fact::{ENGINE_VERSION, FACT_LEVEL};
 use crate::routing::recent::{Recent, RecentIds};
-use crate::routing::state::{LiveTask, State};
+use crate::routing::state::State;
+use crate::routing::tasks::TaskList;
 
 /// Raised with every change of the state's encoding.
 pub const FORMAT_VERSION: u16 = 4;
@@ -63,8 +63,8 @@ pub enum SnapshotError {
 pub struct Frozen {
     /// Up to the live tasks.
     head: Vec<u8>,
-    /// In the order of the state; what is large of each is shared with it.
-    tasks: Vec<(TaskKey, LiveTask)>,
+    /// Shared with the state.
+    tasks: TaskList,
     recent: RecentIds,
 }
 
@@ -109,8 +109,7 @@ impl Lane {
         let head = postcard::to_extend(&header, head)
             .and_then(|head| postcard::to_extend(&self.state, head))
             .map_err(unencodable)?;
-        let tasks = self.state.tasks.iter().map(|(key, live)| (*key, live.clone())).collect();
-        Ok(Frozen { head, tasks, recent: self.state.recent.ids() })
+        Ok(Frozen { head, tasks: self.state.tasks.list(), recent: self.state.recent.ids() })
     }
 
     /// The bytes of [`Lane::freeze`] at once.

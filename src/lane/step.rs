@@ -12,7 +12,8 @@ use crate::routing::engine::{decide_ended_wait, decide_task, decide_waiting};
 use crate::routing::fact::{ControlTopic, Fact, InputTopic};
 use crate::routing::headroom::decide_headroom;
 use crate::routing::sharing::{
-    decide_advised, decide_lanes, decide_load, decide_pledged, decide_taken, pledged,
+    are_lacks_asked, decide_advised, decide_lanes, decide_load, decide_pledged, decide_taken,
+    pledged,
 };
 use crate::routing::spikes::{handle_spikes, shed};
 use crate::routing::{TaskKey, timers};
@@ -25,7 +26,6 @@ use super::{Control, Lane};
 
 impl Lane {
     pub(super) fn step(&mut self, batch: &mut Batch<'_>) {
-        self.memo.lacks.forget();
         if let Some(fact) = decide_lanes(&self.state, self.lanes_told) {
             batch.apply(&mut self.state, fact, Source::default());
         }
@@ -37,6 +37,7 @@ impl Lane {
             left -= 1;
             self.step_inbox(batch, entry);
         }
+        self.memo.lacks.begin(batch.has_advice() || are_lacks_asked(&self.state));
         while left > 0 && !batch.is_full() {
             let Some(entry) = self.results.pop() else { break };
             left -= 1;

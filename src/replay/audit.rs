@@ -16,7 +16,6 @@ use crate::lane::prepared::Prepared;
 use crate::lane::{Lane, LaneSettings};
 use crate::model::journal::JournalRecord;
 use crate::model::time::Timestamp;
-use crate::routing::fact::Fact;
 
 /// Which part of the journals is looked at, by batch time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,11 +205,11 @@ pub fn audit_lane(
         let divergence = match &played {
             Played::Folded(Folded::Earlier) => continue,
             Played::Folded(why) => {
-                found.folded(why, decisions_of(&batch)?);
+                found.folded(why, batch.choices()?.decisions);
                 None
             }
             Played::Ran(prepared) => {
-                let decisions = decisions_of(&batch)?;
+                let decisions = batch.choices()?.decisions;
                 found.batches += 1;
                 found.decisions += decisions;
                 let prepared = prepared.as_deref();
@@ -235,10 +234,6 @@ pub fn audit_lane(
     }
     beside.count(found);
     Ok(())
-}
-
-fn decisions_of(batch: &Batch) -> Result<u64, PlayError> {
-    Ok(batch.facts()?.iter().filter(|fact| is_decision(fact)).count() as u64)
 }
 
 /// What is compared beside the journal, from the first batch of the range on.
@@ -328,33 +323,5 @@ fn chain_broken(error: &anyhow::Error) -> Option<&'static str> {
         )
         | PlayError::Begun { .. }
         | PlayError::Journal { .. } => None,
-    }
-}
-
-/// Whether a fact is a decision about a task.
-pub fn is_decision(fact: &Fact) -> bool {
-    match fact {
-        Fact::Routed { .. } | Fact::Refused { .. } => true,
-        Fact::BatchOpened { .. }
-        | Fact::PolicySet(_)
-        | Fact::FleetSet { .. }
-        | Fact::HealthSet { .. }
-        | Fact::ControlSkipped { .. }
-        | Fact::Queued { .. }
-        | Fact::Duplicate { .. }
-        | Fact::AttemptEnded { .. }
-        | Fact::LeaseExtended { .. }
-        | Fact::AttemptSlow { .. }
-        | Fact::BreakerTold { .. }
-        | Fact::FailoverEnded { .. }
-        | Fact::LoadPublished { .. }
-        | Fact::RightsGiven { .. }
-        | Fact::RightsTaken { .. }
-        | Fact::RightsPledged { .. }
-        | Fact::RoomKept { .. }
-        | Fact::LanesCounted { .. }
-        | Fact::StrategyChanged { .. }
-        | Fact::HeadroomTold { .. }
-        | Fact::DeadLettered { .. } => false,
     }
 }

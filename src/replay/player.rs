@@ -8,9 +8,9 @@ use super::Record;
 use super::source::{Cursor, Go, Peeked, Source};
 use super::start::Earliest;
 use crate::codec::headers::{CONNECT_ERRORS_OFFSET, CONNECT_ERRORS_PREFIX};
-use crate::lane::journal::FoldError;
+use crate::lane::journal::{FoldError, facts_of};
 use crate::lane::prepared::Prepared;
-use crate::lane::rerun::skipped_controls;
+use crate::lane::rerun::{is_choice, skipped_controls};
 use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::model::journal::JournalRecord;
@@ -31,6 +31,15 @@ pub struct Batch {
     /// Where it stands.
     pub offset: i64,
     facts: OnceCell<Vec<Fact>>,
+    choices: OnceCell<Choices>,
+}
+
+/// What is read off the facts of a batch that is run again.
+#[derive(Debug)]
+pub struct Choices {
+    /// What the world chose at the time.
+    pub facts: Vec<Fact>,
+    pub decisions: u64,
 }
 
 impl Batch {
@@ -43,7 +52,8 @@ impl Batch {
         let value = entry.value.unwrap_or_default();
         let decoded = settings.codec.decode_journal(&value);
         let record = decoded.map_err(|source| PlayError::Journal { lane, offset, source })?;
-        Ok(Batch { value, record, offset, facts: OnceCell::new() })
+        let (facts, choices) = (OnceCell::new(), OnceCell::new());
+        Ok(Batch { value, record, offset, facts, choices })
     }
 
     /// Its facts, which are decoded when they are first asked for: to be folded they need not be.
@@ -56,6 +66,54 @@ impl Batch {
         }
         let decoded = Lane::facts_of(&self.record)?;
         Ok(self.facts.get_or_init(|| decoded))
+    }
+
+    /// As [`Batch::facts`], but for the few that are not decided again: decoded one by one, most are
+    /// forgotten at once, which costs half as much as to keep them all.
+    ///
+    /// # Errors
+    /// They cannot be decoded.
+    pub fn choices(&self) -> Result<&Choices, PlayError> {
+        if let Some(choices) = self.choices.get() {
+            return Ok(choices);
+        }
+        let mut choices = Choices { facts: Vec::new(), decisions: 0 };
+        for fact in facts_of(&self.record)? {
+            let fact = fact?;
+            choices.decisions += u64::from(is_decision(&fact));
+            if is_choice(&fact) {
+                choices.facts.push(fact);
+            }
+        }
+        Ok(self.choices.get_or_init(|| choices))
+    }
+}
+
+/// Whether a fact is a decision about a task.
+pub fn is_decision(fact: &Fact) -> bool {
+    match fact {
+        Fact::Routed { .. } | Fact::Refused { .. } => true,
+        Fact::BatchOpened { .. }
+        | Fact::PolicySet(_)
+        | Fact::FleetSet { .. }
+        | Fact::HealthSet { .. }
+        | Fact::ControlSkipped { .. }
+        | Fact::Queued { .. }
+        | Fact::Duplicate { .. }
+        | Fact::AttemptEnded { .. }
+        | Fact::LeaseExtended { .. }
+        | Fact::AttemptSlow { .. }
+        | Fact::BreakerTold { .. }
+        | Fact::FailoverEnded { .. }
+        | Fact::LoadPublished { .. }
+        | Fact::RightsGiven { .. }
+        | Fact::RightsTaken { .. }
+        | Fact::RightsPledged { .. }
+        | Fact::RoomKept { .. }
+        | Fact::LanesCounted { .. }
+        | Fact::StrategyChanged { .. }
+        | Fact::HeadroomTold { .. }
+        | Fact::DeadLettered { .. } => false,
     }
 }
 
@@ -270,7 +328,7 @@ impl Player {
             self.lane = Some(Lane::genesis(self.number, record.lanes, record.epoch, settings));
         }
         let prepared = match self.readiness(source, batch, runs)? {
-            Ok(skipped) => self.run(source, record, batch.facts()?, &skipped)?,
+            Ok(skipped) => self.run(source, record, &batch.choices()?.facts, &skipped)?,
             Err(folded) => {
                 self.pass_over(record)?;
                 if let Some(lane) = &mut self.lane {
@@ -311,7 +369,7 @@ impl Player {
             }
         }
         let mut skipped = BTreeMap::new();
-        for (topic, offset) in skipped_controls(self.number, batch.facts()?) {
+        for (topic, offset) in skipped_controls(self.number, &batch.choices()?.facts) {
             match find_control(source, topic, offset)? {
                 Some(found) => skipped.insert((topic, offset), found),
                 None => return Ok(Err(Folded::Deleted { topic, offset })),
@@ -354,7 +412,7 @@ impl Player {
         &mut self,
         source: &mut dyn Source,
         record: &JournalRecord,
-        facts: &[Fact],
+        choices: &[Fact],
         skipped: &Skipped,
     ) -> anyhow::Result<Option<Prepared>> {
         let partition = self.partition();
@@ -362,7 +420,7 @@ impl Player {
         let (Some(lane), Some(inputs)) = (&mut self.lane, &mut self.inputs) else {
             return Ok(None);
         };
-        let rereads = lane.begin_rerun(record, facts, skipped);
+        let rereads = lane.begin_rerun(record, choices, skipped);
         for offset in rereads {
             match inputs.window.get(offset) {
                 Some(found) => {

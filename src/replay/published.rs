@@ -76,7 +76,7 @@ impl Published {
             };
             let mut found = Err(Place::Missing);
             cursor.lend(&mut |published| {
-                match place_of(published, lane, id, record) {
+                match place_of(published, (lane, id, text), record) {
                     Seen::Passed => return Ok(Go::On),
                     Seen::Here => found = Ok(is_same(published, again, output)),
                     Seen::Not(place) => {
@@ -138,10 +138,17 @@ enum Seen {
     Not(Place),
 }
 
-fn place_of(published: &RawRecord<'_>, lane: u32, id: Id, record: &JournalRecord) -> Seen {
+fn place_of(
+    published: &RawRecord<'_>,
+    (lane, id, id_text): (u32, Id, &str),
+    record: &JournalRecord,
+) -> Seen {
     let Some(text) = text_id(published.headers) else {
         return Seen::Not(Place::Extra("a record without an id".to_owned()));
     };
+    if text == id_text {
+        return Seen::Here;
+    }
     let Some((of_lane, found)) = parse_id(text) else {
         return Seen::Not(Place::Extra(text.to_owned()));
     };

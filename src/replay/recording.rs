@@ -313,6 +313,7 @@ impl<R: Read + Seek> Recording<R> {
             part: Arc::clone(part),
             block: after.saturating_sub(1),
             from,
+            packed: Vec::new(),
             raw: Vec::new(),
             read: 0,
         }
@@ -326,6 +327,8 @@ struct BlockCursor<R> {
     /// The block that is read next.
     block: usize,
     from: i64,
+    /// Kept from block to block, as the next.
+    packed: Vec<u8>,
     raw: Vec<u8>,
     /// Bytes of `raw` that are read.
     read: usize,
@@ -344,17 +347,23 @@ impl<R: Read + Seek> BlockCursor<R> {
         if bytes > BLOCK_BYTES_MAX || raw_bytes > BLOCK_BYTES_MAX {
             return Err(damaged("the size of a block"));
         }
-        let mut packed = vec![0; bytes];
+        self.packed.resize(bytes, 0);
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(block.at))?;
-        file.read_exact(&mut packed)?;
+        file.read_exact(&mut self.packed)?;
         // Other threads may read while this one decompresses.
         drop(file);
-        if xxh3_64(&packed) != block.hash {
+        if xxh3_64(&self.packed) != block.hash {
             return Err(damaged("a block"));
         }
-        self.raw = zstd::bulk::decompress(&packed, raw_bytes)
-            .map_err(|_| damaged("a compressed block"))?;
+        self.raw.resize(raw_bytes, 0);
+        let read = zstd::bulk::decompress_to_buffer(&self.packed, &mut self.raw);
+        if !read.is_ok_and(|read| read == raw_bytes) {
+            // Nothing is read of one that is damaged.
+            self.raw.clear();
+            self.read = 0;
+            return Err(damaged("a compressed block"));
+        }
         self.read = 0;
         Ok(true)
     }

@@ -197,7 +197,7 @@ impl Telling<'_> {
         for fact in batch.facts()? {
             if key_of(fact) == Some(self.key) {
                 let considered = self.considered(&state, fact);
-                let is_decision = super::audit::is_decision(fact);
+                let is_decision = super::player::is_decision(fact);
                 let decision_id = if is_decision { ids.next().cloned() } else { None };
                 let (kind, detail) = shown(&state, fact);
                 into.push(Event {

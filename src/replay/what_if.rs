@@ -199,7 +199,7 @@ impl Other {
         };
         let mut real = BTreeSet::new();
         let mut baseline = BTreeMap::new();
-        for (key, live) in &lane.state().tasks {
+        for (key, live) in lane.state().tasks.iter() {
             if let crate::routing::state::Phase::InFlight { resource, reserved_at, .. } = live.phase
             {
                 real.insert((*key, live.task.stage, live.attempt));

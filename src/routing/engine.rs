@@ -77,7 +77,7 @@ fn verdict(
     let better = found.worth_waiting(state, memo, ask);
     match (found.now, better) {
         (Some(now), None) if !rationed => {
-            if state.lanes > 1
+            if memo.lacks.are_asked()
                 && let Some(better) = found.never_here(state, ask)
             {
                 memo.lacks.went_without(state, better, ask.taking(state, better));
@@ -92,7 +92,7 @@ fn verdict(
             if let Some(offer) = better.or(found.first()) {
                 memo.add_claim(offer.candidate.resource, ask.tokens());
             }
-            if state.lanes > 1
+            if memo.lacks.are_asked()
                 && let Some(offer) = better.or(found.first_later())
             {
                 let resource = offer.candidate.resource;
@@ -131,7 +131,7 @@ fn serve(
     let burst_arrival_ns = match admitted {
         Ok(burst_arrival_ns) => burst_arrival_ns,
         Err(reason) => {
-            if state.lanes > 1
+            if memo.lacks.are_asked()
                 && let Some(tenant) = ask.candidates.tenant
             {
                 memo.lacks.tenant_waits(state, tenant, ask.taking(state, candidate.resource));

@@ -180,18 +180,32 @@ pub fn decide_lanes(state: &State, told: u32) -> Option<Fact> {
     (told > state.lanes).then_some(Fact::LanesCounted { lanes: told })
 }
 
+/// Whether all that was used may be due to be told.
+fn is_due(state: &State) -> bool {
+    state.load_published_at.plus_ms(state.policy.load_snapshot_ms) <= state.batch_time
+}
+
+/// Whether what the lane lacks may be said at once.
+fn may_be_prompt(state: &State) -> bool {
+    state.lanes > 1 && state.sharing.told_at.plus_ms(PROMPT_MS) <= state.batch_time
+}
+
+/// Whether what the batch's tasks go without may be asked for at its end: in most batches it is not, and
+/// not counted. (Advice asks for it too.)
+pub fn are_lacks_asked(state: &State) -> bool {
+    let may_be_told = is_due(state) || may_be_prompt(state);
+    state.lanes > 1 && (may_be_told || !state.sharing.pledges.is_empty())
+}
+
 /// What is published of the lane's load: all that was used, from time to time; and where lanes
 /// share, what it lacks all of a sudden and rights that have moved, at once.
 pub fn decide_load(state: &State, lacks: &Lacks) -> Option<Fact> {
     let (now, sharing) = (state.batch_time, &state.sharing);
-    let next_due = state.load_published_at.plus_ms(state.policy.load_snapshot_ms);
-    let due = next_due <= now && (state.fleet.used() || !sharing.dry.is_empty());
-    let shares = state.lanes > 1;
-    let may_be_prompt = shares && sharing.told_at.plus_ms(PROMPT_MS) <= now;
-    if !due && !may_be_prompt {
+    let due = is_due(state) && (state.fleet.used() || !sharing.dry.is_empty());
+    if !due && !may_be_prompt(state) {
         return None;
     }
-    let mut found = if shares { lacks.measure(state) } else { Vec::new() };
+    let mut found = lacks.measure(state);
     let mut owners: BTreeSet<LoadOwner> = BTreeSet::new();
     if due {
         let used = state.fleet.iter().filter(|(_, resource)| resource.used());

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use indexmap::IndexMap;
-use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
@@ -24,6 +22,7 @@ use super::shares::Shares;
 use super::sharing::Sharing;
 use super::speed::Latency;
 use super::spikes::Spikes;
+use super::tasks::Tasks;
 use crate::model::policy::{Policy, ReserveOutput};
 use crate::model::reason::RefusalReason;
 use crate::model::time::Timestamp;
@@ -116,11 +115,10 @@ pub struct State {
     /// The next offsets of the control topics.
     pub fleet_position: i64,
     pub health_position: i64,
-    /// In the order of insertion, which `swap_remove` changes as a function of history alone.
-    /// This, the leases and the recent ids stand behind the rest of a snapshot, in a form of their
+    /// These, the leases and the recent ids stand behind the rest of a snapshot, in a form of their
     /// own: `lane::snapshot`.
     #[serde(skip)]
-    pub tasks: IndexMap<TaskKey, LiveTask, FxBuildHasher>,
+    pub tasks: Tasks,
     #[serde(skip)]
     pub leases: BTreeSet<(Timestamp, TaskKey)>,
     pub backlog: Backlog,
@@ -174,7 +172,7 @@ impl State {
             learned: Learned::default(),
             fleet_position: 0,
             health_position: 0,
-            tasks: IndexMap::default(),
+            tasks: Tasks::default(),
             leases: BTreeSet::new(),
             backlog: Backlog::default(),
             given_up: BTreeSet::new(),

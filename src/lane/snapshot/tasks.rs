@@ -14,6 +14,7 @@ use crate::routing::fact::NewTask;
 use crate::routing::features::Projected;
 use crate::routing::shape::{Shape, SharedShape};
 use crate::routing::state::{Fallbacks, LiveTask, Phase, State, Tried};
+use crate::routing::tasks::TaskList;
 
 /// A task without its key, which stands before it.
 #[derive(Serialize, Deserialize)]
@@ -81,14 +82,14 @@ impl<'a> Shapes<'a> {
     }
 }
 
-pub fn write(tasks: &[(TaskKey, LiveTask)], bytes: Vec<u8>) -> postcard::Result<Vec<u8>> {
+pub fn write(tasks: &TaskList, bytes: Vec<u8>) -> postcard::Result<Vec<u8>> {
     let mut shapes = Shapes::default();
-    for (_, live) in tasks {
+    for (_, live) in tasks.iter() {
         shapes.number(&live.task.shape);
     }
     let mut bytes = postcard::to_extend(&shapes.table, bytes)?;
     bytes = postcard::to_extend(&tasks.len(), bytes)?;
-    for (key, live) in tasks {
+    for (key, live) in tasks.iter() {
         bytes.extend_from_slice(&key.0);
         let task = &*live.task;
         let row = Row {

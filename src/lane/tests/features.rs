@@ -136,7 +136,7 @@ fn a_fact_holds_few_numbers_however_many_came() {
     for (id, features) in [("a", vec![]), ("b", vec![0.5; 16]), ("c", vec![0.5; 4_096])] {
         bench.task(id, json!({"features": features}));
         bench.step();
-        let live = &bench.lane.state().tasks[&TaskKey::of(id)];
+        let live = bench.lane.state().tasks.get(&TaskKey::of(id)).unwrap();
         bytes.push(postcard::to_allocvec(&live.task).unwrap().len());
     }
     // A length of one byte or two, and 16 numbers of four bytes.

@@ -24,7 +24,7 @@ fn bench() -> Bench {
 }
 
 fn slow(bench: &Bench, id: &str) -> String {
-    match bench.lane.state().tasks[&TaskKey::of(id)].phase {
+    match bench.lane.state().tasks.get(&TaskKey::of(id)).unwrap().phase {
         Phase::InFlight { slow, .. } => format!("{slow:.2}"),
         Phase::Waiting { .. } | Phase::GivenUp => "-".to_owned(),
     }

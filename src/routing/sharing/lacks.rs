@@ -1,5 +1,5 @@
-//! What the tasks of one batch went without: counted while they are decided, because it costs
-//! nothing there, and forgotten with the batch.
+//! What the tasks of one batch went without: counted while they are decided, in batches that ask for it,
+//! and forgotten with the batch.
 
 use std::collections::BTreeMap;
 
@@ -60,6 +60,7 @@ impl Without {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lacks {
+    are_asked: bool,
     by_limit: BTreeMap<(LoadOwner, LimitKind), Without>,
 }
 
@@ -131,8 +132,15 @@ fn of_tenant(tenant: &Tenant) -> impl Iterator<Item = Seen<'_>> + Clone {
 }
 
 impl Lacks {
-    pub fn forget(&mut self) {
+    /// A batch begins, in which they may be asked for or not.
+    pub fn begin(&mut self, are_asked: bool) {
+        self.are_asked = are_asked;
         self.by_limit.clear();
+    }
+
+    /// Whether anybody counts.
+    pub fn are_asked(&self) -> bool {
+        self.are_asked
     }
 
     /// A task waits for room on a resource.
