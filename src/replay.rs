@@ -5,6 +5,7 @@ pub mod audit;
 pub mod check;
 pub mod compare;
 pub mod find;
+pub mod journal;
 pub mod player;
 pub mod published;
 pub mod recording;

@@ -17,7 +17,7 @@ use crate::clock::wall_now;
 use crate::model::Topic;
 use crate::model::time::Timestamp;
 use crate::replay::find::find_batch;
-use crate::replay::player::Journal;
+use crate::replay::journal::Journal;
 use crate::replay::snapshots::Limit;
 use crate::replay::start::{Start, start};
 use crate::stream::committed::{self, CommittedOffset};

@@ -30,7 +30,7 @@ use crate::model::snapshot::SnapshotPoint;
 use crate::model::time::Timestamp;
 use crate::registry::{Registry, subject};
 use crate::replay::audit::{Audit, Begun, Range};
-use crate::replay::player::PlayError;
+use crate::replay::journal::PlayError;
 use crate::replay::recording::Recording;
 use crate::replay::source::Source;
 use crate::replay::start::{Earliest, earliest};

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::check::SnapshotCheck;
 use super::compare::{Divergence, compare};
-use super::player::{Batch, Folded, PlayError, Played};
+use super::journal::{Batch, PlayError};
+use super::player::{Folded, Played};
 use super::published::Published;
 use super::snapshots::Limit;
 use super::source::Source;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::compare::Divergence;
-use super::player::Batch;
+use super::journal::Batch;
 use super::snapshots::{Published, Snapshots};
 use super::source::Source;
 use crate::lane::snapshot::SnapshotError;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::player::Batch;
+use super::journal::Batch;
 use crate::codec::Codec;
 use crate::lane::Lane;
 use crate::lane::prepared::Prepared;

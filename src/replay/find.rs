@@ -4,7 +4,9 @@ use std::cmp::Ordering;
 
 use memchr::memmem::Finder;
 
-use super::player::{Batch, Played};
+use super::journal::Batch;
+
+use super::player::Played;
 use super::published::parse_id;
 use super::snapshots::Limit;
 use super::source::{Peeked, Source};

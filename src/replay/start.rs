@@ -2,7 +2,9 @@
 //! batch. A snapshot that cannot be verified, or that the journal does not go on from, gives way to an
 //! older one.
 
-use super::player::{Batch, Journal, PlayError, Player};
+use super::journal::{Batch, Journal, PlayError};
+
+use super::player::Player;
 use super::snapshots::{Limit, Snapshots, newest};
 use super::source::Source;
 use crate::lane::{Lane, LaneSettings};

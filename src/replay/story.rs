@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::compare::compare;
 use super::find::{Place, decisions_of, key_of};
-use super::player::{Batch, Folded, PlayError, Played, Player};
+use super::journal::{Batch, PlayError};
+use super::player::{Folded, Played, Player};
 use super::snapshots::Limit;
 use super::source::Source;
 use super::start::{Start, start};
@@ -197,7 +198,7 @@ impl Telling<'_> {
         for fact in batch.facts()? {
             if key_of(fact) == Some(self.key) {
                 let considered = self.considered(&state, fact);
-                let is_decision = super::player::is_decision(fact);
+                let is_decision = super::journal::is_decision(fact);
                 let decision_id = if is_decision { ids.next().cloned() } else { None };
                 let (kind, detail) = shown(&state, fact);
                 into.push(Event {

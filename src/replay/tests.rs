@@ -14,7 +14,7 @@ use super::source::Source as _;
 use super::start::Earliest;
 use super::story::tell;
 use super::what_if::{Change, Changed, Comparison, First, Tally, compare_lane};
-use super::{Record, player};
+use super::{Record, journal};
 use crate::codec::OutputFormat;
 use crate::lane::prepared::{OutputTopic, Prepared};
 use crate::lane::tests::laws::{act, run_in_batches};
@@ -438,7 +438,7 @@ fn a_journal_that_lost_its_beginning_is_refused() {
     let error = audit_lane(&mut opened(&topics), &settings, 0, Range::ALL, &mut found, &mut |_| ())
         .unwrap_err();
     assert!(matches!(
-        error.downcast_ref::<player::PlayError>(),
-        Some(player::PlayError::Begun { lane: 0, seq: 2, earliest: Earliest::Nowhere { seq: 2 } })
+        error.downcast_ref::<journal::PlayError>(),
+        Some(journal::PlayError::Begun { lane: 0, seq: 2, earliest: Earliest::Nowhere { seq: 2 } })
     ));
 }

@@ -15,7 +15,8 @@ pub use tally::{Changed, Comparison, First, Load, Tally, Totals};
 
 use super::Record;
 use super::audit::Range;
-use super::player::{Batch, Folded, Played, Player};
+use super::journal::Batch;
+use super::player::{Folded, Played, Player};
 use super::source::Source;
 use super::start::Start;
 use crate::codec::{Codec, RawRecord};

@@ -165,12 +165,12 @@ mod tests {
     use indexmap::IndexMap;
     use proptest::prelude::*;
 
-    use super::super::fact::NewTask;
-    use super::super::shape::Shape;
-    use super::super::state::{Fallbacks, Phase};
     use super::*;
     use crate::model::task::Task;
     use crate::model::time::Timestamp;
+    use crate::routing::fact::NewTask;
+    use crate::routing::shape::Shape;
+    use crate::routing::state::{Fallbacks, Phase};
 
     fn live(task_id: &str, attempt: u32) -> LiveTask {
         let task: Task = serde_json::from_value(serde_json::json!({

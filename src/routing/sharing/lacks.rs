@@ -61,7 +61,8 @@ impl Without {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lacks {
     are_asked: bool,
-    by_limit: BTreeMap<(LoadOwner, LimitKind), Without>,
+    /// One for each of the owner's limits, which stay the same in a batch.
+    by_owner: BTreeMap<LoadOwner, Vec<(LimitKind, Without)>>,
 }
 
 /// How a limit stands, for the comparison with what is wanted of it.
@@ -131,11 +132,20 @@ fn of_tenant(tenant: &Tenant) -> impl Iterator<Item = Seen<'_>> + Clone {
     rates.chain(tenant.budget.as_ref().map(|budget| Seen::rate(LimitKind::Budget, budget)))
 }
 
+fn without<'a, 'b>(
+    by_owner: &'a mut BTreeMap<LoadOwner, Vec<(LimitKind, Without)>>,
+    owner: LoadOwner,
+    limits: impl Iterator<Item = Seen<'b>>,
+) -> &'a mut Vec<(LimitKind, Without)> {
+    let begin = || limits.map(|seen| (seen.kind, Without::default())).collect();
+    by_owner.entry(owner).or_insert_with(begin)
+}
+
 impl Lacks {
     /// A batch begins, in which they may be asked for or not.
     pub fn begin(&mut self, are_asked: bool) {
         self.are_asked = are_asked;
-        self.by_limit.clear();
+        self.by_owner.clear();
     }
 
     /// Whether anybody counts.
@@ -155,9 +165,12 @@ impl Lacks {
 
     /// A task is served elsewhere, because this lane's part of a better resource never fits it.
     pub fn went_without(&mut self, state: &State, index: ResourceIndex, taking: Taking) {
-        for seen in of_resource(state.fleet.at(index)).filter(|seen| !seen.fits_ever(taking)) {
-            let without = self.by_limit.entry((LoadOwner::Resource(index), seen.kind)).or_default();
-            without.all = without.all.saturating_add(taking.of(seen.kind));
+        let limits = of_resource(state.fleet.at(index));
+        let all = without(&mut self.by_owner, LoadOwner::Resource(index), limits.clone());
+        for (seen, (kind, without)) in limits.zip(all) {
+            if !seen.fits_ever(taking) {
+                without.all = without.all.saturating_add(taking.of(*kind));
+            }
         }
     }
 
@@ -170,36 +183,53 @@ impl Lacks {
         limits: impl Iterator<Item = Seen<'a>> + Clone,
         taking: Taking,
     ) {
-        let is_held_back = limits.clone().all(|seen| seen.has_room(taking));
-        for seen in limits.filter(|seen| is_held_back || !seen.has_room(taking)) {
-            let without = self.by_limit.entry((owner, seen.kind)).or_default();
-            without.waits(taking.priority, taking.of(seen.kind));
+        let all = without(&mut self.by_owner, owner, limits.clone());
+        let mut is_held_back = true;
+        for (seen, (kind, without)) in limits.zip(all.iter_mut()) {
+            if !seen.has_room(taking) {
+                is_held_back = false;
+                without.waits(taking.priority, taking.of(*kind));
+            }
         }
+        if is_held_back {
+            for (kind, without) in all {
+                without.waits(taking.priority, taking.of(*kind));
+            }
+        }
+    }
+
+    fn of(&self, owner: LoadOwner, kind: LimitKind) -> Option<&Without> {
+        let (_, without) = self.by_owner.get(&owner)?.iter().find(|(known, _)| *known == kind)?;
+        Some(without)
     }
 
     /// Units of a limit that tasks wait for which are more urgent than this.
     pub fn more_urgent(&self, owner: LoadOwner, kind: LimitKind, than: Priority) -> u64 {
-        let Some(without) = self.by_limit.get(&(owner, kind)) else { return 0 };
+        let Some(without) = self.of(owner, kind) else { return 0 };
         let more = without.waiting.iter().take(than as usize);
         more.copied().fold(0, u64::saturating_add)
     }
 
     /// The largest task of a priority that waits for a limit; 0: none does.
     pub fn largest(&self, owner: LoadOwner, kind: LimitKind, priority: Priority) -> u64 {
-        let without = self.by_limit.get(&(owner, kind));
-        without.map_or(0, |without| without.largest[priority as usize])
+        self.of(owner, kind).map_or(0, |without| without.largest[priority as usize])
     }
 
-    /// The limits that have less free than tasks of the batch want.
+    /// The limits that have less free than tasks of the batch want, in their order.
     pub fn measure(&self, state: &State) -> Vec<Lack> {
-        let lack = |(&(owner, kind), without): (&(LoadOwner, LimitKind), &Without)| {
-            let of_kind = |seen: &Seen<'_>| seen.kind == kind;
-            let seen = match owner {
-                LoadOwner::Resource(index) => of_resource(state.fleet.at(index)).find(of_kind),
-                LoadOwner::Tenant(index) => of_tenant(state.tenants.at(index)).find(of_kind),
+        let mut lacks = Vec::new();
+        for (owner, all) in &self.by_owner {
+            let mut add = |limits: &mut dyn Iterator<Item = Seen<'_>>| {
+                let pairs = limits.zip(all);
+                lacks
+                    .extend(pairs.filter_map(|(seen, (_, without))| seen.measure(*owner, without)));
             };
-            seen?.measure(owner, without)
-        };
-        self.by_limit.iter().filter_map(lack).collect()
+            match owner {
+                LoadOwner::Resource(index) => add(&mut of_resource(state.fleet.at(*index))),
+                LoadOwner::Tenant(index) => add(&mut of_tenant(state.tenants.at(*index))),
+            }
+        }
+        lacks.sort_unstable_by_key(|lack| (lack.owner, lack.kind));
+        lacks
     }
 }
