@@ -91,3 +91,23 @@ fn questions_of_an_assignment_are_asked_again() {
         site.audit().unwrap();
     }
 }
+
+/// A leader that was just elected says for a while that its partitions end before what they hold.
+#[test]
+fn what_a_new_leader_does_not_know_of_yet_is_replayed_all_the_same() {
+    let mut site = site::Site::start().unwrap();
+    site.run_router();
+    site.publish_tasks(0..site::TASKS);
+    site.work_until(site::TASKS).unwrap();
+    site.stop_router();
+    for topic in [Topic::Tasks, Topic::Journal, Topic::RouteDecisions] {
+        let rule = site.trouble(ApiKey::Fetch, topic, 0, 2, Fault::Behind);
+        let found = site.replay();
+        assert!(site.hits(rule) > 0, "{topic:?}");
+        let decisions = [&found["decisions"], &found["identical"], &found["first_divergence"]];
+        let tasks = serde_json::json!(site::TASKS);
+        assert_eq!(decisions, [&tasks, &tasks, &serde_json::Value::Null], "{topic:?}: {found}");
+        site.heal();
+    }
+    site.audit().unwrap();
+}

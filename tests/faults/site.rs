@@ -43,6 +43,7 @@ pub struct Site {
     /// Routers that ended by themselves.
     pub given_up: usize,
     front: Front,
+    environment: Vec<(String, String)>,
     _directory: TempDir,
 }
 
@@ -79,7 +80,9 @@ impl Site {
         }));
         let settings =
             settings.into_iter().map(|(key, value)| (format!("POINTSMAN__{key}"), value));
-        let config = Config::load(None, settings).map_err(|error| text(&error))?;
+        let environment: Vec<(String, String)> = settings.collect();
+        let config =
+            Config::load(None, environment.iter().cloned()).map_err(|error| text(&error))?;
         let mut fast = client.clone();
         fast.set("linger.ms", "1")
             .set("group.id", "reader")
@@ -105,6 +108,7 @@ impl Site {
             allocations: 0,
             given_up: 0,
             front,
+            environment,
             _directory: directory,
         };
         site.publish_fleet();
@@ -242,14 +246,29 @@ impl Site {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Stops the router and reads everything back.
-    pub fn audit(mut self) -> Result<(), String> {
-        self.front.faults().clear();
+    pub fn stop_router(&mut self) {
         if let Some(router) = self.router.take() {
             router.shutdown.store(true, Ordering::Relaxed);
             // How it ended is told by what it wrote.
             drop(router.thread.join());
         }
+    }
+
+    /// What `pointsman replay audit` says.
+    pub fn replay(&self) -> Value {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pointsman"))
+            .args(["replay", "audit", "--json"])
+            .envs(self.environment.iter().cloned())
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Stops the router and reads everything back.
+    pub fn audit(mut self) -> Result<(), String> {
+        self.front.faults().clear();
+        self.stop_router();
         let codec = Codec::new(OutputFormat::Avro, RegisteredSchemas::default()).unwrap();
         let history = history::read(&self.client, &self.topics, &codec)
             .map_err(|error| format!("{error:#}"))?;
@@ -272,9 +291,6 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        if let Some(router) = self.router.take() {
-            router.shutdown.store(true, Ordering::Relaxed);
-            drop(router.thread.join());
-        }
+        self.stop_router();
     }
 }

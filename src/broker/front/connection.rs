@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::desk::Desk;
 use super::fault::Fault;
-use super::refusal::refusal;
+use super::refusal::{nothing_committed, refusal};
 use crate::broker::wire::{self, Call, Reply, Request, WireError};
 
 /// A longer frame ends its connection: Kafka's `socket.request.max.bytes`.
@@ -105,6 +105,10 @@ impl Connection<'_> {
                 let refused = refuse(error);
                 Ok(self.apply(call).await?.map(|_| refused))
             }
+            Some(Fault::Behind) => match nothing_committed(&call.request) {
+                Some(reply) => Ok(Some(reply)),
+                None => self.apply(call).await,
+            },
             Some(Fault::CloseBefore) => Err(Ended::Fault),
             Some(Fault::CloseAfter) => {
                 self.apply(call).await?;

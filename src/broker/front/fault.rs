@@ -28,6 +28,9 @@ pub enum Fault {
     Error(ResponseError),
     /// It takes effect, and seems to be refused.
     ErrorAfter(ResponseError),
+    /// A fetch is answered by a leader that was elected a moment ago and does not know yet what is
+    /// committed: as far as it can tell, its partitions end at 0. What is no fetch takes effect.
+    Behind,
     /// The connection ends before it takes effect.
     CloseBefore,
     /// It takes effect; the connection ends instead of an answer.

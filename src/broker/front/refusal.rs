@@ -28,6 +28,29 @@ use crate::broker::wire::{Reply, Request};
 /// The offset, epoch or number that says "none".
 const NONE: i64 = -1;
 
+/// A fetch without records, each of its partitions like this one.
+fn fetched(request: &FetchRequest, like: &PartitionData) -> Reply {
+    let topics = each(&request.topics, |topic| {
+        let partitions = each(&topic.partitions, |partition| {
+            like.clone()
+                .with_partition_index(partition.partition)
+                .with_aborted_transactions(None)
+                .with_records(Some(Bytes::new()))
+        });
+        FetchableTopicResponse::default()
+            .with_topic(topic.topic.clone())
+            .with_partitions(partitions)
+    });
+    FetchResponse::default().with_responses(topics).into()
+}
+
+/// The answer to a fetch by a leader that knows of nothing that is committed; `None`: it is no fetch.
+pub fn nothing_committed(request: &Request) -> Option<Reply> {
+    let Request::Fetch(request) = request else { return None };
+    let nothing = PartitionData::default().with_high_watermark(0).with_last_stable_offset(0);
+    Some(fetched(request, &nothing))
+}
+
 /// The answer that refuses all that the request asks for.
 pub fn refusal(request: &Request, version: i16, error: ResponseError) -> Reply {
     let code = error.code();
@@ -97,20 +120,8 @@ pub fn refusal(request: &Request, version: i16, error: ResponseError) -> Reply {
             ProduceResponse::default().with_responses(topics).into()
         }
         Request::Fetch(request) => {
-            let topics = each(&request.topics, |topic| {
-                let partitions = each(&topic.partitions, |partition| {
-                    PartitionData::default()
-                        .with_partition_index(partition.partition)
-                        .with_error_code(code)
-                        .with_high_watermark(NONE)
-                        .with_aborted_transactions(None)
-                        .with_records(Some(Bytes::new()))
-                });
-                FetchableTopicResponse::default()
-                    .with_topic(topic.topic.clone())
-                    .with_partitions(partitions)
-            });
-            FetchResponse::default().with_responses(topics).into()
+            let refused = PartitionData::default().with_error_code(code).with_high_watermark(NONE);
+            fetched(request, &refused)
         }
         Request::ListOffsets(request) => {
             let topics = each(&request.topics, |topic| {

@@ -124,25 +124,32 @@ impl FromKafka {
     ) -> anyhow::Result<KafkaCursor> {
         let from = from.max(bounds.start);
         let reading = self.reading.clone();
-        let (end, given_back) = (bounds.end, None);
-        let mut cursor = KafkaCursor { consumer: None, topic, end, reading, given_back };
+        let place = Place { topic, partition, next: from, end: bounds.end };
+        let mut cursor = KafkaCursor { consumer: None, place, reading, given_back: None };
         if from < bounds.end {
-            let name = self.reading.config.topics.name(topic);
             let consumer = self.consumer()?;
-            let mut assignment = TopicPartitionList::new();
-            assignment.add_partition_offset(name, partition, Offset::Offset(from))?;
-            consumer.assign(&assignment)?;
+            self.reading.assign(&consumer, place)?;
             cursor.consumer = Some(consumer);
         }
         Ok(cursor)
     }
 }
 
+/// Where a partition is read.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    topic: Topic,
+    partition: i32,
+    /// The offset that is read next.
+    next: i64,
+    /// As it was noted: there are records before it, or ends of transactions.
+    end: i64,
+}
+
 struct KafkaCursor {
     /// `None`: at the end.
     consumer: Option<BaseConsumer<Watch>>,
-    topic: Topic,
-    end: i64,
+    place: Place,
     reading: Reading,
     /// It was lent, and is still the next one.
     given_back: Option<Record>,
@@ -154,10 +161,10 @@ impl Cursor for KafkaCursor {
             return Ok(Some(given_back));
         }
         let Some(consumer) = &self.consumer else { return Ok(None) };
-        let next = self.reading.next(self.topic, consumer)?;
-        let next = next.filter(|record| record.offset < self.end);
-        if next.is_none() {
-            self.consumer = None;
+        let next = self.reading.next(self.place, consumer)?;
+        match &next {
+            Some(record) => self.place.next = record.offset + 1,
+            None => self.consumer = None,
         }
         Ok(next)
     }
@@ -167,7 +174,7 @@ impl Cursor for KafkaCursor {
         each: &mut dyn FnMut(&RawRecord<'_>) -> anyhow::Result<Go>,
     ) -> anyhow::Result<bool> {
         while let Some(next) = self.next()? {
-            match next.with_raw(self.topic, |raw| each(raw))? {
+            match next.with_raw(self.place.topic, |raw| each(raw))? {
                 Go::On => {}
                 Go::Enough => return Ok(true),
                 Go::Back => {
@@ -190,13 +197,38 @@ struct Reading {
 }
 
 impl Reading {
-    /// The next record of a consumer's one partition; `None` at its end.
-    fn next(&self, topic: Topic, consumer: &BaseConsumer<Watch>) -> anyhow::Result<Option<Record>> {
+    fn assign(&self, consumer: &BaseConsumer<Watch>, place: Place) -> anyhow::Result<()> {
+        let name = self.config.topics.name(place.topic);
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(name, place.partition, Offset::Offset(place.next))?;
+        Ok(consumer.assign(&assignment)?)
+    }
+
+    /// Whether the partition's leader knows of everything that was noted.
+    fn knows_all(&self, consumer: &BaseConsumer<Watch>, place: Place) -> bool {
+        let name = self.config.topics.name(place.topic);
+        let found = consumer.fetch_watermarks(name, place.partition, self.timeout);
+        found.is_ok_and(|(_, end)| end >= place.end)
+    }
+
+    /// The next record of a place in a consumer's one partition; `None` at the place's end.
+    ///
+    /// A leader that was just elected does not know yet what is committed, and tells who fetches that the
+    /// partition ends earlier than it does (who asks for the end is told to come back: KIP-207). So the
+    /// end of what is read counts only once the leader has said that it knows all that was noted.
+    fn next(&self, place: Place, consumer: &BaseConsumer<Watch>) -> anyhow::Result<Option<Record>> {
+        let topic = place.topic;
         let idle = Stopwatch::start();
+        let mut knows_all = place.next >= place.end;
         loop {
             let read = match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => Read::of(&message),
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                Some(Err(KafkaError::PartitionEOF(_))) if knows_all => return Ok(None),
+                Some(Err(KafkaError::PartitionEOF(_))) if idle.elapsed() <= self.timeout => {
+                    knows_all = self.knows_all(consumer, place);
+                    self.assign(consumer, place)?;
+                    continue;
+                }
                 Some(Err(error)) if is_passing(&error) => continue,
                 Some(Err(error)) => {
                     let name = topic.default_name();
@@ -212,7 +244,8 @@ impl Reading {
             {
                 self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, text);
             }
-            return Ok(Some(record_of(read)));
+            let record = record_of(read);
+            return Ok((record.offset < place.end).then_some(record));
         }
     }
 }
@@ -266,13 +299,11 @@ impl Source for FromKafka {
             return Ok(None);
         }
         // One consumer for all questions: a new one would first have to connect.
-        let name = self.reading.config.topics.name(topic);
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(name, partition, Offset::Offset(offset))?;
-        self.consumer.assign(&assignment)?;
-        let next = self.reading.next(topic, &self.consumer)?;
+        let place = Place { topic, partition, next: offset, end: bounds.end };
+        self.reading.assign(&self.consumer, place)?;
+        let next = self.reading.next(place, &self.consumer)?;
         self.consumer.unassign()?;
-        Ok(next.filter(|record| record.offset < bounds.end))
+        Ok(next)
     }
 
     fn offset_at(&mut self, topic: Topic, partition: i32, at: Timestamp) -> anyhow::Result<i64> {
