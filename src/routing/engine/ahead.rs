@@ -25,8 +25,8 @@ use super::survey::{Ask, size_miss};
 use crate::model::reason::RefusalReason;
 use crate::model::task::{Objective, Weights};
 
-/// Ways that one stage keeps of one region. More are needed only where deadline and ceiling bind at once, and
-/// then what is lost is a little worth: the cheapest and the fastest always stay.
+/// Ways that one stage keeps of one region. Where a deadline or a ceiling binds, three stages may have more that no
+/// other beats; then a little worth is lost, and the cheapest and the fastest stay.
 const LABELS_MAX: usize = 8;
 
 /// From one resource of a later stage to the end.
