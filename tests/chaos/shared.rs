@@ -59,7 +59,7 @@ pub struct Minute {
     killed: bool,
     tokens: u64,
     requests: u64,
-    /// In use on average, of the most that can be, the fuller of the two limits.
+    /// Reserved of the fuller limit in the window up to each second, on average, of the most that can be.
     share: f64,
 }
 

@@ -204,7 +204,8 @@ impl Reading {
         Ok(consumer.assign(&assignment)?)
     }
 
-    /// Whether the partition's leader knows of everything that was noted.
+    /// Whether the partition's leader knows of everything that was noted. Where it does not answer, nobody
+    /// knows yet: it is asked again until the time is over.
     fn knows_all(&self, consumer: &BaseConsumer<Watch>, place: Place) -> bool {
         let name = self.config.topics.name(place.topic);
         let found = consumer.fetch_watermarks(name, place.partition, self.timeout);
@@ -224,7 +225,10 @@ impl Reading {
             let read = match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => Read::of(&message),
                 Some(Err(KafkaError::PartitionEOF(_))) if knows_all => return Ok(None),
-                Some(Err(KafkaError::PartitionEOF(_))) if idle.elapsed() <= self.timeout => {
+                Some(Err(KafkaError::PartitionEOF(_))) | None if idle.elapsed() > self.timeout => {
+                    bail!("`{}` was not read to its end in time", topic.default_name())
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
                     knows_all = self.knows_all(consumer, place);
                     self.assign(consumer, place)?;
                     continue;
@@ -233,9 +237,6 @@ impl Reading {
                 Some(Err(error)) => {
                     let name = topic.default_name();
                     return Err(error).with_context(|| format!("`{name}` cannot be read"));
-                }
-                None if idle.elapsed() > self.timeout => {
-                    bail!("`{}` was not read to its end in time", topic.default_name())
                 }
                 None => continue,
             };
