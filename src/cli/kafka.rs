@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context;
+use rdkafka::Offset;
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier,
 };
@@ -16,13 +17,12 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::exit::{Exit, coded};
-use crate::clock::Stopwatch;
 use crate::codec::{Header, RawRecord};
 use crate::config::Kafka;
 use crate::model::Topic;
+use crate::stream::client::to_end::ToEnd;
 use crate::stream::connect::client_config;
 
 /// Keeps what the client says about its connections, so that an error can name the cause.
@@ -241,31 +241,17 @@ impl<'a> Cluster<'a> {
         partitions: i32,
         mut each: impl FnMut(Record) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let consumer = self.reader()?;
-        let mut assignment = TopicPartitionList::new();
+        let mut to_end = ToEnd::new(topic);
         for partition in 0..partitions {
-            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+            to_end = to_end.with(partition, Offset::Beginning, 0);
         }
-        consumer.assign(&assignment)?;
-        let mut open = usize::try_from(partitions)?;
-        let mut idle = Stopwatch::start();
-        while open > 0 {
-            match consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    idle = Stopwatch::start();
-                    each(Record::of(&message))?;
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
-                Some(Err(error)) if is_passing(&error) => {}
-                Some(Err(error)) => {
-                    return Err(error).with_context(|| format!("`{topic}` cannot be read"));
-                }
-                None => {}
-            }
-            if idle.elapsed() > self.timeout {
-                let error = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
-                return Err(error).with_context(|| format!("`{topic}` was not read to its end"));
-            }
+        let consumer = self.reader()?;
+        to_end.begin(&consumer)?;
+        while let Some(record) = to_end
+            .next(&consumer, self.timeout)
+            .with_context(|| format!("`{topic}` cannot be read to its end"))?
+        {
+            each(Record::of(&record))?;
         }
         Ok(())
     }
@@ -381,21 +367,6 @@ impl rdkafka::producer::ProducerContext for Deliveries {
             failed.get_or_insert_with(|| error.clone());
         }
     }
-}
-
-/// Whether the client goes on by itself after this error.
-pub fn is_passing(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::Resolve
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::NotLeaderForPartition
-        )
-    )
 }
 
 /// Every topic of the metadata with its number of partitions.

@@ -1,5 +1,6 @@
 //! `tap`: the records of a topic as JSON lines, as they come.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
@@ -14,11 +15,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::exit::{Exit, coded};
-use super::kafka::{Cluster, Partitions, Record, is_passing};
+use super::kafka::{Cluster, Partitions, Record};
 use super::{Global, registry, tool_codec};
 use crate::codec::{Codec, DecodeError};
 use crate::config::{Config, TopicNames};
 use crate::model::Topic;
+use crate::stream::client::to_end::{ToEnd, is_passing};
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -56,35 +58,78 @@ pub fn tap(global: &Global, arguments: &TapArgs) -> anyhow::Result<Exit> {
     let topic = topic_of(&config.topics, &arguments.topic)
         .ok_or_else(|| coded(Exit::Usage, unknown_topic(&arguments.topic)))?;
     let names = names_of(&config.topics, topic, &arguments.topic, &partitions);
-    let assignment = assignment(arguments, &names, &partitions)?;
+    let places = places(arguments, &names, &partitions)?;
 
-    let consumer = cluster.reader()?;
-    consumer.assign(&assignment)?;
     let decoder = Decoder { codec: tool_codec(&config)?, config: &config };
-    let mut out = std::io::stdout().lock();
-    let mut open = assignment.count();
-    let mut shown = 0;
-    loop {
+    let mut shown = Shown {
+        decoder,
+        topic,
+        out: std::io::stdout().lock(),
+        left: arguments.limit.unwrap_or(u64::MAX),
+    };
+    if arguments.no_follow {
+        to_end(&cluster, places, &mut shown)?;
+    } else {
+        follow(&cluster, &places, &mut shown)?;
+    }
+    shown.out.flush()?;
+    Ok(Exit::Ok)
+}
+
+/// The client says which partition has ended, and not of which topic: one topic at a time.
+fn to_end(cluster: &Cluster<'_>, places: Places<'_>, shown: &mut Shown<'_>) -> anyhow::Result<()> {
+    let consumer = cluster.reader()?;
+    for (name, partitions) in places {
+        let mut to_end = ToEnd::new(name);
+        for (partition, from) in partitions {
+            to_end = to_end.with(partition, from, 0);
+        }
+        to_end.begin(&consumer)?;
+        while shown.left > 0
+            && let Some(message) = to_end
+                .next(&consumer, cluster.timeout())
+                .with_context(|| format!("`{name}` cannot be read to its end"))?
+        {
+            shown.show(&Record::of(&message))?;
+        }
+    }
+    Ok(())
+}
+
+fn follow(cluster: &Cluster<'_>, places: &Places<'_>, shown: &mut Shown<'_>) -> anyhow::Result<()> {
+    let consumer = cluster.reader()?;
+    let mut assignment = TopicPartitionList::new();
+    for (name, partitions) in places {
+        for (partition, from) in partitions {
+            assignment.add_partition_offset(name, *partition, *from)?;
+        }
+    }
+    consumer.assign(&assignment)?;
+    while shown.left > 0 {
         match consumer.poll(Duration::from_millis(200)) {
-            Some(Ok(message)) => {
-                let record = Record::of(&message);
-                serde_json::to_writer(&mut out, &decoder.line(topic, &record)?)?;
-                writeln!(out)?;
-                shown += 1;
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => {
-                out.flush()?;
-                open = open.saturating_sub(1);
-            }
+            Some(Ok(message)) => shown.show(&Record::of(&message))?,
+            Some(Err(KafkaError::PartitionEOF(_))) | None => shown.out.flush()?,
             Some(Err(error)) if is_passing(&error) => {}
             Some(Err(error)) => return Err(error).context("the topic cannot be read"),
-            None => out.flush()?,
         }
-        let at_end = arguments.no_follow && open == 0;
-        if at_end || arguments.limit.is_some_and(|limit| shown >= limit) {
-            out.flush()?;
-            return Ok(Exit::Ok);
-        }
+    }
+    Ok(())
+}
+
+/// Where records are shown, and how many more.
+struct Shown<'a> {
+    decoder: Decoder<'a>,
+    topic: Topic,
+    out: std::io::StdoutLock<'static>,
+    left: u64,
+}
+
+impl Shown<'_> {
+    fn show(&mut self, record: &Record) -> anyhow::Result<()> {
+        serde_json::to_writer(&mut self.out, &self.decoder.line(self.topic, record)?)?;
+        writeln!(self.out)?;
+        self.left -= 1;
+        Ok(())
     }
 }
 
@@ -116,30 +161,32 @@ fn names_of(names: &TopicNames, topic: Topic, text: &str, partitions: &Partition
     }
 }
 
-fn assignment(
+/// The partitions of each name, and where to begin.
+type Places<'a> = BTreeMap<&'a str, Vec<(i32, Offset)>>;
+
+fn places<'a>(
     arguments: &TapArgs,
-    names: &[String],
+    names: &'a [String],
     partitions: &Partitions,
-) -> anyhow::Result<TopicPartitionList> {
+) -> anyhow::Result<Places<'a>> {
     let from = if arguments.from_beginning { Offset::Beginning } else { Offset::End };
-    let mut assignment = TopicPartitionList::new();
+    let mut places = Places::new();
     for name in names {
         let Some(count) = partitions.get(name) else {
             let text = format!("there is no topic `{name}`; fix: pointsman topics apply");
             return Err(coded(Exit::NotFound, text));
         };
-        for partition in (0..*count).filter(|one| arguments.lane.is_none_or(|lane| lane == *one)) {
-            assignment.add_partition_offset(name, partition, from)?;
-        }
+        let of = (0..*count).filter(|one| arguments.lane.is_none_or(|lane| lane == *one));
+        places.insert(name, of.map(|partition| (partition, from)).collect());
     }
-    if assignment.count() == 0 {
+    if places.values().all(Vec::is_empty) {
         let text = match arguments.lane {
             Some(lane) => format!("`{}` has no lane {lane}", arguments.topic),
             None => format!("`{}` has no topic yet", arguments.topic),
         };
         return Err(coded(Exit::NotFound, text));
     }
-    Ok(assignment)
+    Ok(places)
 }
 
 struct Decoder<'a> {

@@ -5,20 +5,13 @@ use std::time::Duration;
 use anyhow::Context;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::codec::RawRecord;
 use crate::model::Topic;
-
-/// What a consumer has next.
-pub enum Next<'a> {
-    Record(BorrowedMessage<'a>),
-    /// A partition was read to its end.
-    End,
-    Nothing,
-}
+use crate::stream::client::to_end::is_passing;
 
 /// Reads these partitions from their beginning.
 pub fn consumer(client: &ClientConfig, of: &[(&str, i32)]) -> anyhow::Result<BaseConsumer> {
@@ -43,19 +36,15 @@ pub fn consumer(client: &ClientConfig, of: &[(&str, i32)]) -> anyhow::Result<Bas
 
 /// The next record, where one comes in time. Errors that the library overcomes by itself count as
 /// nothing.
-pub fn next(consumer: &BaseConsumer, wait: Duration) -> anyhow::Result<Next<'_>> {
+pub fn next(
+    consumer: &BaseConsumer,
+    wait: Duration,
+) -> anyhow::Result<Option<BorrowedMessage<'_>>> {
     match consumer.poll(wait) {
-        None => Ok(Next::Nothing),
-        Some(Ok(message)) => Ok(Next::Record(message)),
-        Some(Err(KafkaError::PartitionEOF(_))) => Ok(Next::End),
-        Some(Err(error)) => match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::OperationTimedOut,
-            ) => Ok(Next::Nothing),
-            _ => Err(error).context("topics cannot be read"),
-        },
+        Some(Ok(message)) => Ok(Some(message)),
+        Some(Err(KafkaError::PartitionEOF(_))) | None => Ok(None),
+        Some(Err(error)) if is_passing(&error) => Ok(None),
+        Some(Err(error)) => Err(error).context("topics cannot be read"),
     }
 }
 

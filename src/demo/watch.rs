@@ -10,7 +10,7 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 
 use super::ledger::Ledger;
-use super::records::{Next, next, raw};
+use super::records::{next, raw};
 use super::tasks::index_of;
 use super::topics::DemoTopics;
 use crate::codec::Codec;
@@ -33,7 +33,7 @@ pub fn watch(
     // The resource of each attempt under way; bounded by the slots of the fleet.
     let mut open: IndexMap<(String, u32, u32), usize> = IndexMap::new();
     while !ledger.stopping() {
-        let Next::Record(message) = next(consumer, POLL)? else {
+        let Some(message) = next(consumer, POLL)? else {
             continue;
         };
         if message.topic() == topics.name(Topic::TasksDlq) {

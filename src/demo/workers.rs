@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use super::attempt::{Answer, Attempt, Broken, answer, broken};
 use super::ledger::Ledger;
 use super::publish::send;
-use super::records::{Next, next, raw};
+use super::records::{next, raw};
 use super::tasks::{DemoTask, index_of};
 use super::topics::DemoTopics;
 use crate::clock::{Stopwatch, wall_now};
@@ -107,10 +107,8 @@ pub fn work(
     while !place.ledger.stopping() {
         let mut wait = worker.until_due().min(POLL);
         for _ in 0..DECISIONS_AT_ONCE {
-            match next(consumer, wait)? {
-                Next::Record(message) => worker.read(&message)?,
-                Next::End | Next::Nothing => break,
-            }
+            let Some(message) = next(consumer, wait)? else { break };
+            worker.read(&message)?;
             wait = Duration::ZERO;
         }
         worker.answer_due()?;

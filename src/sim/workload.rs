@@ -68,8 +68,8 @@ pub fn publish_fleet(world: &World) {
     world.publish(Topic::Fleet, 0, &records);
 }
 
-/// The fleet is changed while tasks come: a resource gets less of everything, or is taken out, and
-/// after a while it is as before.
+/// The fleet is changed while tasks come: a resource gets less of some or all that it has, or is taken
+/// out, and after a while it is as before.
 pub async fn rescale(world: Rc<World>, mut dice: ChaCha8Rng) {
     let timeline = Rc::clone(&world.network.timeline);
     for _ in 0..dice.within(0..3) {
@@ -80,7 +80,11 @@ pub async fn rescale(world: Rc<World>, mut dice: ChaCha8Rng) {
         let record = |resource: &serde_json::Value| {
             Some(json!({"resource": resource}).to_string().into_bytes())
         };
-        let less = (!dice.chance(1, 4)).then(|| fraction(whole, dice.within(2..5)));
+        let less = (!dice.chance(1, 4)).then(|| {
+            // Not always everything: what is scarcest hides a fault in the others.
+            let (divisor, which) = (dice.within(2..5), dice.within(1..8));
+            fraction(whole, divisor, which)
+        });
         world.publish_any(Topic::Fleet, 0, &[(id.clone(), less.as_ref().and_then(record))]);
         timeline.sleep(dice.within(LOWERED_US)).await;
         world.publish_any(Topic::Fleet, 0, &[(id, record(whole))]);
@@ -110,15 +114,18 @@ pub async fn add_lanes(world: Rc<World>, mut dice: ChaCha8Rng) {
     world.partitions.set(Partitions { tasks: lanes, others: lanes });
 }
 
-/// A resource with a part of its slots and limits, of which the largest task still fits.
-fn fraction(whole: &serde_json::Value, divisor: u64) -> serde_json::Value {
+/// A resource with a part of what it has, of which the largest task still fits: of its slots (bit 0 of
+/// `which`), requests (bit 1) and tokens (bit 2).
+fn fraction(whole: &serde_json::Value, divisor: u64, which: u64) -> serde_json::Value {
     let mut less = whole.clone();
-    let part = |amount: &serde_json::Value, least: u64| {
-        json!((amount.as_u64().unwrap_or_default() / divisor).max(least))
-    };
-    less["slots"] = part(&whole["slots"], 1);
-    for (at, least) in [(0, 1), (1, TOKENS_MAX)] {
-        less["limits"][at]["amount"] = part(&whole["limits"][at]["amount"], least);
+    for (bit, path, least) in
+        [(0, "/slots", 1), (1, "/limits/0/amount", 1), (2, "/limits/1/amount", TOKENS_MAX)]
+    {
+        if which & (1 << bit) != 0
+            && let Some(amount) = less.pointer_mut(path)
+        {
+            *amount = json!((amount.as_u64().unwrap_or_default() / divisor).max(least));
+        }
     }
     less
 }

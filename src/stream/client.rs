@@ -15,6 +15,7 @@ pub mod payload;
 pub mod producer;
 pub mod reader;
 pub mod settings;
+pub mod to_end;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

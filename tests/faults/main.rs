@@ -14,6 +14,7 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use pointsman::broker::front::Fault;
 use pointsman::model::Topic;
+use serde_json::Value;
 use testbed::until;
 
 use site::LIMIT;
@@ -94,19 +95,38 @@ fn questions_of_an_assignment_are_asked_again() {
 
 /// A leader that was just elected says for a while that its partitions end before what they hold.
 #[test]
-fn what_a_new_leader_does_not_know_of_yet_is_replayed_all_the_same() {
+fn what_a_new_leader_does_not_know_of_yet_is_read_all_the_same() {
     let mut site = site::Site::start().unwrap();
     site.run_router();
     site.publish_tasks(0..site::TASKS);
     site.work_until(site::TASKS).unwrap();
     site.stop_router();
-    for topic in [Topic::Tasks, Topic::Journal, Topic::RouteDecisions] {
-        let rule = site.trouble(ApiKey::Fetch, topic, 0, 2, Fault::Behind);
-        let found = site.replay();
-        assert!(site.hits(rule) > 0, "{topic:?}");
+    let tasks = serde_json::json!(site::TASKS);
+    let replayed = |found: &[Value]| {
+        let found = &found[0];
         let decisions = [&found["decisions"], &found["identical"], &found["first_divergence"]];
-        let tasks = serde_json::json!(site::TASKS);
-        assert_eq!(decisions, [&tasks, &tasks, &serde_json::Value::Null], "{topic:?}: {found}");
+        decisions == [&tasks, &tasks, &Value::Null]
+    };
+    let replay: &[&str] = &["replay", "audit", "--json"];
+    let rows: [(&[&str], Topic, &dyn Fn(&[Value]) -> bool); 6] = [
+        (replay, Topic::Tasks, &replayed),
+        (replay, Topic::Journal, &replayed),
+        (replay, Topic::RouteDecisions, &replayed),
+        (&["tap", "tasks", "--from-beginning", "--no-follow"], Topic::Tasks, &|found| {
+            found.len() == site::TASKS
+        }),
+        (&["fleet", "show", "--output", "json"], Topic::Fleet, &|found| {
+            found[0]["resource"][0]["id"] == "one"
+        }),
+        (&["recover", "--output", "json"], Topic::Journal, &|found| {
+            found[0]["lanes"][0]["verdict"] == "runs"
+        }),
+    ];
+    for (arguments, topic, is_whole) in rows {
+        let rule = site.trouble(ApiKey::Fetch, topic, 0, 1, Fault::Behind);
+        let found = site.verb(arguments);
+        assert!(site.hits(rule) > 0, "{arguments:?}, {topic:?}");
+        assert!(is_whole(&found), "{arguments:?}, {topic:?}: {found:?}");
         site.heal();
     }
     site.audit().unwrap();

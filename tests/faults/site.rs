@@ -254,15 +254,17 @@ impl Site {
         }
     }
 
-    /// What `pointsman replay audit` says.
-    pub fn replay(&self) -> Value {
+    /// What `pointsman` prints: JSON values, one a line or a single one.
+    pub fn verb(&self, arguments: &[&str]) -> Vec<Value> {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_pointsman"))
-            .args(["replay", "audit", "--json"])
+            .args(arguments)
             .envs(self.environment.iter().cloned())
             .output()
             .unwrap();
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.stdout.is_empty(), "{arguments:?}: {said}");
+        let values = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
+        values.collect::<Result<_, _>>().unwrap_or_else(|_| panic!("{arguments:?}: {said}"))
     }
 
     /// Stops the router and reads everything back.

@@ -1,20 +1,19 @@
 //! What there is of a lane: committed offsets, journal, snapshots.
 
-use std::time::Duration;
+use std::ops::Range;
 
-use rdkafka::Offset;
-use rdkafka::TopicPartitionList;
+use anyhow::Context;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
 use serde::Serialize;
 
 use super::Tools;
-use crate::clock::Stopwatch;
 use crate::codec::Codec;
 use crate::model::Topic;
 use crate::model::journal::JournalRecord;
 use crate::model::snapshot::{Dropped, Manifest, SnapshotPoint};
+use crate::stream::client::to_end::ToEnd;
 use crate::stream::committed::{self, CommittedOffset, LaneCommit};
 
 /// The end of a journal holds markers and, after a crash, aborted records beside the last one.
@@ -218,7 +217,7 @@ fn last_of_journal(
     let mut back = TAIL_RECORDS;
     loop {
         let from = end.saturating_sub(back).max(first);
-        if let Some(value) = last_after(tools, name, partition, from)? {
+        if let Some(value) = last_after(tools, name, partition, from..end)? {
             return Ok(Some(codec.decode_journal(&value)?));
         }
         if from == first {
@@ -232,30 +231,19 @@ fn last_after(
     tools: &Tools<'_>,
     name: &str,
     partition: i32,
-    from: i64,
+    Range { start: from, end }: Range<i64>,
 ) -> anyhow::Result<Option<Vec<u8>>> {
     let consumer = tools.cluster.reader()?;
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(name, partition, Offset::Offset(from))?;
-    consumer.assign(&list)?;
+    let mut to_end = ToEnd::new(name).with(partition, Offset::Offset(from), end);
+    to_end.begin(&consumer)?;
     let mut last = None;
-    let mut idle = Stopwatch::start();
-    loop {
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                idle = Stopwatch::start();
-                last = message.payload().map(<[u8]>::to_vec);
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
-            Some(Err(error)) if !super::super::kafka::is_passing(&error) => {
-                return Err(error.into());
-            }
-            Some(Err(_)) | None => {}
-        }
-        if idle.elapsed() > tools.cluster.timeout() {
-            anyhow::bail!("`{name}` was not read to its end");
-        }
+    while let Some(message) = to_end
+        .next(&consumer, tools.cluster.timeout())
+        .with_context(|| format!("`{name}` cannot be read to its end"))?
+    {
+        last = message.payload().map(<[u8]>::to_vec);
     }
+    Ok(last)
 }
 
 impl LaneReport {

@@ -6,20 +6,19 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::cli::exit::{Exit, coded};
-use crate::cli::kafka::{Cluster, Record as Read, Watch, is_passing};
-use crate::clock::Stopwatch;
+use crate::cli::kafka::{Cluster, Record as Read, Watch};
 use crate::codec::{Codec, RawRecord};
 use crate::config::Config;
 use crate::model::Topic;
 use crate::model::time::Timestamp;
 use crate::replay::Record;
 use crate::replay::source::{Cursor, Go, Source};
+use crate::stream::client::to_end::ToEnd;
 
 /// Outputs of a batch become visible after its journal record, one partition after the other.
 const VISIBLE_WAIT: Duration = Duration::from_millis(500);
@@ -124,25 +123,20 @@ impl FromKafka {
     ) -> anyhow::Result<KafkaCursor> {
         let from = from.max(bounds.start);
         let reading = self.reading.clone();
-        let place = Place { topic, partition, next: from, end: bounds.end };
-        let mut cursor = KafkaCursor { consumer: None, place, reading, given_back: None };
-        if from < bounds.end {
-            let consumer = self.consumer()?;
-            self.reading.assign(&consumer, place)?;
-            cursor.consumer = Some(consumer);
+        let mut place = reading.place(topic, partition, from..bounds.end);
+        let consumer = (from < bounds.end).then(|| self.consumer()).transpose()?;
+        if let Some(consumer) = &consumer {
+            place.to_end.begin(consumer)?;
         }
-        Ok(cursor)
+        Ok(KafkaCursor { consumer, place, reading, given_back: None })
     }
 }
 
 /// Where a partition is read.
-#[derive(Debug, Clone, Copy)]
 struct Place {
     topic: Topic,
-    partition: i32,
-    /// The offset that is read next.
-    next: i64,
-    /// As it was noted: there are records before it, or ends of transactions.
+    to_end: ToEnd,
+    /// Records from here on came after the end was noted.
     end: i64,
 }
 
@@ -161,10 +155,9 @@ impl Cursor for KafkaCursor {
             return Ok(Some(given_back));
         }
         let Some(consumer) = &self.consumer else { return Ok(None) };
-        let next = self.reading.next(self.place, consumer)?;
-        match &next {
-            Some(record) => self.place.next = record.offset + 1,
-            None => self.consumer = None,
+        let next = self.reading.next(&mut self.place, consumer)?;
+        if next.is_none() {
+            self.consumer = None;
         }
         Ok(next)
     }
@@ -197,57 +190,31 @@ struct Reading {
 }
 
 impl Reading {
-    fn assign(&self, consumer: &BaseConsumer<Watch>, place: Place) -> anyhow::Result<()> {
-        let name = self.config.topics.name(place.topic);
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(name, place.partition, Offset::Offset(place.next))?;
-        Ok(consumer.assign(&assignment)?)
-    }
-
-    /// Whether the partition's leader knows of everything that was noted. Where it does not answer, nobody
-    /// knows yet: it is asked again until the time is over.
-    fn knows_all(&self, consumer: &BaseConsumer<Watch>, place: Place) -> bool {
-        let name = self.config.topics.name(place.topic);
-        let found = consumer.fetch_watermarks(name, place.partition, self.timeout);
-        found.is_ok_and(|(_, end)| end >= place.end)
+    fn place(&self, topic: Topic, partition: i32, range: Range<i64>) -> Place {
+        let to_end = ToEnd::new(self.config.topics.name(topic));
+        let to_end = to_end.with(partition, Offset::Offset(range.start), range.end);
+        Place { topic, to_end, end: range.end }
     }
 
     /// The next record of a place in a consumer's one partition; `None` at the place's end.
-    ///
-    /// A leader that was just elected does not know yet what is committed, and tells who fetches that the
-    /// partition ends earlier than it does (who asks for the end is told to come back: KIP-207). So the
-    /// end of what is read counts only once the leader has said that it knows all that was noted.
-    fn next(&self, place: Place, consumer: &BaseConsumer<Watch>) -> anyhow::Result<Option<Record>> {
+    fn next(
+        &self,
+        place: &mut Place,
+        consumer: &BaseConsumer<Watch>,
+    ) -> anyhow::Result<Option<Record>> {
         let topic = place.topic;
-        let idle = Stopwatch::start();
-        let mut knows_all = place.next >= place.end;
-        loop {
-            let read = match consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => Read::of(&message),
-                Some(Err(KafkaError::PartitionEOF(_))) if knows_all => return Ok(None),
-                Some(Err(KafkaError::PartitionEOF(_))) | None if idle.elapsed() > self.timeout => {
-                    bail!("`{}` was not read to its end in time", topic.default_name())
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => {
-                    knows_all = self.knows_all(consumer, place);
-                    self.assign(consumer, place)?;
-                    continue;
-                }
-                Some(Err(error)) if is_passing(&error) => continue,
-                Some(Err(error)) => {
-                    let name = topic.default_name();
-                    return Err(error).with_context(|| format!("`{name}` cannot be read"));
-                }
-                None => continue,
-            };
-            if let Some(id) = read.with(topic, |raw| self.codec.unknown_schema(raw))
-                && let Some(text) = super::teach(&self.codec, &self.config, id)?
-            {
-                self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, text);
-            }
-            let record = record_of(read);
-            return Ok((record.offset < place.end).then_some(record));
+        let found = place.to_end.next(consumer, self.timeout);
+        let found = found
+            .with_context(|| format!("`{}` cannot be read to its end", topic.default_name()))?;
+        let Some(message) = found else { return Ok(None) };
+        let read = Read::of(&message);
+        if let Some(id) = read.with(topic, |raw| self.codec.unknown_schema(raw))
+            && let Some(text) = super::teach(&self.codec, &self.config, id)?
+        {
+            self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, text);
         }
+        let record = record_of(read);
+        Ok((record.offset < place.end).then_some(record))
     }
 }
 
@@ -300,9 +267,9 @@ impl Source for FromKafka {
             return Ok(None);
         }
         // One consumer for all questions: a new one would first have to connect.
-        let place = Place { topic, partition, next: offset, end: bounds.end };
-        self.reading.assign(&self.consumer, place)?;
-        let next = self.reading.next(place, &self.consumer)?;
+        let mut place = self.reading.place(topic, partition, offset..bounds.end);
+        place.to_end.begin(&self.consumer)?;
+        let next = self.reading.next(&mut place, &self.consumer)?;
         self.consumer.unassign()?;
         Ok(next)
     }

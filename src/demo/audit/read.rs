@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{ClientConfig, Offset};
 
 use super::history::{AllocationSeen, DeadLetterSeen, DecisionSeen, Names, TaskSeen};
 use crate::clock::Stopwatch;
 use crate::codec::Codec;
-use crate::demo::records::{Next, consumer, next, raw};
+use crate::demo::records::{consumer, raw};
 use crate::demo::topics::DemoTopics;
 use crate::model::Topic;
 use crate::model::resource::{FleetEntry, FleetFile};
+use crate::stream::client::to_end::ToEnd;
 
 /// What the audit reads.
 const TOPICS: [Topic; 5] =
@@ -46,27 +47,21 @@ pub fn read(client: &ClientConfig, topics: &DemoTopics, codec: &Codec) -> anyhow
         })
         .collect();
     await_stable(client, &of)?;
-    let consumer = consumer(client, &of)?;
+    let consumer = consumer(client, &[])?;
     let mut history = History::default();
     let mut names = Names::default();
-    let mut ends = 0;
-    let mut heard = Stopwatch::start();
-    while ends < of.len() {
-        match next(&consumer, Duration::from_millis(100))? {
-            Next::Record(message) => {
-                let topic = TOPICS.into_iter().find(|one| topics.name(*one) == message.topic());
-                let topic = topic.context("a record of a topic that was not asked for")?;
-                history.add(topic, &message, &mut names, codec)?;
-                heard = Stopwatch::start();
-            }
-            Next::End => {
-                ends += 1;
-                heard = Stopwatch::start();
-            }
-            Next::Nothing if heard.elapsed() > SILENCE_MAX => {
-                bail!("the topics cannot be read to their ends: {ends} of {} ends", of.len())
-            }
-            Next::Nothing => (),
+    for topic in TOPICS {
+        let name = topics.name(topic);
+        let mut to_end = ToEnd::new(name);
+        for partition in 0..topics.partitions(topic) {
+            to_end = to_end.with(partition, Offset::Beginning, 0);
+        }
+        to_end.begin(&consumer)?;
+        while let Some(message) = to_end
+            .next(&consumer, SILENCE_MAX)
+            .with_context(|| format!("{name} cannot be read to its end"))?
+        {
+            history.add(topic, &message, &mut names, codec)?;
         }
     }
     Ok(history)

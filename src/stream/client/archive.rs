@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
@@ -11,6 +11,7 @@ use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
 
 use super::reader::Quiet;
+use super::to_end::{Polled, ToEnd};
 use crate::clock::Stopwatch;
 use crate::model::snapshot::{Dropped, Manifest, SnapshotKey};
 use crate::model::time::Timestamp;
@@ -143,7 +144,10 @@ impl Archive<'_> {
         let mut found = Found::default();
         self.read(
             lane,
-            |consumer, list, partition| from_time(consumer, list, partition, from, &self.topic),
+            |consumer, partition| match from {
+                Some(from) => from_time(consumer, partition, from, &self.topic),
+                None => Offset::Beginning,
+            },
             |offset, key, value| {
                 if let Err(error) = found.take(offset, key, value) {
                     debug!(lane, seq = key.seq, %error, "manifest");
@@ -163,10 +167,7 @@ impl Archive<'_> {
         if let Some(first) = found.first_chunk(manifest.seq) {
             self.read(
                 manifest.lane,
-                |_, list, partition| {
-                    list.add_partition_offset(&self.topic, partition, Offset::Offset(first))?;
-                    Ok(())
-                },
+                |_, _| Offset::Offset(first),
                 |_, key, value| pieces.take(key, value),
             )?;
         }
@@ -177,25 +178,25 @@ impl Archive<'_> {
     fn read(
         &self,
         lane: u32,
-        begin: impl FnOnce(&BaseConsumer<Quiet>, &mut TopicPartitionList, i32) -> Result<(), KafkaError>,
+        begin: impl FnOnce(&BaseConsumer<Quiet>, i32) -> Offset,
         mut take: impl FnMut(i64, SnapshotKey, Option<&[u8]>) -> bool,
     ) -> Result<(), ArchiveError> {
         let consumer: BaseConsumer<Quiet> = self.consumer.create_with_context(Quiet)?;
         let partition = i32::try_from(lane).unwrap_or(-1);
-        let mut list = TopicPartitionList::new();
-        begin(&consumer, &mut list, partition)?;
-        consumer.assign(&list)?;
+        let first = begin(&consumer, partition);
+        let mut to_end = ToEnd::new(&self.topic).with(partition, first, 0);
+        to_end.begin(&consumer)?;
         let mut waited = Stopwatch::start();
         loop {
-            match consumer.poll(POLL) {
-                None => self.go_on(waited)?,
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            match to_end.poll(&consumer, POLL) {
+                Ok(Polled::Nothing) => self.go_on(waited)?,
+                Ok(Polled::End) => return Ok(()),
                 // What is passing is tried again until the time is over.
-                Some(Err(error)) => {
+                Err(error) => {
                     debug!(%error, lane, "snapshots");
                     self.go_on(waited)?;
                 }
-                Some(Ok(message)) => {
+                Ok(Polled::Record(message)) => {
                     waited = Stopwatch::start();
                     self.go_on(waited)?;
                     let Some(key) = message.key().and_then(SnapshotKey::parse) else { continue };
@@ -211,26 +212,25 @@ impl Archive<'_> {
 /// The first offset of this time or later; the beginning where that is not known.
 fn from_time(
     consumer: &BaseConsumer<Quiet>,
-    list: &mut TopicPartitionList,
     partition: i32,
-    from: Option<Timestamp>,
+    from: Timestamp,
     topic: &str,
-) -> Result<(), KafkaError> {
-    let mut start = Offset::Beginning;
-    if let Some(from) = from {
-        let mut times = TopicPartitionList::new();
-        times.add_partition_offset(topic, partition, Offset::Offset(from.as_ms()))?;
-        match consumer.offsets_for_times(times, WAIT) {
-            Ok(found) => {
-                if let Some(Offset::Offset(offset)) =
-                    found.elements().first().map(|element| element.offset())
-                {
-                    start = Offset::Offset(offset);
-                }
-            }
-            Err(error) => debug!(%error, partition, "snapshots are read from their beginning"),
-        }
+) -> Offset {
+    let found = times_of(topic, partition, from)
+        .and_then(|times| consumer.offsets_for_times(times, WAIT))
+        .inspect_err(|error| debug!(%error, partition, "snapshots are read from their beginning"));
+    match found.map(|found| found.elements().first().map(|element| element.offset())) {
+        Ok(Some(Offset::Offset(offset))) => Offset::Offset(offset),
+        Ok(_) | Err(_) => Offset::Beginning,
     }
-    list.add_partition_offset(topic, partition, start)?;
-    Ok(())
+}
+
+fn times_of(
+    topic: &str,
+    partition: i32,
+    from: Timestamp,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut times = TopicPartitionList::new();
+    times.add_partition_offset(topic, partition, Offset::Offset(from.as_ms()))?;
+    Ok(times)
 }
