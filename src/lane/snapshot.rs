@@ -21,7 +21,7 @@ use crate::routing::state::State;
 use crate::routing::tasks::TaskList;
 
 /// Raised with every change of the state's encoding.
-pub const FORMAT_VERSION: u16 = 4;
+pub const FORMAT_VERSION: u16 = 5;
 
 const MAGIC: [u8; 4] = *b"PMLS";
 const HASH_BYTES: usize = 16;
@@ -274,7 +274,7 @@ mod tests {
                 bytes[5] = 9;
                 sealed(bytes);
             },
-            "the snapshot has format 9 and fact level 0; this release reads format 4 and fact levels up to 3",
+            "the snapshot has format 9 and fact level 0; this release reads format 5 and fact levels up to 4",
         );
         check(
             0,

@@ -27,13 +27,13 @@ use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 
 /// The level of the facts that this release writes.
-pub const FACT_LEVEL: u32 = 3;
+pub const FACT_LEVEL: u32 = 4;
 
 /// The oldest level that this release reads: from 0.1.0 on the one before the newest.
-pub const FACT_LEVEL_OLDEST: u32 = 3;
+pub const FACT_LEVEL_OLDEST: u32 = 4;
 
 /// The version of the decisions: raised with every change that can alter an outcome.
-pub const ENGINE_VERSION: u32 = 3;
+pub const ENGINE_VERSION: u32 = 4;
 
 /// A resource's place in the fleet table.
 pub type ResourceIndex = u16;

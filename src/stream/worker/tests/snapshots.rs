@@ -251,7 +251,7 @@ fn a_snapshot_that_cannot_be_used_gives_way_to_an_older_one_and_then_to_the_jour
     seal(&mut newer);
     bench.answer_snapshot(0, Some((2, &newer)));
     bench.expect(&[
-        "refused 0 seq 2: the snapshot has format 9 and fact level 0; this release reads format 4 and fact levels up to 3",
+        "refused 0 seq 2: the snapshot has format 9 and fact level 0; this release reads format 5 and fact levels up to 4",
         "find snapshot 0 up to 1, published 0",
     ]);
     bench.answer_snapshot(0, None);
