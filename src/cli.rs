@@ -111,6 +111,9 @@ pub struct Global {
         default_value = "table"
     )]
     pub output: Format,
+    /// The same as --output jsonl: one JSON object a line
+    #[arg(long, global = true, env = "POINTSMAN_JSON")]
+    pub json: bool,
     /// When to use colour; NO_COLOR is respected
     #[arg(
         long,
@@ -154,7 +157,11 @@ impl Global {
     }
 
     pub fn printer(&self) -> Printer {
-        Printer::new(self.output, self.color)
+        let format = match self.output {
+            Format::Table if self.json => Format::Jsonl,
+            given => given,
+        };
+        Printer::new(format, self.color)
     }
 }
 

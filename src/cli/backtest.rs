@@ -81,9 +81,6 @@ pub struct BacktestArgs {
     /// Runs and bounds that are computed at once [default: one for each core]
     #[arg(long, env = "POINTSMAN_BACKTEST_JOBS", value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// Print one JSON object
-    #[arg(long, env = "POINTSMAN_BACKTEST_JSON")]
-    json: bool,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -126,7 +123,7 @@ pub fn run(global: &Global, arguments: &BacktestArgs) -> anyhow::Result<Exit> {
         seed: arguments.seed,
         elapsed_s: began.elapsed().as_secs_f64(),
     };
-    table::print(&report, arguments.json || printer.format != Format::Table)?;
+    table::print(&report, printer.format != Format::Table)?;
     let is_within = report.core.oversubscribed == 0;
     Ok(if is_within { Exit::Ok } else { Exit::Difference })
 }

@@ -54,9 +54,6 @@ pub struct BrokerArgs {
         value_parser = memory
     )]
     memory: usize,
-    /// Print the address as a JSON object
-    #[arg(long, env = "POINTSMAN_BROKER_JSON")]
-    json: bool,
 }
 
 pub fn run(global: &Global, arguments: &BrokerArgs) -> anyhow::Result<Exit> {
@@ -74,7 +71,7 @@ pub fn run(global: &Global, arguments: &BrokerArgs) -> anyhow::Result<Exit> {
 
     let address = front.address();
     let mut out = std::io::stdout().lock();
-    if arguments.json || printer.format != Format::Table {
+    if printer.format != Format::Table {
         let line = json!({
             "bootstrap_servers": address.to_string(),
             "memory_bytes": arguments.memory,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::exit::{self, Exit};
 use super::kafka::Cluster;
-use super::print::{Format, Mark, Printer};
+use super::print::{Mark, Printer};
 use super::{Global, topics};
 use crate::config::Config;
 
@@ -30,9 +30,6 @@ pub struct CheckArgs {
     /// A warning is a failure
     #[arg(long, env = "POINTSMAN_CHECK_DENY_WARNINGS")]
     deny_warnings: bool,
-    /// As `--output json`
-    #[arg(long, env = "POINTSMAN_CHECK_JSON")]
-    json: bool,
 }
 
 /// In the order in which they are looked at; each needs those before it.
@@ -126,10 +123,7 @@ struct Report<'a> {
 }
 
 pub fn check(global: &Global, arguments: &CheckArgs) -> anyhow::Result<Exit> {
-    let mut printer = global.printer();
-    if arguments.json {
-        printer.format = Format::Json;
-    }
+    let printer = global.printer();
     let mut findings = Findings::new();
     match global.load() {
         Err(errors) => {

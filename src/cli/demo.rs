@@ -55,9 +55,6 @@ pub struct DemoArgs {
     /// Fixes tenants, priorities, classes, deadlines and what the models answer
     #[arg(long, env = "POINTSMAN_DEMO_SEED", value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Print the summary as one JSON object, and nothing else, on stdout
-    #[arg(long, env = "POINTSMAN_DEMO_JSON")]
-    pub json: bool,
     /// Keep the topics, the router's configuration and its log; and the demo's own broker, until
     /// Ctrl-C
     #[arg(long, env = "POINTSMAN_DEMO_KEEP")]
@@ -88,7 +85,6 @@ pub struct DemoArgs {
 pub fn run(global: &Global, arguments: DemoArgs) -> anyhow::Result<Exit> {
     let interrupted = signals::stop_on_signals()?;
     let printer = global.printer();
-    let json = arguments.json;
     let (brokers, own) = match arguments.brokers {
         Some(brokers) => (brokers, None),
         None => {
@@ -127,7 +123,7 @@ pub fn run(global: &Global, arguments: DemoArgs) -> anyhow::Result<Exit> {
         printer.note(&format!("… and {unnamed} findings more"));
     }
     let mut out = std::io::stdout().lock();
-    if json || printer.format != Format::Table {
+    if printer.format != Format::Table {
         serde_json::to_writer(&mut out, &ended.summary)?;
         writeln!(out)?;
     } else {

@@ -6,7 +6,7 @@ use indicatif::ProgressStyle;
 use super::Global;
 use super::exit::{Exit, coded};
 use super::replay::range::When;
-use super::replay::{FromArgs, Opened, open, progress, with_json};
+use super::replay::{FromArgs, Opened, open, progress};
 use crate::clock::wall_now;
 use crate::model::time::Timestamp;
 use crate::replay::find::{Place, find_decision, find_task};
@@ -49,9 +49,6 @@ pub struct ExplainArgs {
         value_parser = super::replay::range::parse
     )]
     until: Option<When>,
-    /// Print the story as one JSON object
-    #[arg(long, env = "POINTSMAN_EXPLAIN_JSON")]
-    json: bool,
 }
 
 pub fn run(global: &Global, arguments: &ExplainArgs) -> anyhow::Result<Exit> {
@@ -80,7 +77,7 @@ pub fn run(global: &Global, arguments: &ExplainArgs) -> anyhow::Result<Exit> {
         );
         return Err(coded(Exit::NotFound, text));
     };
-    let printer = with_json(global.printer(), arguments.json);
+    let printer = global.printer();
     printer.document(&story, || story.text())?;
     Ok(Exit::Ok)
 }

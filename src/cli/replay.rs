@@ -18,7 +18,6 @@ use serde::Serialize;
 
 use super::exit::{Exit, coded};
 use super::kafka::Cluster;
-use super::print::{Format, Printer};
 use super::{Global, registry};
 use crate::clock::{Stopwatch, wall_now};
 use crate::codec::{Codec, OutputFormat, REGISTERED_TOPICS, RegisteredSchemas, schema};
@@ -79,9 +78,6 @@ struct AuditArgs {
     from: FromArgs,
     #[command(flatten)]
     range: RangeArgs,
-    /// Print the summary as one JSON object
-    #[arg(long, env = "POINTSMAN_REPLAY_JSON")]
-    json: bool,
 }
 
 pub fn run(global: &Global, arguments: &ReplayArgs) -> anyhow::Result<Exit> {
@@ -314,17 +310,8 @@ fn audit(global: &Global, arguments: &AuditArgs) -> anyhow::Result<Exit> {
     let decisions_per_s = found.decisions as f64 / elapsed_s.max(1e-9);
     let printer = global.printer();
     let summary = Summary { audit: &found, elapsed_s, decisions_per_s };
-    let printer = with_json(printer, arguments.json);
     printer.document(&summary, || audit_text(&summary))?;
     Ok(if found.is_identical() { Exit::Ok } else { Exit::Difference })
-}
-
-/// `--json` is `--output json` on one line.
-pub fn with_json(mut printer: Printer, json: bool) -> Printer {
-    if json && printer.format == Format::Table {
-        printer.format = Format::Jsonl;
-    }
-    printer
 }
 
 fn audit_text(summary: &Summary<'_>) -> String {

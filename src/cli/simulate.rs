@@ -66,9 +66,6 @@ pub struct SimulateArgs {
     #[cfg(feature = "planted-bugs")]
     #[arg(long, env = "POINTSMAN_SIMULATE_PLANTED", value_name = "NAME", value_parser = bug)]
     planted: Option<Bug>,
-    /// Print one JSON object
-    #[arg(long, env = "POINTSMAN_SIMULATE_JSON")]
-    json: bool,
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {
@@ -177,7 +174,7 @@ pub fn run(global: &Global, arguments: &SimulateArgs) -> anyhow::Result<Exit> {
     let elapsed_s = began.elapsed().as_secs_f64();
     let missing = if arguments.require_coverage { total.missing() } else { Vec::new() };
     let mut out = std::io::stdout().lock();
-    if arguments.json || printer.format != Format::Table {
+    if printer.format != Format::Table {
         let line = json!({
             "seeds": total.seeds, "steps": total.steps, "elapsed_s": elapsed_s,
             "violations": total.violations, "missing": missing,

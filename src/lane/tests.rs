@@ -2,6 +2,7 @@
 //! again.
 
 mod breakers;
+mod budgets;
 mod chains;
 mod fairness;
 mod features;
@@ -119,6 +120,10 @@ impl Bench {
         let key = format!("tenant:{id}");
         let value = json!({"tenant": spec}).to_string();
         self.put(Topic::Fleet, Some(&key), Some(value.as_bytes()), false);
+    }
+
+    pub fn untenant(&mut self, id: &str) {
+        self.put(Topic::Fleet, Some(&format!("tenant:{id}")), None, false);
     }
 
     pub fn health(&mut self, resource: &str, status: &str) {

@@ -96,6 +96,10 @@ pub struct ResourceSpec {
     pub tenants: Vec<String>,
 }
 
+/// The tenant that stands for all of them together: its limits and its budget bind every task, beside
+/// those of the task's own tenant. No task names it.
+pub const EVERYONE: &str = "*";
+
 /// A tenant's share and limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -247,6 +251,18 @@ impl TenantSpec {
             check(check_number("usd_per_hour", budget, 0.000_001, 1e9));
         }
         check(check_number("reserved_share", self.reserved_share, 0.0, 1.0));
+        if self.id == EVERYONE {
+            let allowed = "limits and usd_per_hour alone: `*` stands for all tenants together";
+            for (field, is_set) in [
+                ("weight", self.weight != default_weight()),
+                ("burst", self.burst.is_some()),
+                ("reserved_share", self.reserved_share > 0.0),
+            ] {
+                if is_set {
+                    check(Err(Invalid::new(field, "a value for tenant `*`", allowed)));
+                }
+            }
+        }
         found
     }
 }

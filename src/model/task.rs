@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::resource::EVERYONE;
 use super::time::Timestamp;
 
 /// The order in which tasks are served; a lower value goes first.
@@ -228,6 +229,10 @@ impl Task {
     pub fn validate(&self) -> Result<(), Invalid> {
         check_name("task_id", &self.task_id, TASK_ID_BYTES_MAX)?;
         check_name("tenant", &self.tenant, NAME_BYTES_MAX)?;
+        if self.tenant == EVERYONE {
+            let allowed = "the name of one tenant: `*` stands for all of them, in the fleet";
+            return Err(Invalid::new("tenant", &self.tenant, allowed));
+        }
         check_name("class", &self.class, NAME_BYTES_MAX)?;
         if let Some(session) = &self.session {
             check_name("session", session, NAME_BYTES_MAX)?;

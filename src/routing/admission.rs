@@ -1,4 +1,7 @@
 //! Tenants: their limits and budgets over all lanes, and their bursts in this one.
+//!
+//! A task is bound by its own tenant, where the fleet names it, and by [`EVERYONE`], where the fleet names
+//! that: both are debited for it, and both have to have room.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -17,8 +20,9 @@ use super::fleet::{Deal, Kept, Rate, Release, Stand, renew};
 use super::price::Stake;
 use super::sharing::Taking;
 use crate::model::reason::RefusalReason;
-use crate::model::resource::{Dimension, Limit, TenantSpec};
+use crate::model::resource::{Dimension, EVERYONE, Limit, TenantSpec};
 use crate::model::rights::{BUDGET_WINDOW_S, LimitKind};
+use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +89,18 @@ pub struct Tenants {
     dealt: u32,
     tenants: Vec<Tenant>,
     by_id: BTreeMap<String, TenantIndex>,
+    /// Whose limits bind every task, while the fleet has it.
+    everyone: Option<TenantIndex>,
+}
+
+/// What keeps a task from being admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lacking {
+    pub tenant: TenantIndex,
+    pub rule: RefusalReason,
+    /// What the rule needed, and what there was.
+    pub needed: String,
+    pub had: String,
 }
 
 /// Tenants that a fleet may name: indices are `u16`.
@@ -92,7 +108,7 @@ pub const TENANTS_MAX: usize = 50_000;
 
 impl Tenants {
     pub fn new(lane: u32, dealt: u32) -> Self {
-        Tenants { lane, dealt, tenants: Vec::new(), by_id: BTreeMap::new() }
+        Tenants { lane, dealt, tenants: Vec::new(), by_id: BTreeMap::new(), everyone: None }
     }
 
     pub fn index_of(&self, id: &str) -> Option<TenantIndex> {
@@ -153,6 +169,9 @@ impl Tenants {
         }
         tenant.spec = spec.clone();
         tenant.removed = false;
+        if spec.id == EVERYONE {
+            self.everyone = Some(index as TenantIndex);
+        }
     }
 
     /// How the lane stands with a limit of a tenant.
@@ -207,7 +226,18 @@ impl Tenants {
     pub fn remove(&mut self, id: &str) {
         if let Some(index) = self.by_id.get(id) {
             self.tenants[usize::from(*index)].removed = true;
+            self.everyone = self.everyone.filter(|everyone| everyone != index);
         }
+    }
+
+    /// Who is debited for a task of a tenant.
+    fn bound(&self, own: Option<TenantIndex>) -> impl Iterator<Item = TenantIndex> + use<> {
+        own.into_iter().chain(self.everyone)
+    }
+
+    fn budgets(&self, own: Option<TenantIndex>) -> impl Iterator<Item = (TenantIndex, &Rate)> {
+        self.bound(own)
+            .filter_map(|index| Some((index, self.tenants[usize::from(index)].budget.as_ref()?)))
     }
 
     pub fn advance(&mut self, now: Timestamp) {
@@ -226,77 +256,125 @@ impl Tenants {
         }
     }
 
-    /// What a millionth of a US dollar of the tenant's budget costs now, in utility.
-    pub fn usd_micro_price(&self, index: TenantIndex, now: Timestamp) -> f64 {
-        let budget = self.tenants[usize::from(index)].budget.as_ref();
-        budget.map_or(0.0, |budget| budget.price.per_unit(now))
+    /// What a millionth of a US dollar of the budgets that bind the tenant costs now, in utility.
+    pub fn usd_micro_price(&self, own: Option<TenantIndex>, now: Timestamp) -> f64 {
+        self.budgets(own).map(|(_, budget)| budget.price.per_unit(now)).sum()
     }
 
-    /// Whether the tenant may have this now: the new arrival time of its burst, or what it lacks.
+    /// Whose budget has no room for it; the amount, millionths of a US dollar, is asked for only where
+    /// there is a budget.
+    pub fn unaffordable(
+        &self,
+        own: Option<TenantIndex>,
+        priority: Priority,
+        usd_micros: impl Fn() -> u64,
+    ) -> Option<TenantIndex> {
+        let mut budgets = self.budgets(own);
+        let found = budgets.find(|(_, budget)| {
+            let needed = usd_micros();
+            budget.free_for(priority, needed) < needed
+        });
+        found.map(|(index, _)| index)
+    }
+
+    /// Whether the tenant may have this now: the new arrival time of its burst.
+    ///
+    /// # Errors
+    /// What it lacks: a limit, a budget or a burst.
     pub fn admit(
         &self,
-        index: TenantIndex,
+        own: Option<TenantIndex>,
         now: Timestamp,
         taking: &Taking,
-    ) -> Result<Option<u64>, RefusalReason> {
-        let Taking { priority, tokens, usd_micros } = *taking;
-        let tenant = &self.tenants[usize::from(index)];
-        for rate in &tenant.rates {
-            let needed = match rate.limit.dimension {
-                Dimension::Requests => 1,
-                Dimension::Tokens => tokens,
-            };
-            if rate.free_for(priority, needed) < needed {
-                return Err(RefusalReason::TenantLimit);
+    ) -> Result<Option<u64>, Lacking> {
+        for index in self.bound(own) {
+            let tenant = &self.tenants[usize::from(index)];
+            let id = &tenant.spec.id;
+            for rate in &tenant.rates {
+                let Limit { dimension, window_s, .. } = rate.limit;
+                let needed = match dimension {
+                    Dimension::Requests => 1,
+                    Dimension::Tokens => taking.tokens,
+                };
+                let free = rate.free_for(taking.priority, needed);
+                if free < needed {
+                    let name = dimension.name();
+                    return Err(Lacking {
+                        tenant: index,
+                        rule: RefusalReason::TenantLimit,
+                        needed: format!("{needed} {name} in {window_s} s of tenant {id}"),
+                        had: format!("{free}"),
+                    });
+                }
+            }
+            let Some(budget) = &tenant.budget else { continue };
+            let free = budget.free_for(taking.priority, taking.usd_micros);
+            if free < taking.usd_micros {
+                let usd = |micros: u64| format!("{:.6} USD", micros as f64 / 1e6);
+                return Err(Lacking {
+                    tenant: index,
+                    rule: RefusalReason::Budget,
+                    needed: format!("{} of the hour of tenant {id}", usd(taking.usd_micros)),
+                    had: usd(free),
+                });
             }
         }
-        if tenant
-            .budget
-            .as_ref()
-            .is_some_and(|budget| budget.free_for(priority, usd_micros) < usd_micros)
-        {
-            return Err(RefusalReason::Budget);
-        }
-        burst(tenant, now)
+        let Some(index) = own else { return Ok(None) };
+        let tenant = &self.tenants[usize::from(index)];
+        burst(tenant, now).map_err(|NotYet| Lacking {
+            tenant: index,
+            rule: RefusalReason::TenantLimit,
+            needed: format!("1 request in the burst of tenant {}", tenant.spec.id),
+            had: "0".to_owned(),
+        })
     }
 
     pub fn debit(
         &mut self,
-        index: TenantIndex,
+        own: Option<TenantIndex>,
         now: Timestamp,
         reservation: &Reservation,
         stake: Stake,
     ) {
-        let tenant = &mut self.tenants[usize::from(index)];
-        for rate in &mut tenant.rates {
-            match rate.limit.dimension {
-                Dimension::Requests => rate.debit(now, 1),
-                Dimension::Tokens => rate.debit(now, reservation.tokens),
+        for index in self.bound(own) {
+            let tenant = &mut self.tenants[usize::from(index)];
+            for rate in &mut tenant.rates {
+                match rate.limit.dimension {
+                    Dimension::Requests => rate.debit(now, 1),
+                    Dimension::Tokens => rate.debit(now, reservation.tokens),
+                }
+            }
+            if let Some(budget) = &mut tenant.budget {
+                budget.debit(now, reservation.usd_micros);
+                budget.charge(now, reservation.usd_micros_expected as f64, stake);
             }
         }
-        if let Some(budget) = &mut tenant.budget {
-            budget.debit(now, reservation.usd_micros);
-            budget.charge(now, reservation.usd_micros as f64, stake);
-        }
-        if reservation.burst_arrival_ns.is_some() {
-            tenant.burst_arrival_ns = reservation.burst_arrival_ns;
+        if let Some(index) = own
+            && reservation.burst_arrival_ns.is_some()
+        {
+            self.tenants[usize::from(index)].burst_arrival_ns = reservation.burst_arrival_ns;
         }
     }
 
-    /// Corrects the tenant's debits as the resource's are corrected.
-    pub fn release(&mut self, index: TenantIndex, release: &Release, usd_micros_back: u64) {
-        let tenant = &mut self.tenants[usize::from(index)];
-        for rate in &mut tenant.rates {
-            release.apply(rate);
-        }
-        if let Some(budget) = &mut tenant.budget {
-            budget.window.credit(release.reserved_at, usd_micros_back);
+    /// Corrects the debits as the resource's are corrected.
+    pub fn release(&mut self, own: Option<TenantIndex>, release: &Release, usd_micros_back: u64) {
+        for index in self.bound(own) {
+            let tenant = &mut self.tenants[usize::from(index)];
+            for rate in &mut tenant.rates {
+                release.apply(rate);
+            }
+            if let Some(budget) = &mut tenant.budget {
+                budget.window.credit(release.reserved_at, usd_micros_back);
+            }
         }
     }
 }
 
+/// The burst's next request is not due yet.
+struct NotYet;
+
 /// The tenant's burst by governor's GCRA, on a scratch copy of its arrival time.
-fn burst(tenant: &Tenant, now: Timestamp) -> Result<Option<u64>, RefusalReason> {
+fn burst(tenant: &Tenant, now: Timestamp) -> Result<Option<u64>, NotYet> {
     let Some(quota) = quota(&tenant.spec) else { return Ok(None) };
     let clock = Cell::new(Duration::ZERO);
     let store = ArrivalTime(Cell::new(tenant.burst_arrival_ns.map(Nanos::new)));
@@ -305,7 +383,7 @@ fn burst(tenant: &Tenant, now: Timestamp) -> Result<Option<u64>, RefusalReason> 
     clock.set(Duration::from_millis(now.ms_since(Timestamp::EPOCH)));
     match limiter.check_key(&()) {
         Ok(()) => Ok(store.0.get().map(Nanos::as_u64)),
-        Err(_) => Err(RefusalReason::TenantLimit),
+        Err(_) => Err(NotYet),
     }
 }
 

@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::TaskKey;
+use super::admission::Lacking;
 use super::affinity::session_of;
 use super::chain::{StageAsk, first_shape, stages_of};
 use super::eligibility::{Candidates, Memo};
@@ -28,7 +29,7 @@ use kept::{planned, preferred};
 use refused::refused;
 pub(super) use refused::{Sizes, later_worth, moved, size_or_room_miss};
 pub(super) use survey::Prices;
-use survey::{Ask, Offer, Survey};
+use survey::{Ask, Offer, Survey, usd_micros};
 
 /// A resource with everything that was reserved and predicted.
 struct Choice {
@@ -89,19 +90,27 @@ fn verdict(
             serve(state, memo, ask, taken)
         }
         (_, better) => {
-            if let Some(offer) = better.or(found.first()) {
+            // Who waits for money stands in nobody's way.
+            if let Some(offer) = better.or(found.first())
+                && ask.unaffordable(state, offer.candidate.resource).is_none()
+            {
                 memo.add_claim(offer.candidate.resource, ask.tokens());
             }
             if memo.lacks.are_asked()
                 && let Some(offer) = better.or(found.first_later())
             {
                 let resource = offer.candidate.resource;
-                memo.lacks.resource_waits(state, resource, ask.taking(state, resource));
+                let taking = ask.taking(state, resource);
+                match ask.unaffordable(state, resource) {
+                    Some(tenant) => memo.lacks.tenant_waits(state, tenant, taking),
+                    None => memo.lacks.resource_waits(state, resource, taking),
+                }
             }
             match (found.has_any(), found.waits) {
                 (false, _) => Verdict::Refuse(found.furthest),
                 (true, _) if rationed => Verdict::Wait(RefusalReason::PricedOut),
-                (true, true) => Verdict::Wait(RefusalReason::NoCapacity),
+                (true, true) if found.lacks_room => Verdict::Wait(RefusalReason::NoCapacity),
+                (true, true) => Verdict::Wait(RefusalReason::Budget),
                 // No window of any candidate could ever take so many tokens.
                 (true, false) => Verdict::Refuse(RefusalReason::NoCapacity),
             }
@@ -119,32 +128,25 @@ fn serve(
     let (tokens, output) = (ask.tokens(), ask.output_expected);
     let fallbacks = fallbacks(state, &memo.scored, candidate.resource);
     let terms = state.fleet.terms(candidate.resource);
-    let cost_reserved = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
-    let usd_micros = libm::ceil(cost_reserved * 1e6) as u64;
-    let admitted = match ask.candidates.tenant {
-        Some(tenant) => {
-            let taking = ask.taking(state, candidate.resource);
-            state.tenants.admit(tenant, state.batch_time, &taking)
-        }
-        None => Ok(None),
-    };
+    let taking = ask.taking(state, candidate.resource);
+    let admitted = state.tenants.admit(ask.candidates.tenant, state.batch_time, &taking);
     let burst_arrival_ns = match admitted {
         Ok(burst_arrival_ns) => burst_arrival_ns,
-        Err(reason) => {
-            if memo.lacks.are_asked()
-                && let Some(tenant) = ask.candidates.tenant
-            {
-                memo.lacks.tenant_waits(state, tenant, ask.taking(state, candidate.resource));
+        Err(Lacking { tenant, rule, .. }) => {
+            if memo.lacks.are_asked() {
+                memo.lacks.tenant_waits(state, tenant, taking);
             }
-            return Verdict::Wait(reason);
+            return Verdict::Wait(rule);
         }
     };
+    let cost_usd = terms.cost_usd(ask.input_tokens, output);
     Verdict::Serve(Choice {
         reservation: Reservation {
             resource: candidate.resource,
             tokens,
             tokens_expected: u64::from(ask.input_tokens) + output as u64,
-            usd_micros,
+            usd_micros: taking.usd_micros,
+            usd_micros_expected: usd_micros(cost_usd),
             burst_arrival_ns,
         },
         plans: plans(state, ask, candidate.resource, &fallbacks),
@@ -153,7 +155,7 @@ fn serve(
             quality: ask
                 .moved(state, candidate.resource)
                 .map_or(candidate.quality, |moved| moved.quality),
-            cost_usd: terms.cost_usd(ask.input_tokens, output),
+            cost_usd,
             latency_ms: ask.latency(state, candidate.resource).expected_ms,
             utility: ask.utility(state, candidate),
             price: offer.price,

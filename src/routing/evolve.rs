@@ -294,8 +294,9 @@ impl State {
         self.leases.insert((lease_until, key));
         self.in_flight += 1;
         self.fleet.reserve(reservation, self.batch_time, self.stake);
-        if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
-            self.tenants.debit(tenant, self.batch_time, reservation, self.stake);
+        let tenant = self.tenants.index_of(&live.task.shape.tenant);
+        self.tenants.debit(tenant, self.batch_time, reservation, self.stake);
+        if let Some(tenant) = tenant {
             let resource = self.fleet.at(reservation.resource);
             let start_within_ms = self.policy.start_within_ms;
             self.reserved.debit(tenant, resource, reservation, self.batch_time, start_within_ms);
@@ -325,9 +326,10 @@ impl State {
             overrun_tokens: used.overrun_tokens,
         };
         self.fleet.release(resource, &release);
-        if let Some(tenant) = self.tenants.index_of(&live.task.shape.tenant) {
-            let back = usd_micros.saturating_sub(used.usd_micros);
-            self.tenants.release(tenant, &release, back);
+        let tenant = self.tenants.index_of(&live.task.shape.tenant);
+        let back = usd_micros.saturating_sub(used.usd_micros);
+        self.tenants.release(tenant, &release, back);
+        if let Some(tenant) = tenant {
             self.reserved.release(tenant, resource, &release);
         }
         live.failures += u32::from(end.is_failure());

@@ -82,8 +82,7 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
         features: features.as_deref(),
     };
     let expected = state.learned.output_expected(candidates.class, max_output_tokens);
-    let reserved = state.output_reserved(candidates.class, max_output_tokens);
-    let paid = engine::Prices::new(state, &candidates, input_tokens, reserved, expected);
+    let paid = engine::Prices::new(state, &candidates, input_tokens, expected);
     let tried = asked.live.map(LiveTask::tried).unwrap_or_default();
     let mut found = Vec::new();
     for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {

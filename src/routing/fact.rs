@@ -95,8 +95,10 @@ pub struct Reservation {
     pub tokens: u64,
     /// What the prices count: as many tokens are expected.
     pub tokens_expected: u64,
-    /// Millionths of a US dollar, against the tenant's budget.
+    /// Millionths of a US dollar at most, against the budgets.
     pub usd_micros: u64,
+    /// What the budgets' prices count: as many are expected.
+    pub usd_micros_expected: u64,
     /// The tenant's new theoretical arrival time, nanoseconds since the epoch.
     pub burst_arrival_ns: Option<u64>,
 }

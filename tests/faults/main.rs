@@ -115,10 +115,10 @@ fn what_a_new_leader_does_not_know_of_yet_is_read_all_the_same() {
         (&["tap", "tasks", "--from-beginning", "--no-follow"], Topic::Tasks, &|found| {
             found.len() == site::TASKS
         }),
-        (&["fleet", "show", "--output", "json"], Topic::Fleet, &|found| {
+        (&["fleet", "show", "--json"], Topic::Fleet, &|found| {
             found[0]["resource"][0]["id"] == "one"
         }),
-        (&["recover", "--output", "json"], Topic::Journal, &|found| {
+        (&["recover", "--json"], Topic::Journal, &|found| {
             found[0]["lanes"][0]["verdict"] == "runs"
         }),
     ];

@@ -21,7 +21,7 @@ use super::SelectArgs;
 use super::letters::{self, Letter, Mark, REDRIVE, REPLAY_ID};
 use crate::cli::exit::Exit;
 use crate::cli::kafka::Cluster;
-use crate::cli::replay::{FromKafka, lane_settings, with_json};
+use crate::cli::replay::{FromKafka, lane_settings};
 use crate::cli::{Global, tool_codec};
 use crate::clock::wall_now;
 use crate::codec::headers::CONTENT_TYPE;
@@ -71,9 +71,6 @@ pub struct RedriveArgs {
     /// Why, for `operator-actions`
     #[arg(long, env = "POINTSMAN_REDRIVE_COMMENT", value_name = "TEXT", default_value = "")]
     comment: String,
-    /// Print the summary as one JSON object
-    #[arg(long, env = "POINTSMAN_REDRIVE_JSON")]
-    json: bool,
 }
 
 /// What would happen, or has.
@@ -135,7 +132,7 @@ pub fn run(global: &Global, arguments: &RedriveArgs) -> anyhow::Result<Exit> {
         Ok(())
     })?;
     summary.forecast = forecast(&cluster, &config, &taken)?;
-    let printer = with_json(global.printer(), arguments.json);
+    let printer = global.printer();
     if let Some(producer) = producer.as_ref().filter(|_| !taken.is_empty()) {
         let id = format!("{REDRIVE}-{}-{}", wall_now().as_ms(), std::process::id());
         summary.replay_id = Some(id.clone());

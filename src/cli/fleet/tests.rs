@@ -51,6 +51,11 @@ weigth = 1.0
 [[tenant]]
 id = "t"
 reserved_share = 1.5
+
+[[tenant]]
+id = "*"
+usd_per_hour = 1.0
+weight = 2.0
 "#;
     let errors = parse(text, false).unwrap_err();
     assert_eq!(
@@ -63,6 +68,7 @@ reserved_share = 1.5
             "resource 1 `a`: usd_per_million_tokens.input: -1 is not allowed; a finite number of at least 0",
             "resource 1 `a`: slots: 0 is not allowed; at least 1",
             "tenant 1 `t`: reserved_share: 1.5 is not allowed; a number in [0, 1]",
+            "tenant 2 `*`: weight: a value for tenant `*` is not allowed; limits and usd_per_hour alone: `*` stands for all tenants together",
             "all tenants: reserved_share: 1.5 is not allowed; shares that sum to at most 1",
         ]
     );

@@ -36,9 +36,6 @@ pub struct SnapshotArgs {
     /// Only what is in this host's store: the brokers are not asked
     #[arg(long, env = "POINTSMAN_INSPECT_LOCAL", conflicts_with = "from_file")]
     local: bool,
-    /// Print one JSON object a line
-    #[arg(long, env = "POINTSMAN_INSPECT_JSON")]
-    json: bool,
 }
 
 /// One snapshot.
@@ -112,10 +109,7 @@ pub fn run(global: &Global, arguments: &SnapshotArgs) -> anyhow::Result<Exit> {
         root = Some(store.root().display().to_string());
     }
     rows.sort_by_key(|row| (row.lane, row.seq, row.place));
-    let mut printer = global.printer();
-    if arguments.json && printer.format == Format::Table {
-        printer.format = Format::Jsonl;
-    }
+    let printer = global.printer();
     printer.rows(&rows, shown)?;
     if printer.format == Format::Table {
         for row in &rows {

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::range::RangeArgs;
-use super::{FromArgs, Opened, open_whole, progress, with_json};
+use super::{FromArgs, Opened, open_whole, progress};
 use crate::cli::Global;
 use crate::cli::exit::{Exit, coded};
 use crate::cli::fleet::file;
@@ -48,9 +48,6 @@ pub struct WhatIfArgs {
     /// Publish every changed decision to this topic, as JSON
     #[arg(long, env = "POINTSMAN_WHAT_IF_PUBLISH", value_name = "TOPIC")]
     publish: Option<String>,
-    /// Print the comparison and every changed decision as one JSON object
-    #[arg(long, env = "POINTSMAN_WHAT_IF_JSON")]
-    json: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,7 +79,7 @@ pub fn run(global: &Global, arguments: &WhatIfArgs) -> anyhow::Result<Exit> {
         publish(global, topic, &changed)?;
     }
     let elapsed_s = begun.elapsed().as_secs_f64();
-    let printer = with_json(global.printer(), arguments.json);
+    let printer = global.printer();
     let answer = Answer { comparison: &comparison, elapsed_s, changed_decisions: &changed };
     printer.document(&answer, || text(&answer))?;
     Ok(if comparison.changed == 0 { Exit::Ok } else { Exit::Difference })

@@ -258,28 +258,6 @@ fn bad_records_are_buried_with_their_bytes_and_the_next_is_served() {
 }
 
 #[test]
-fn a_tenant_keeps_to_its_limits_burst_and_budget() {
-    let limits = json!([{"dimension": "requests", "amount": 2, "window_s": 10}]);
-    let rows = [
-        (json!({"limits": limits}), 2),
-        (json!({"limits": limits, "burst": 1}), 1),
-        // 100 input tokens and 100 output tokens cost 0.0003 USD.
-        (json!({"usd_per_hour": 0.0005}), 1),
-        (json!({}), 3),
-    ];
-    for (tenant, served) in rows {
-        let mut bench = Bench::new(policy());
-        bench.resource("a", json!({"slots": 10}));
-        bench.tenant("acme", tenant.clone());
-        for id in ["t1", "t2", "t3"] {
-            bench.task(id, json!({"tenant": "acme"}));
-        }
-        let routed = bench.step().iter().filter(|line| line.contains("->")).count();
-        assert_eq!(routed, served, "{tenant}");
-    }
-}
-
-#[test]
 fn a_result_for_another_lane_is_forwarded() {
     let mut bench = Bench::new(policy());
     bench.lane = super::super::Lane::genesis(0, 2, 1, super::settings(policy()));

@@ -76,7 +76,7 @@ fn explain_miss(
         let (needed, had) = explain_size(state, ask, index, rule);
         return Some((rule, needed, had));
     }
-    let room = ask.room(state, index);
+    let room = ask.capacity(state, index);
     if !room.fits(ask.tokens()) {
         let needed = format!("1 slot, 1 request, {} tokens", ask.tokens());
         let lowered = lowered_text(state, index);
@@ -86,6 +86,10 @@ fn explain_miss(
             room.slots, room.requests, room.tokens
         );
         return Some((RefusalReason::NoCapacity, needed, had));
+    }
+    let taking = ask.taking(state, index);
+    if let Err(lacking) = state.tenants.admit(ask.candidates.tenant, state.batch_time, &taking) {
+        return Some((lacking.rule, lacking.needed, lacking.had));
     }
     let candidate = ask.candidates.list.iter().find(|candidate| candidate.resource == index)?;
     let utility = ask.utility(state, candidate);

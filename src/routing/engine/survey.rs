@@ -1,7 +1,7 @@
 //! What a task's candidates offer at their prices: now, and to those who wait.
 
 use super::super::eligibility::{Candidate, Candidates, Memo, kept, rank};
-use super::super::fact::{Bid, Loss, ResourceIndex};
+use super::super::fact::{Bid, Loss, ResourceIndex, TenantIndex};
 use super::super::features::Projected;
 use super::super::fleet::{Claim, Room};
 use super::super::learned::Moved;
@@ -104,26 +104,44 @@ impl Ask<'_> {
         u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
     }
 
-    /// What it takes there, of the resource and of its tenant.
-    pub fn taking(&self, state: &State, resource: ResourceIndex) -> Taking {
+    /// What it costs there at most, millionths of a US dollar.
+    pub fn usd_micros(&self, state: &State, resource: ResourceIndex) -> u64 {
         let terms = state.fleet.terms(resource);
-        let usd = terms.cost_usd(self.input_tokens, f64::from(self.max_output_tokens));
+        usd_micros(terms.cost_usd(self.input_tokens, f64::from(self.max_output_tokens)))
+    }
+
+    /// What it takes there, of the resource and of the budgets.
+    pub fn taking(&self, state: &State, resource: ResourceIndex) -> Taking {
         Taking {
             priority: self.candidates.shape.priority,
             tokens: self.tokens(),
-            usd_micros: libm::ceil(usd * 1e6) as u64,
+            usd_micros: self.usd_micros(state, resource),
         }
     }
 
-    /// What it may take there now.
-    pub fn room(&self, state: &State, resource: ResourceIndex) -> Room {
+    /// Whose budget has no room for what it costs there.
+    pub fn unaffordable(&self, state: &State, resource: ResourceIndex) -> Option<TenantIndex> {
+        let Candidates { tenant, shape, .. } = self.candidates;
+        let usd_micros = || self.usd_micros(state, resource);
+        state.tenants.unaffordable(*tenant, shape.priority, usd_micros)
+    }
+
+    /// What the resource has for it now, whatever it costs.
+    pub fn capacity(&self, state: &State, resource: ResourceIndex) -> Room {
         let priority = self.candidates.shape.priority;
         state.room(self.candidates.tenant, resource, priority, self.tokens())
     }
 
+    /// What it may take there now: nothing where a budget has no room for it.
+    pub fn room(&self, state: &State, resource: ResourceIndex) -> Room {
+        match self.unaffordable(state, resource) {
+            Some(_) => Room::default(),
+            None => self.capacity(state, resource),
+        }
+    }
+
     pub fn prices(&self, state: &State) -> Prices {
-        let (input, output) = (self.input_tokens, self.max_output_tokens);
-        Prices::new(state, self.candidates, input, output, self.output_expected)
+        Prices::new(state, self.candidates, self.input_tokens, self.output_expected)
     }
 
     /// Of an attempt there, without queueing.
@@ -182,11 +200,16 @@ pub(super) fn size_miss(
     None
 }
 
-/// What a resource's limits and the tenant's budget cost a task of these sizes now, in utility.
+/// In millionths, rounded up.
+pub(super) fn usd_micros(usd: f64) -> u64 {
+    libm::ceil(usd * 1e6) as u64
+}
+
+/// What a resource's limits and the budgets cost a task of these sizes now, in utility: by what it is
+/// expected to take.
 #[derive(Debug, Clone, Copy)]
 pub struct Prices {
     input_tokens: u32,
-    max_output_tokens: u32,
     output_expected: f64,
     usd_micro: f64,
 }
@@ -196,12 +219,10 @@ impl Prices {
         state: &State,
         candidates: &Candidates,
         input_tokens: u32,
-        max_output_tokens: u32,
         output_expected: f64,
     ) -> Self {
-        let budget = |tenant| state.tenants.usd_micro_price(tenant, state.batch_time);
-        let usd_micro = candidates.tenant.map_or(0.0, budget);
-        Prices { input_tokens, max_output_tokens, output_expected, usd_micro }
+        let usd_micro = state.tenants.usd_micro_price(candidates.tenant, state.batch_time);
+        Prices { input_tokens, output_expected, usd_micro }
     }
 
     pub fn of(&self, state: &State, index: ResourceIndex) -> f64 {
@@ -214,8 +235,8 @@ impl Prices {
         }
         if self.usd_micro > 0.0 {
             let terms = state.fleet.terms(index);
-            let usd = terms.cost_usd(self.input_tokens, f64::from(self.max_output_tokens));
-            price += self.usd_micro * libm::ceil(usd * 1e6);
+            let usd = terms.cost_usd(self.input_tokens, self.output_expected);
+            price += self.usd_micro * usd_micros(usd) as f64;
         }
         price
     }
@@ -243,6 +264,8 @@ pub(super) struct Survey<'a> {
     later: [Option<Offer<'a>>; LATER_MAX],
     /// Whether any candidate could ever take so many tokens.
     pub waits: bool,
+    /// Whether it is room alone that one of those lacks, and not money.
+    pub lacks_room: bool,
     /// The best, with room or not, and the score of the next.
     first: Option<Offer<'a>>,
     second: Option<f64>,
@@ -262,6 +285,7 @@ impl<'a> Survey<'a> {
             now: None,
             later: [None; LATER_MAX],
             waits: false,
+            lacks_room: false,
             first: None,
             second: None,
             top: f64::NEG_INFINITY,
@@ -306,6 +330,7 @@ impl<'a> Survey<'a> {
             let room = ask.room(state, candidate.resource);
             if !room.fits(tokens) {
                 if fits_ever {
+                    found.lacks_room |= ask.unaffordable(state, candidate.resource).is_none();
                     found.keep_later(offer);
                 }
                 continue;
@@ -407,6 +432,10 @@ impl<'a> Survey<'a> {
                 break;
             }
             let resource = offer.candidate.resource;
+            // An hour's budget comes back bit by bit, and to whoever asks first.
+            if ask.unaffordable(state, resource).is_some() {
+                continue;
+            }
             let latency = ask.latency(state, resource);
             let kept = state.kept_from(ask.candidates.tenant, resource);
             let (now, ahead) = (state.batch_time, memo.claim(resource).and(kept));
