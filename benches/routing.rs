@@ -1,22 +1,35 @@
 //! What routing one task costs, from eligibility to reservation, warm: the decision and folding
-//! its fact. `cargo bench --bench routing`.
+//! its fact. `cargo bench --bench routing`. Beside it a table of routing, allocation and balancing against
+//! the limits that were set for them.
+
+#[path = "planner/load.rs"]
+mod load;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
+use load::{LOAD_SNAPSHOT_MS, Load, snapshots};
+use pointsman::clock::Stopwatch;
 use pointsman::model::resource::{Dimension, FleetEntry, Limit, ResourceSpec, Speed, TokenPrices};
+use pointsman::model::result::TaskResult;
 use pointsman::model::task::Task;
 use pointsman::model::time::Timestamp;
+use pointsman::routing::TaskKey;
+use pointsman::routing::allocator::{ResultVerdict, decide_result};
+use pointsman::routing::balancer::rebalance::Planner;
+use pointsman::routing::balancer::{NewArrival, distribute_load};
 use pointsman::routing::eligibility::Memo;
 use pointsman::routing::engine::decide_task;
 use pointsman::routing::fact::Fact;
 use pointsman::routing::state::State;
 
 const TASKS: usize = 10_000;
+/// As many as any number of tasks needs.
+const SLOTS: u32 = 1_000_000;
 
 /// Resources that differ in price, speed and quality, in 16 failure domains, with two limits each.
-fn resource(number: u32) -> ResourceSpec {
+fn resource(number: u32, slots: u32) -> ResourceSpec {
     let part = f64::from(number % 97) / 97.0;
     ResourceSpec {
         id: format!("resource-{number}"),
@@ -28,7 +41,7 @@ fn resource(number: u32) -> ResourceSpec {
         usd_per_million_tokens: TokenPrices { input: 0.1 + part, output: 1.0 + part },
         context_window: 128_000,
         max_output_tokens: 16_384,
-        slots: 1_000_000,
+        slots,
         limits: vec![
             Limit { dimension: Dimension::Requests, amount: 10_000_000, window_s: 60 },
             Limit { dimension: Dimension::Tokens, amount: 100_000_000_000, window_s: 60 },
@@ -44,12 +57,12 @@ fn resource(number: u32) -> ResourceSpec {
     }
 }
 
-fn state(resources: u32) -> State {
+fn state(resources: u32, slots: u32) -> State {
     let mut state = State::genesis(0, 1);
     let at = Timestamp::from_ms(1_000_000);
     state.evolve(&Fact::BatchOpened { at, results_caught_up_at: at });
     for number in 0..resources {
-        let entry = Box::new(FleetEntry::Resource(resource(number)));
+        let entry = Box::new(FleetEntry::Resource(resource(number, slots)));
         state.evolve(&Fact::FleetSet { offset: i64::from(number), entry });
     }
     state
@@ -84,7 +97,7 @@ fn routing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("route_one_task");
     group.throughput(Throughput::Elements(1));
     for resources in [32, 1_024, 10_000] {
-        let fresh = state(resources);
+        let fresh = state(resources, SLOTS);
         let count = if resources > 2_000 { TASKS / 10 } else { TASKS };
         group.bench_function(BenchmarkId::from_parameter(resources), |bencher| {
             bencher.iter_custom(|iterations| {
@@ -110,9 +123,126 @@ fn routing(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The times of one thing, and what it may take.
+fn row(what: &str, mut times: Vec<Duration>, limit_ms: Option<u32>) {
+    times.sort_unstable();
+    let ms = |part: usize| times[(times.len() - 1) * part / 100].as_secs_f64() * 1e3;
+    let limit = limit_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms}"));
+    let missed = limit_ms.is_some_and(|limit| ms(99) > f64::from(limit));
+    let missed = if missed { "  MISSED" } else { "" };
+    println!("{what:58} {:>7} {:9.4} {:9.4} {limit:>6}{missed}", times.len(), ms(50), ms(99));
+}
+
+/// Deciding each of the tasks, and folding that beside; and reserving and giving back what each of them takes.
+fn decided_and_allocated(resources: u32, tasks: &[Task]) -> (Vec<Duration>, Vec<Duration>) {
+    let mut state = state(resources, SLOTS);
+    let mut memo = Memo::default();
+    route(&mut state, &mut memo, &tasks[..8]);
+    let (mut decided, mut allocated) = (Vec::new(), Vec::new());
+    for (offset, task) in tasks.iter().enumerate().skip(8) {
+        let at = state.batch_time;
+        let deciding = Stopwatch::start();
+        let facts = black_box(decide_task(&state, &mut memo, task, offset as i64, at));
+        decided.push(deciding.elapsed());
+        let result = format!(
+            r#"{{"task_id":"{}","attempt":1,"status":"succeeded","input_tokens":100,
+                 "output_tokens":64,"duration_ms":900,"quality":0.7}}"#,
+            task.task_id
+        );
+        let result: TaskResult = serde_json::from_str(&result).expect("a result of this bench");
+        let allocating = Stopwatch::start();
+        facts.iter().for_each(|fact| state.evolve(fact));
+        match decide_result(&state, &result, at) {
+            ResultVerdict::Facts(facts) => facts.iter().for_each(|fact| state.evolve(fact)),
+            other => unreachable!("a result of a task that is under way: {other:?}"),
+        }
+        allocated.push(allocating.elapsed());
+    }
+    (decided, allocated)
+}
+
+/// Ordering a batch of tasks: new ones, and ones that wait because all slots are taken.
+fn distributed(resources: u32, batch: usize, tasks: &[Task]) -> [Vec<Duration>; 2] {
+    const TIMES: usize = 200;
+    let at = Timestamp::from_ms(1_000_000);
+    let time = |state: &State, waiting: &[TaskKey], arrivals: &[NewArrival<'_>]| {
+        let mut memo = Memo::default();
+        let distribute = |memo: &mut Memo| distribute_load(state, memo, waiting, arrivals);
+        assert_eq!(distribute(&mut memo).len(), batch);
+        let times = (0..TIMES).map(|_| {
+            let distributing = Stopwatch::start();
+            black_box(distribute(&mut memo));
+            distributing.elapsed()
+        });
+        times.collect()
+    };
+    let arrivals: Vec<NewArrival<'_>> =
+        tasks[..batch].iter().map(|task| NewArrival { task, created_at: at }).collect();
+    let new = time(&state(resources, SLOTS), &[], &arrivals);
+    let mut full = state(resources, 1);
+    route(&mut full, &mut Memo::default(), &tasks[..resources as usize + batch]);
+    let tasks = &tasks[resources as usize..][..batch];
+    let keys: Vec<TaskKey> = tasks.iter().map(|task| TaskKey::of(&task.task_id)).collect();
+    [new, time(&full, &keys, &[])]
+}
+
+/// Every round of a planner until nothing is left to be advised, under three kinds of load.
+fn planned(lanes: u32, resources: u32) -> Vec<Duration> {
+    let at = Timestamp::from_ms(1_000_000_000);
+    let mut times = Vec::new();
+    for load in [Load::Steady, Load::Skewed, Load::Overloaded] {
+        let told = snapshots(lanes, resources, at, load);
+        for _ in 0..5 {
+            let mut planner = Planner::new(lanes, LOAD_SNAPSHOT_MS);
+            told.iter().for_each(|snapshot| planner.told(snapshot));
+            let mut advice = 1;
+            while advice > 0 {
+                let planning = Stopwatch::start();
+                advice = black_box(planner.rebalance(at.plus_ms(100))).len();
+                times.push(planning.elapsed());
+            }
+        }
+    }
+    times
+}
+
+/// Routing in 10 ms, allocation in 5 ms, balancing in 15 ms.
+fn limits() {
+    const RESOURCES: u32 = 200;
+    const BATCH: usize = 512;
+    let tasks = tasks();
+    println!("{:58} {:>7} {:>9} {:>9} {:>6}", "", "times", "p50, ms", "p99, ms", "limit");
+    for resources in [RESOURCES, 10_000] {
+        let (decided, allocated) = decided_and_allocated(resources, &tasks[..2_000]);
+        row(&format!("routing: a task is decided, {resources} resources"), decided, Some(10));
+        let what = format!("allocation: reserved and given back, {resources} resources");
+        row(&what, allocated, Some(5));
+    }
+    let [new, waiting] = distributed(RESOURCES, BATCH, &tasks);
+    let what =
+        |kind: &str| format!("balancing: {BATCH} {kind} tasks ordered, {RESOURCES} resources");
+    row(&what("new"), new, Some(15));
+    row(&what("waiting"), waiting, Some(15));
+    for lanes in [4, 64] {
+        let what = format!("a planner's round, {lanes} lanes, {RESOURCES} resources");
+        row(&what, planned(lanes, RESOURCES), None);
+    }
+    println!(
+        "The 15 ms are compared with the distribution of a batch, which the tasks wait for; no task waits\n         for a planner's round, which stands beside it."
+    );
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30).measurement_time(Duration::from_secs(4));
     targets = routing
 }
-criterion_main!(benches);
+
+fn main() {
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    // Not where it is only tried whether the bench runs.
+    if std::env::args().any(|argument| argument == "--bench") {
+        limits();
+    }
+}

@@ -1,7 +1,7 @@
 //! Pairs real prompts with real arrivals and backtests the router on them, at several loads.
 //!
 //! ```text
-//! cargo bench --bench backtest -- --out DIRECTORY [--loads 60,100,150] [--flat] [--calm] [--write-only]
+//! cargo bench --bench backtest -- [--out DIRECTORY] [--loads 60,100,150] [--flat] [--calm] [--write-only]
 //! ```
 //!
 //! Prompts: RouterBench rows (11 models, a score and a cost each; no licence file with their source, so
@@ -35,7 +35,7 @@ use scenario::{Pairing, Trace};
 #[derive(Debug, Parser)]
 #[command(about = "Backtests the router on real prompts and arrivals")]
 struct Arguments {
-    /// Where the scenarios are written; made where it is missing.
+    /// Where the scenarios are written; made where it is missing. Without it they are removed at the end.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Per cent of what the preferred models can take.
@@ -53,7 +53,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Write the scenarios and do not run them.
-    #[arg(long)]
+    #[arg(long, requires = "out")]
     write_only: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
@@ -69,10 +69,8 @@ fn main() {
         println!("skipped: {} is not there (POINTSMAN_DATA says where to look)", prompts.display());
         return;
     }
-    let Some(out) = &arguments.out else {
-        println!("skipped: --out names the directory for the scenarios");
-        return;
-    };
+    let temporary = tempfile::tempdir().unwrap();
+    let out = arguments.out.as_deref().unwrap_or(temporary.path());
     std::fs::create_dir_all(out).unwrap();
     let pairing = Pairing::new(&prompts, Trace::read(arrivals), arguments.seed);
     pairing.write_common(out, !arguments.calm);

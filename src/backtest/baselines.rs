@@ -1,6 +1,7 @@
 //! Routers to compare with. Each gets the same input, limits, knowledge of health and right to wait
 //! as the core: what finds no room waits, by priority and then in order of arrival, until its deadline
-//! or the policy's longest wait. They differ in which of the resources with room they take.
+//! or the policy's longest wait. They differ in which of the resources with room they take. They know no
+//! tenants, so nothing of a tenant's limits holds them back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,7 +11,7 @@ use super::{BacktestError, Settings, Watch};
 use crate::draw::{Draw, Purpose};
 use crate::model::health::{HealthScope, HealthStatus};
 use crate::model::reason::RefusalReason;
-use crate::model::resource::ResourceSpec;
+use crate::model::resource::{ResourceSpec, TenantSpec};
 use crate::model::result::{ResultStatus, TaskResult};
 use crate::model::task::Priority;
 
@@ -48,6 +49,19 @@ impl Baseline {
             Baseline::PowerOfTwoPeakEwma => "power_of_two_peak_ewma",
         }
     }
+}
+
+/// What makes the comparison with them unequal; `None` where nothing does.
+pub fn note(scenario: &Scenario) -> Option<String> {
+    let is_bound = |tenant: &&TenantSpec| {
+        let TenantSpec { id: _, weight: _, limits, burst, usd_per_hour, reserved_share } = tenant;
+        !limits.is_empty() || burst.is_some() || usd_per_hour.is_some() || *reserved_share > 0.0
+    };
+    let bound = scenario.fleet.tenants.iter().filter(is_bound).count();
+    let text = format!(
+        "the limits and shares of {bound} tenants bind pointsman alone, not the simple routers"
+    );
+    (bound > 0).then_some(text)
 }
 
 /// Latency that decays towards what is seen and jumps to what is worse, after Finagle and `tower`.

@@ -55,6 +55,8 @@ pub struct Report {
     #[serde(flatten)]
     pub core: Summary,
     pub baselines: IndexMap<String, Summary>,
+    /// For people: what was passed over, and what makes the comparison unequal.
+    pub notes: Vec<String>,
     pub seed: u64,
     pub elapsed_s: f64,
 }

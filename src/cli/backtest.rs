@@ -99,7 +99,9 @@ pub fn run(global: &Global, arguments: &BacktestArgs) -> anyhow::Result<Exit> {
         skew: arguments.skew,
     };
     let scenario = files::read(arguments)?;
-    for note in &scenario.notes {
+    let mut notes = scenario.notes.clone();
+    notes.extend(baselines::note(&scenario).filter(|_| !arguments.no_baselines));
+    for note in &notes {
         printer.note(note);
     }
     let stop = signals::stop_on_signals()?;
@@ -120,6 +122,7 @@ pub fn run(global: &Global, arguments: &BacktestArgs) -> anyhow::Result<Exit> {
             .iter()
             .map(|(baseline, run)| (baseline.name().to_owned(), summary(run)))
             .collect::<IndexMap<_, _>>(),
+        notes,
         seed: arguments.seed,
         elapsed_s: began.elapsed().as_secs_f64(),
     };

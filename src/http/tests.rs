@@ -89,6 +89,22 @@ fn status_shows_lanes() {
 }
 
 #[test]
+fn a_lanes_hindsight_share_is_shown() {
+    use crate::hindsight::window::Share;
+    let server = Running::start(false);
+    server.telemetry.assigned(0, &[3]);
+    server.telemetry.lane_hindsight(3, Some(Share { share: 0.875, tasks: 96 }));
+    let status: serde_json::Value =
+        serde_json::from_str(&server.get("/api/v1/status", &[]).2).unwrap();
+    let expected = serde_json::json!({"share": 0.875, "tasks": 96});
+    assert_eq!(status["lanes"][0]["hindsight"], expected);
+    let text = server.get("/metrics", &[]).2;
+    for line in ["hindsight_share_ratio{lane=\"3\"} 0.875", "hindsight_tasks{lane=\"3\"} 96.0"] {
+        assert!(text.contains(&format!("\npointsman_{line}\n")), "{line}: {text}");
+    }
+}
+
+#[test]
 fn load_shows_every_lane_that_is_asked_for() {
     use crate::model::event::{DimensionLoad, LoadSnapshot};
     let server = Running::start(false);

@@ -122,7 +122,8 @@ impl Lane {
                 match &message.body {
                     InboxBody::Result(result) => {
                         self.hear_headroom(batch, result, entry.timestamp);
-                        self.settle(batch, result, traceparent, None);
+                        let source = Source { task: None, traceparent };
+                        self.settle(batch, (result, entry.timestamp), source, None);
                     }
                     InboxBody::Rights(transfer) => {
                         let fact = decide_taken(&self.state, message.from_lane, transfer);
@@ -149,7 +150,8 @@ impl Lane {
             Body::Good((result, record)) => {
                 let traceparent = entry.traceparent.as_deref();
                 self.hear_headroom(batch, &result, entry.timestamp);
-                self.settle(batch, &result, traceparent, record.as_deref());
+                let source = Source { task: None, traceparent };
+                self.settle(batch, (&result, entry.timestamp), source, record.as_deref());
             }
             Body::Dead(dead) => {
                 batch.bury(&mut self.state, InputTopic::TaskResults, &dead.0, &dead.1);
@@ -167,13 +169,12 @@ impl Lane {
     fn settle(
         &mut self,
         batch: &mut Batch<'_>,
-        result: &TaskResult,
-        traceparent: Option<&[u8]>,
+        (result, said_at): (&TaskResult, Timestamp),
+        source: Source<'_>,
         record: Option<&OwnedRecord>,
     ) {
-        let death = match decide_result(&self.state, result) {
+        let death = match decide_result(&self.state, result, said_at) {
             ResultVerdict::Facts(facts) => {
-                let source = Source { task: None, traceparent };
                 for fact in facts {
                     batch.apply(&mut self.state, fact, source);
                 }

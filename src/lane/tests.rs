@@ -13,7 +13,10 @@ pub(crate) mod laws;
 mod learning;
 mod lowered;
 mod prices;
+mod queueing;
 mod regions;
+mod reservations;
+mod samples;
 mod sharing;
 mod spikes;
 
@@ -225,6 +228,17 @@ impl Bench {
         }
         lane
     }
+}
+
+/// The decisions of the newest batch.
+fn decided(bench: &Bench) -> Vec<Value> {
+    let Some(prepared) = bench.prepared.last() else { return Vec::new() };
+    let decisions = prepared
+        .records
+        .iter()
+        .filter(|record| record.topic == OutputTopic::Known(Topic::RouteDecisions));
+    let value = |range| serde_json::from_slice(prepared.slice(range)).unwrap();
+    decisions.map(|record| value(record.value.as_ref().unwrap())).collect()
 }
 
 fn merge(into: &mut Value, change: Value) {

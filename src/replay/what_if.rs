@@ -397,6 +397,10 @@ impl Other {
             return false;
         }
         let latency_ms = decision.metrics.map_or(0.0, |metrics| metrics.latency_ms);
+        let state = self.lane.state();
+        let resource_index = state.fleet.index_of(resource);
+        let queueing_ms =
+            resource_index.map_or(0.0, |index| state.learned.speed(index).queueing_ms());
         let result = TaskResult {
             task_id: decision.task_id.to_string(),
             attempt: decision.attempt,
@@ -407,7 +411,7 @@ impl Other {
             input_tokens: Some(decision.input_tokens),
             output_tokens: Some((f64::from(decision.max_output_tokens) * OUTPUT_SHARE) as u32),
             time_to_first_token_ms: None,
-            duration_ms: Some(latency_ms),
+            duration_ms: Some((latency_ms - queueing_ms).max(0.0)),
             quality: None,
             retry_after_ms: None,
             error: None,

@@ -31,7 +31,8 @@ pub enum ResultVerdict {
 /// of late starts or failovers.
 const ATTEMPTS_ALL_MAX: u32 = 100;
 
-pub fn decide_result(state: &State, result: &TaskResult) -> ResultVerdict {
+/// `said_at`: the time of the result's record, by the clock of whoever wrote it.
+pub fn decide_result(state: &State, result: &TaskResult, said_at: Timestamp) -> ResultVerdict {
     if let Some(lane) = result.lane
         && lane != state.lane
         && lane < state.lanes
@@ -93,7 +94,7 @@ pub fn decide_result(state: &State, result: &TaskResult) -> ResultVerdict {
         ResultStatus::Late => AttemptEnd::Late,
         ResultStatus::Cancelled => AttemptEnd::Cancelled,
     };
-    ResultVerdict::Facts(vec![attempt_ended(state, key, live, end, Some(result))])
+    ResultVerdict::Facts(vec![attempt_ended(state, key, live, end, Some((result, said_at)))])
 }
 
 /// A sign of life keeps the lease: at least the shortest lease from now.
@@ -121,7 +122,7 @@ fn slow(state: &State, key: TaskKey, live: &LiveTask, result: &TaskResult) -> Op
     let since_ms = since_ms.saturating_sub(state.policy.start_within_ms) as f64;
     let elapsed_ms = result.duration_ms.unwrap_or(since_ms);
     // One that does not say how far it is may be as far as it was allowed to come.
-    let all = tokens.saturating_sub(u64::from(live.task.input_tokens)) as f64;
+    let all = f64::from(output_reserved(live, tokens));
     let class = state.learned.class(&live.task.shape.class);
     let output = match result.output_tokens {
         Some(so_far) => {
@@ -136,23 +137,57 @@ fn slow(state: &State, key: TaskKey, live: &LiveTask, result: &TaskResult) -> Op
     (slow >= f64::from(told) + SLOW_STEP).then_some(Fact::AttemptSlow { key, slow: slow as f32 })
 }
 
-/// The fact that ends an attempt in flight, with the corrected debits.
+/// Output that an attempt may have, of all tokens that it has reserved.
+pub fn output_reserved(live: &LiveTask, tokens: u64) -> u32 {
+    tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32
+}
+
+/// What of an attempt's time was not the answer's, milliseconds; `None` where nothing tells.
+///
+/// The result is dated by another clock. Where that is ahead the result was read before its date, by this
+/// lane's clock; where it is so far behind that the date lies before the decision, it says nothing. Between
+/// those two the error is no larger than the clocks' difference; and no attempt begins later than it may.
+fn queued_ms(
+    state: &State,
+    live: &LiveTask,
+    result: &TaskResult,
+    said_at: Timestamp,
+) -> Option<f64> {
+    let Phase::InFlight { reserved_at, .. } = live.phase else { return None };
+    let duration_ms = result.duration_ms?;
+    if said_at < reserved_at {
+        return None;
+    }
+    let ended_ms = said_at.min(state.batch_time).ms_since(reserved_at) as f64;
+    Some((ended_ms - duration_ms).clamp(0.0, state.policy.start_within_ms as f64))
+}
+
+/// The fact that ends an attempt in flight, with the corrected debits. `result`: what said so, and the
+/// time of its record.
 pub fn attempt_ended(
     state: &State,
     key: TaskKey,
     live: &LiveTask,
     end: AttemptEnd,
-    result: Option<&TaskResult>,
+    result: Option<(&TaskResult, Timestamp)>,
 ) -> Fact {
     let (resource, reserved_tokens, reserved_micros) = match live.phase {
         Phase::InFlight { resource, tokens, usd_micros, .. } => (resource, tokens, usd_micros),
         Phase::Waiting { .. } | Phase::GivenUp => (0, 0, 0),
     };
-    let reported = result.and_then(|result| {
+    let reported = result.and_then(|(result, _)| {
         let (input, output) = (result.input_tokens, result.output_tokens);
         (input.is_some() || output.is_some()).then(|| {
             let input = input.unwrap_or(live.task.input_tokens);
-            let output = output.unwrap_or(0);
+            let output = output.unwrap_or_else(|| match end {
+                // The provider refused it, or it was never sent.
+                AttemptEnd::RateLimited | AttemptEnd::Late => 0,
+                AttemptEnd::Succeeded
+                | AttemptEnd::Failed
+                | AttemptEnd::Cancelled
+                | AttemptEnd::LeaseExpired
+                | AttemptEnd::FailedOver => output_reserved(live, reserved_tokens),
+            });
             let usd = state.fleet.terms(resource).cost_usd(input, f64::from(output));
             (u64::from(input) + u64::from(output), libm::ceil(usd * 1e6) as u64)
         })
@@ -193,12 +228,13 @@ pub fn attempt_ended(
         usd_micros,
         then,
         until: wait_until(state, live.task.deadline_at),
-        shown: result.map(|result| Shown {
+        shown: result.map(|(result, said_at)| Shown {
             quality: result.quality,
             input_tokens: result.input_tokens,
             output_tokens: result.output_tokens,
             time_to_first_token_ms: result.time_to_first_token_ms,
             duration_ms: result.duration_ms,
+            queued_ms: queued_ms(state, live, result, said_at),
             retry_after_ms: result.retry_after_ms,
         }),
     }

@@ -52,13 +52,15 @@ impl Candidate {
         let worth = weights.quality * quality * kept(resource);
         let per_ms = weights.second / 1_000.0;
         let terms = state.fleet.terms(index);
-        let (first_token, decode) = state.learned.speed(index).factors();
+        let speed = state.learned.speed(index);
+        let (first_token, decode) = speed.factors();
+        let begun = worth - per_ms * speed.queueing_ms();
         Candidate {
             resource: index,
             quality,
             deviation,
             prompts: first_token.map(|factor| Prompt {
-                base: worth - per_ms * factor * terms.time_to_first_token_ms,
+                base: begun - per_ms * factor * terms.time_to_first_token_ms,
                 per_token: weights.usd * terms.usd_per_input_token
                     + per_ms * factor * terms.ms_per_input_token,
             }),

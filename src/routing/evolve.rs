@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::TaskKey;
+use super::allocator::output_reserved;
 use super::backlog::Place;
 use super::breaker::Position;
 use super::engine::wait_until;
@@ -379,8 +380,9 @@ impl State {
             class,
             resource,
             quality_prior: self.fleet.at(resource).spec.quality_prior(class).unwrap_or_default(),
+            input_tokens: live.task.input_tokens,
             max_output_tokens: live.task.max_output_tokens,
-            output_reserved: tokens.saturating_sub(u64::from(live.task.input_tokens)) as u32,
+            output_reserved: output_reserved(live, tokens),
             features: live.task.features.as_deref(),
         };
         self.health.headroom.ended_v1(resource, end, self.batch_time);

@@ -162,6 +162,8 @@ pub struct Shown {
     pub output_tokens: Option<u32>,
     pub time_to_first_token_ms: Option<f64>,
     pub duration_ms: Option<f64>,
+    /// From the decision to the result, less the duration, milliseconds; in [0, `start_within_ms`].
+    pub queued_ms: Option<f64>,
     pub retry_after_ms: Option<u64>,
 }
 

@@ -145,7 +145,7 @@ impl State {
         }
     }
 
-    /// Of an attempt with these sizes there, without queueing.
+    /// Of an attempt with these sizes there, from the decision on.
     pub fn latency(
         &self,
         resource: ResourceIndex,

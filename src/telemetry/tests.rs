@@ -280,3 +280,59 @@ fn promtool_has_nothing_to_say() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stdout));
 }
+
+#[test]
+fn the_hindsight_share_is_shown_where_it_is_known() {
+    use crate::hindsight::window::Share;
+    let telemetry = busy();
+    assert_eq!(samples(&telemetry, &["hindsight"]), [""; 0]);
+    telemetry.lane_hindsight(0, Some(Share { share: 0.75, tasks: 120 }));
+    telemetry.lane_hindsight(1, None);
+    assert_eq!(
+        samples(&telemetry, &["hindsight"]),
+        ["hindsight_share_ratio{lane=\"0\"} 0.75", "hindsight_tasks{lane=\"0\"} 120.0"]
+    );
+    telemetry.lane_hindsight(0, None);
+    assert_eq!(samples(&telemetry, &["hindsight"]), [""; 0]);
+}
+
+#[test]
+fn what_lanes_tell_is_asked_about_while_they_run() {
+    use crate::hindsight::sample::{Capacity, NewSample, Offer, Sample};
+    let task = |key: u64| {
+        let offer = Offer { resource: 0, utility: 1.0, duration_ms: 100.0 };
+        Sample::New(NewSample {
+            key,
+            level: 0,
+            at: Timestamp::from_ms(5),
+            until: Timestamp::from_ms(5),
+            second: 0.0,
+            tokens: 10.0,
+            offers: vec![offer],
+            utility: Some(1.0),
+        })
+    };
+    let capacity = Capacity { slots: 1_000, rates: Vec::new() };
+    let told = |tasks: u64| -> Vec<Sample> {
+        std::iter::once(Sample::Capacities(vec![capacity.clone()]))
+            .chain((0..tasks).map(task))
+            .collect()
+    };
+    // Lane 0 runs; lane 1 is stopped.
+    let telemetry = busy();
+    let asked = |telemetry: &Telemetry| -> Vec<(u32, bool)> {
+        let questions = telemetry.hindsight_questions();
+        questions.iter().map(|(lane, question)| (*lane, question.is_some())).collect()
+    };
+    telemetry.sampled(0, &[]);
+    assert_eq!(asked(&telemetry), []);
+    telemetry.sampled(0, &told(63));
+    telemetry.sampled(1, &told(64));
+    assert_eq!(asked(&telemetry), [(0, false)], "63 tasks are too few");
+    telemetry.sampled(0, &[task(63)]);
+    assert_eq!(asked(&telemetry), [(0, true)]);
+    // What lane 1 told before it stopped is forgotten.
+    telemetry.lane_state(1, LaneState::Running, None);
+    telemetry.sampled(1, &told(1));
+    assert_eq!(asked(&telemetry), [(0, true), (1, false)]);
+}

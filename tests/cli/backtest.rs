@@ -102,12 +102,31 @@ fn a_report_a_table_and_the_decisions() {
         ]
     );
     assert_eq!((lines.len(), &lines[2]["refused"]), (3, &json!("deadline")));
+    assert_eq!(report["notes"], json!([]));
     let (code, table, err) = backtest(&arguments, &["--no-baselines", "--no-bounds"]);
     assert_eq!(code, 0, "{err}");
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("ROUTER"), "{table}");
     assert!(lines[1].starts_with("pointsman"), "{table}");
     assert_eq!(lines[3], "refused by pointsman: deadline 1", "{table}");
+}
+
+#[test]
+fn what_makes_the_comparison_unequal_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = files(&directory, TASKS);
+    let tenants =
+        "[[tenant]]\nid = \"a\"\nusd_per_hour = 1.0\n[[tenant]]\nid = \"b\"\nweight = 2.0\n";
+    std::fs::write(directory.path().join("fleet.toml"), format!("{FLEET}{tenants}")).unwrap();
+    let note = "the limits and shares of 1 tenants bind pointsman alone, not the simple routers";
+    for (more, expected) in [(vec![], json!([note])), (vec!["--no-baselines"], json!([]))] {
+        let options = [vec!["--json", "--no-bounds"], more].concat();
+        let (code, out, err) = backtest(&arguments, &options);
+        assert_eq!(code, 0, "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(report["notes"], expected);
+        assert_eq!(err.contains(note), expected != json!([]), "{err}");
+    }
 }
 
 #[test]

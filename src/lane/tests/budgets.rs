@@ -36,7 +36,7 @@ fn of(tenant: &str) -> Value {
 
 /// Who was served by what in the newest batch, and at what price; who was not is not in it.
 fn served(bench: &Bench) -> Vec<(String, String, f64)> {
-    let decisions = super::prices::decisions(bench);
+    let decisions = super::decided(bench);
     let routed = decisions.iter().filter(|one| one["outcome"] == "routed");
     let text = |one: &Value, path| one.pointer(path).unwrap().as_str().unwrap().to_owned();
     let row = |one: &Value| {
@@ -147,7 +147,7 @@ fn who_goes_without_hears_what_the_limit_was() {
         bench.step_at(bench.now + WAIT_MS as i64);
         bench.reread();
         bench.step_at(bench.now + 1);
-        let refused = super::prices::decisions(&bench);
+        let refused = super::decided(&bench);
         let candidates = json!([{"resource": "only", "rule": rule, "needed": needed, "had": had}]);
         assert_eq!(refused[0]["refusals"], candidates, "{}", refused[0]);
     }

@@ -1,15 +1,13 @@
-//! What prices, waiting and the order of a batch bring about; and the laws that hold with them.
+//! What prices, waiting and the order of a batch bring about.
 
-use std::collections::BTreeMap;
+mod laws;
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::Bench;
+use super::{Bench, decided};
 use crate::lane::prepared::OutputTopic;
 use crate::model::Topic;
 use crate::model::policy::Policy;
-use crate::routing::price::STAKES_MAX;
 
 fn policy() -> Policy {
     Policy { load_snapshot_ms: 1_000_000_000, wait_ms_max: 30_000, ..Policy::default() }
@@ -33,25 +31,10 @@ fn with(mut one: Value, other: Value) -> Value {
     one
 }
 
-/// The decisions of the newest batch.
-pub(super) fn decisions(bench: &Bench) -> Vec<Value> {
-    let prepared = bench.prepared.last().unwrap();
-    let decisions = prepared
-        .records
-        .iter()
-        .filter(|record| record.topic == OutputTopic::Known(Topic::RouteDecisions));
-    decisions
-        .map(|record| {
-            serde_json::from_slice(prepared.slice(record.value.as_ref().unwrap())).unwrap()
-        })
-        .collect()
-}
-
 /// Who serves what, in the order of the decisions of the newest batch.
 fn served(bench: &Bench) -> Vec<String> {
-    let decided = decisions(bench);
-    decided
-        .iter()
+    let all = decided(bench);
+    all.iter()
         .map(|one| {
             let text = |path| one.pointer(path).and_then(Value::as_str).unwrap_or("-").to_owned();
             format!("{} {}{}", text("/task_id"), text("/primary/0/resource"), text("/reason"))
@@ -190,7 +173,7 @@ fn rationing_is_said_with_its_price() {
         bench.task(&format!("v{number}"), with(json!({"class": "hard"}), patient(100.0)));
     }
     bench.step();
-    let refused = decisions(&bench).into_iter().find(|one| one["task_id"] == "poor").unwrap();
+    let refused = decided(&bench).into_iter().find(|one| one["task_id"] == "poor").unwrap();
     assert_eq!(refused["reason"], "priced_out", "{refused}");
     let why = refused["refusals"].as_array().unwrap();
     assert!(why.iter().any(|one| one["rule"] == "priced_out"), "{refused}");
@@ -205,7 +188,7 @@ fn prices_are_paid_and_published() {
     }
     bench.step();
     let paid: Vec<f64> =
-        decisions(&bench).iter().map(|one| one["metrics"]["price"].as_f64().unwrap()).collect();
+        decided(&bench).iter().map(|one| one["metrics"]["price"].as_f64().unwrap()).collect();
     assert_eq!(paid[0], 0.0);
     assert!(paid.windows(2).skip(1).all(|pair| pair[0] < pair[1]), "{paid:?}");
     bench.now += 200;
@@ -218,181 +201,4 @@ fn prices_are_paid_and_published() {
     let requests = &shown["load"][1];
     assert_eq!(requests["dimension"], "requests");
     assert!(requests["price"].as_f64().unwrap() > 0.0, "{shown}");
-}
-
-#[derive(Debug, Clone)]
-struct Load {
-    tasks: Vec<(u8, u8, u32, bool)>,
-    wait_ms: i64,
-    /// Of the tasks in flight, how many end.
-    ended: usize,
-}
-
-fn load() -> impl Strategy<Value = Load> {
-    let task = (0u8..3, 0u8..3, 1u32..400, any::<bool>());
-    (proptest::collection::vec(task, 0..25), 1i64..8_000, 0usize..20)
-        .prop_map(|(tasks, wait_ms, ended)| Load { tasks, wait_ms, ended })
-}
-
-const CLASSES: [&str; 3] = ["easy", "fair", "hard"];
-const PRIORITIES: [&str; 3] = ["critical", "interactive", "batch"];
-
-/// Qualities without ties, so that no outcome depends on the order of resources.
-fn fleet(bench: &mut Bench, names: &[&str; 4]) {
-    let limits = [(2, 3u64, 900u64), (1, 5, 700), (3, 2, 2_000), (2, 4, 600)];
-    let mut order = [0, 1, 2, 3];
-    // Names that come in another order are put in another order too.
-    if names[0] > names[3] {
-        order.reverse();
-    }
-    for number in order {
-        let name = names[number];
-        let (slots, requests, tokens) = limits[number];
-        let quality = |class: usize| 0.95 - 0.1 * number as f64 - 0.07 * (class * number) as f64;
-        bench.resource(
-            name,
-            json!({
-                "slots": slots, "model": format!("m{number}"),
-                "quality": {"easy": quality(0), "fair": quality(1), "hard": quality(2)},
-                "speed": {"time_to_first_token_ms": 100 + 37 * number,
-                          "prefill_tokens_per_s": 5_000, "decode_tokens_per_s": 50},
-                "limits": [
-                    {"dimension": "requests", "amount": requests, "window_s": 5},
-                    {"dimension": "tokens", "amount": tokens, "window_s": 5},
-                ],
-            }),
-        );
-    }
-}
-
-/// Runs the loads; `see` gets the bench after each batch, with the tasks of that batch.
-fn play(loads: &[Load], names: &[&str; 4], mut see: impl FnMut(&Bench, &[usize])) -> Bench {
-    let mut bench = Bench::new(policy());
-    let mut number = 0;
-    for (place, load) in loads.iter().enumerate() {
-        if place == 0 {
-            fleet(&mut bench, names);
-        }
-        let in_flight: Vec<(String, u32)> = {
-            let live = bench.lane.state().tasks.values();
-            let mut all: Vec<_> = live
-                .filter(|one| matches!(one.phase, crate::routing::state::Phase::InFlight { .. }))
-                .map(|one| (one.task.task_id.to_string(), one.attempt))
-                .collect();
-            all.sort();
-            all
-        };
-        for (id, attempt) in in_flight.iter().take(load.ended) {
-            bench.result(id, *attempt, "succeeded", json!({"output_tokens": 20}));
-        }
-        let first = number;
-        for (class, priority, input_tokens, deadline) in &load.tasks {
-            let mut task = json!({
-                "class": CLASSES[usize::from(*class)], "input_tokens": input_tokens,
-                "priority": PRIORITIES[usize::from(*priority)],
-            });
-            if *deadline {
-                task["deadline_ms"] = json!(9_000);
-            }
-            bench.task(&format!("t{number:04}"), task);
-            number += 1;
-        }
-        bench.reread();
-        bench.step();
-        let batch: Vec<usize> = (first..number).collect();
-        see(&bench, &batch);
-        bench.now += load.wait_ms;
-    }
-    bench
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
-
-    #[test]
-    fn no_feasible_candidate_is_refused_for_capacity(loads in proptest::collection::vec(load(), 1..25)) {
-        play(&loads, &["a", "b", "c", "d"], |bench, _| {
-            let Some(_) = bench.prepared.last() else { return };
-            let state = bench.lane.state();
-            for refused in decisions(bench).iter().filter(|one| one["reason"] == "no_capacity") {
-                let tokens = refused["input_tokens"].as_u64().unwrap()
-                    + refused["max_output_tokens"].as_u64().unwrap();
-                // Nothing is freed after a refusal, so there was no more room before.
-                for (index, resource) in state.fleet.iter() {
-                    let fits = state.fleet.room(index).fits(tokens);
-                    assert!(!fits, "{} has room for {refused}", resource.id);
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn prices_stay_in_their_range(loads in proptest::collection::vec(load(), 1..25)) {
-        play(&loads, &["a", "b", "c", "d"], |bench, _| {
-            let state = bench.lane.state();
-            let now = state.batch_time;
-            for (_, resource) in state.fleet.iter() {
-                let rates = resource.rates.iter().map(|rate| rate.price);
-                for price in rates.chain([resource.slot_price]) {
-                    let paid = price.usual_task(now);
-                    // No task of these has more at stake than its whole quality.
-                    assert!((0.0..=STAKES_MAX).contains(&paid), "{}: {paid}", resource.id);
-                }
-            }
-        });
-    }
-
-    /// Within a tenant, as all of these are.
-    #[test]
-    fn a_higher_priority_is_not_refused_where_a_lower_one_is_served(
-        loads in proptest::collection::vec(load(), 1..25),
-    ) {
-        play(&loads, &["a", "b", "c", "d"], |bench, batch| {
-            let Some(_) = bench.prepared.last() else { return };
-            let mut served: BTreeMap<(String, u64), usize> = BTreeMap::new();
-            let mut refused = Vec::new();
-            let rank = |one: &Value| PRIORITIES.iter().position(|name| one["priority"] == *name);
-            for one in decisions(bench) {
-                let id: usize = one["task_id"].as_str().unwrap()[1..].parse().unwrap();
-                if !batch.contains(&id) {
-                    continue;
-                }
-                let class = one["class"].as_str().unwrap().to_owned();
-                let tokens = one["input_tokens"].as_u64().unwrap();
-                if one["outcome"] == "routed" {
-                    let lowest = served.entry((class, tokens)).or_default();
-                    *lowest = (*lowest).max(rank(&one).unwrap());
-                } else {
-                    refused.push((class, tokens, rank(&one).unwrap(), one));
-                }
-            }
-            for (class, tokens, priority, one) in refused {
-                // Of the same class and at least as large: it could have had what that one got.
-                let taken = served.iter().any(|((of, size), lowest)| {
-                    *of == class && *size >= tokens && *lowest > priority
-                });
-                assert!(!taken, "{one}");
-            }
-        });
-    }
-
-    #[test]
-    fn the_names_and_the_order_of_resources_change_nothing(
-        loads in proptest::collection::vec(load(), 1..12),
-    ) {
-        let outcomes = |names: &[&str; 4]| {
-            let mut found = Vec::new();
-            play(&loads, names, |bench, _| {
-                if bench.prepared.is_empty() {
-                    return;
-                }
-                for one in decisions(bench) {
-                    let model = one.pointer("/primary/0/model").cloned();
-                    found.push((one["task_id"].clone(), model, one["reason"].clone()));
-                }
-            });
-            found
-        };
-        prop_assert_eq!(outcomes(&["a", "b", "c", "d"]), outcomes(&["z", "y", "x", "w"]));
-    }
 }

@@ -144,7 +144,7 @@ impl Ask<'_> {
         Prices::new(state, self.candidates, self.input_tokens, self.output_expected)
     }
 
-    /// Of an attempt there, without queueing.
+    /// Of an attempt there, from the decision on.
     pub fn latency(&self, state: &State, resource: ResourceIndex) -> Latency {
         state.latency(resource, self.input_tokens, self.output_expected)
     }

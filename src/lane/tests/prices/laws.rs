@@ -1,0 +1,301 @@
+//! Laws that hold with prices, whatever comes: tasks of all objectives, with and without budgets, and results
+//! that teach.
+
+use std::cell::Cell;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use serde_json::{Value, json};
+
+use super::policy;
+use crate::lane::tests::{Bench, decided};
+use crate::model::policy::Policy;
+use crate::routing::price::{Price, STAKES_MAX};
+use crate::routing::state::Phase;
+
+#[derive(Debug, Clone)]
+struct Arrival {
+    class: usize,
+    priority: usize,
+    objective: usize,
+    input_tokens: u32,
+    has_deadline: bool,
+    /// 0: with a small budget, 1: with a large one, 2: of no known tenant.
+    tenant: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Load {
+    tasks: Vec<Arrival>,
+    wait_ms: i64,
+    /// Of the tasks in flight, the first ones that end: quality and duration.
+    ended: Vec<(f64, u32)>,
+}
+
+fn load() -> impl Strategy<Value = Load> {
+    let objectives = 0..objectives().len();
+    let task =
+        (0..CLASSES.len(), 0..PRIORITIES.len(), objectives, 1u32..400, any::<bool>(), 0usize..3)
+            .prop_map(|(class, priority, objective, input_tokens, has_deadline, tenant)| Arrival {
+                class,
+                priority,
+                objective,
+                input_tokens,
+                has_deadline,
+                tenant,
+            });
+    let ended = proptest::collection::vec((0.0f64..1.0, 100u32..9_000), 0..20);
+    (proptest::collection::vec(task, 0..25), 1i64..8_000, ended)
+        .prop_map(|(tasks, wait_ms, ended)| Load { tasks, wait_ms, ended })
+}
+
+fn loads() -> impl Strategy<Value = Vec<Load>> {
+    proptest::collection::vec(load(), 1..25)
+}
+
+const CLASSES: [&str; 3] = ["easy", "fair", "hard"];
+const PRIORITIES: [&str; 3] = ["critical", "interactive", "batch"];
+const RESOURCES: usize = 4;
+
+/// Those that rank, and weights of one's own: of one that is worth little anything may be too dear.
+fn objectives() -> [Value; 6] {
+    [
+        json!("balanced"),
+        json!("best"),
+        json!("cheapest"),
+        json!("fastest"),
+        json!({"quality": 1.0, "usd": 0.0, "second": 0.001}),
+        json!({"quality": 0.001, "usd": 0.0, "second": 0.0}),
+    ]
+}
+
+/// In which order resources are put, and the name of each.
+#[derive(Debug, Clone)]
+struct Naming {
+    order: Vec<usize>,
+    names: Vec<&'static str>,
+}
+
+impl Naming {
+    fn plain() -> Self {
+        Naming { order: (0..RESOURCES).collect(), names: vec!["a", "b", "c", "d"] }
+    }
+}
+
+fn naming() -> impl Strategy<Value = Naming> {
+    let Naming { order, names } = Naming::plain();
+    (Just(order).prop_shuffle(), Just(names).prop_shuffle())
+        .prop_map(|(order, names)| Naming { order, names })
+}
+
+/// Without ties under any of the objectives, so that no outcome depends on the order of resources.
+fn fleet(bench: &mut Bench, naming: &Naming) {
+    let limits = [(2, 3u64, 900u64), (1, 5, 700), (3, 2, 2_000), (2, 4, 600)];
+    for number in &naming.order {
+        let number = *number;
+        let (slots, requests, tokens) = limits[number];
+        let quality = |class: usize| 0.95 - 0.1 * number as f64 - 0.07 * (class * number) as f64;
+        bench.resource(
+            naming.names[number],
+            json!({
+                "slots": slots, "model": format!("m{number}"),
+                "usd_per_million_tokens": {
+                    "input": 1.0 + 0.31 * number as f64, "output": 2.0 - 0.17 * number as f64,
+                },
+                "quality": {"easy": quality(0), "fair": quality(1), "hard": quality(2)},
+                "speed": {"time_to_first_token_ms": 100 + 37 * number,
+                          "prefill_tokens_per_s": 5_000, "decode_tokens_per_s": 50},
+                "limits": [
+                    {"dimension": "requests", "amount": requests, "window_s": 5},
+                    {"dimension": "tokens", "amount": tokens, "window_s": 5},
+                ],
+            }),
+        );
+    }
+    // What a task costs is a few ten-thousandths of a dollar: the one is soon full, the other never.
+    bench.tenant("poor", json!({"usd_per_hour": 0.004}));
+    bench.tenant("rich", json!({"usd_per_hour": 4.0}));
+}
+
+/// Runs the loads; `see` gets the bench after each batch, with the tasks of that batch.
+fn play(loads: &[Load], naming: &Naming, mut see: impl FnMut(&Bench, &[usize])) -> Bench {
+    // Who is explored is drawn from among those that the order of resources puts first.
+    let mut bench = Bench::new(Policy { explore_share: 0.0, ..policy() });
+    let mut number = 0;
+    let (mut ended, objectives) = (0, objectives());
+    for (place, load) in loads.iter().enumerate() {
+        if place == 0 {
+            fleet(&mut bench, naming);
+        }
+        let in_flight: Vec<(String, u32)> = {
+            let live = bench.lane.state().tasks.values();
+            let mut all: Vec<_> = live
+                .filter(|one| matches!(one.phase, Phase::InFlight { .. }))
+                .map(|one| (one.task.task_id.to_string(), one.attempt))
+                .collect();
+            all.sort();
+            all
+        };
+        for ((id, attempt), (quality, duration_ms)) in in_flight.iter().zip(&load.ended) {
+            let shown = json!({
+                "input_tokens": 200, "output_tokens": 20 + ended % 70, "quality": quality,
+                "duration_ms": duration_ms,
+            });
+            bench.result(id, *attempt, "succeeded", shown);
+            ended += 1;
+        }
+        let first = number;
+        for one in &load.tasks {
+            let mut task = json!({
+                "class": CLASSES[one.class], "input_tokens": one.input_tokens,
+                "priority": PRIORITIES[one.priority], "objective": objectives[one.objective],
+            });
+            if let Some(tenant) = ["poor", "rich"].get(one.tenant) {
+                task["tenant"] = json!(tenant);
+            }
+            if one.has_deadline {
+                task["deadline_ms"] = json!(9_000);
+            }
+            bench.task(&format!("t{number:04}"), task);
+            number += 1;
+        }
+        bench.reread();
+        bench.step();
+        let batch: Vec<usize> = (first..number).collect();
+        see(&bench, &batch);
+        bench.now += load.wait_ms;
+    }
+    bench
+}
+
+/// As `proptest!` runs it, for a property that counts what it has seen in all its cases.
+fn check_cases<S: Strategy>(strategy: &S, check: impl Fn(S::Value)) {
+    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(100) };
+    let mut runner = TestRunner::new(config);
+    let ran = runner.run(strategy, |value| {
+        check(value);
+        Ok(())
+    });
+    if let Err(error) = ran {
+        panic!("{error}\n{runner}");
+    }
+}
+
+/// What a resource that was refused for its price asked, and the most that the task would have paid.
+fn too_dear(refusal: &Value) -> Option<(f64, f64)> {
+    if refusal["rule"] != "priced_out" {
+        return None;
+    }
+    let most = refusal["needed"].as_str().unwrap().strip_prefix("a price of at most ").unwrap();
+    Some((refusal["had"].as_str().unwrap().parse().unwrap(), most.parse().unwrap()))
+}
+
+#[test]
+fn no_feasible_candidate_is_refused_for_capacity_or_for_a_price_that_it_would_pay() {
+    let (full, dear) = (Cell::new(0), Cell::new(0));
+    check_cases(&loads(), |loads| {
+        play(&loads, &Naming::plain(), |bench, _| {
+            let state = bench.lane.state();
+            for refused in decided(bench) {
+                let count = match refused["reason"].as_str() {
+                    Some("no_capacity") => &full,
+                    Some("priced_out") => &dear,
+                    Some(_) | None => continue,
+                };
+                count.set(count.get() + 1);
+                let why = refused["refusals"].as_array().unwrap();
+                assert!(why.iter().any(|one| one["rule"] == refused["reason"]), "{refused}");
+                let mut prices = why.iter().filter_map(too_dear);
+                assert!(prices.all(|(asked, most)| asked > most), "{refused}");
+                let tokens = refused["input_tokens"].as_u64().unwrap()
+                    + refused["max_output_tokens"].as_u64().unwrap();
+                // Nothing is freed after a refusal, so there was no more room before.
+                for (index, resource) in state.fleet.iter() {
+                    let has_room = state.fleet.room(index).fits(tokens);
+                    let other_rule = why
+                        .iter()
+                        .any(|one| one["resource"] == *resource.id && one["rule"] != "no_capacity");
+                    assert!(!has_room || other_rule, "{} has room for {refused}", resource.id);
+                }
+            }
+        });
+    });
+    let (full, dear) = (full.get(), dear.get());
+    assert!(full > 100 && dear > 10, "{full} without capacity, {dear} too dear");
+}
+
+#[test]
+fn prices_stay_in_their_range() {
+    let priced = Cell::new([0; 3]);
+    check_cases(&loads(), |loads| {
+        play(&loads, &Naming::plain(), |bench, _| {
+            let state = bench.lane.state();
+            let now = state.batch_time;
+            // None of these tasks has more than 1 at stake.
+            let check = |kind: usize, of: &str, price: Price| {
+                let paid = price.usual_task(now);
+                assert!((0.0..=STAKES_MAX).contains(&paid), "{of}: {paid}");
+                let mut seen = priced.get();
+                seen[kind] += u32::from(paid > 0.0);
+                priced.set(seen);
+            };
+            for (_, resource) in state.fleet.iter() {
+                resource.rates.iter().for_each(|rate| check(0, &resource.id, rate.price));
+                check(1, &resource.id, resource.slot_price);
+            }
+            for (_, tenant) in state.tenants.iter() {
+                tenant.budget.iter().for_each(|budget| check(2, &tenant.spec.id, budget.price));
+            }
+        });
+    });
+    let priced = priced.get();
+    assert!(priced.iter().all(|times| *times > 100), "windows, slots, budgets: {priced:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Within a tenant.
+    #[test]
+    fn a_higher_priority_is_not_refused_where_a_lower_one_is_served(loads in loads()) {
+        let all: Vec<&Arrival> = loads.iter().flat_map(|load| &load.tasks).collect();
+        play(&loads, &Naming::plain(), |bench, batch| {
+            let (mut served, mut refused) = (Vec::new(), Vec::new());
+            for one in decided(bench) {
+                let id: usize = one["task_id"].as_str().unwrap()[1..].parse().unwrap();
+                if batch.contains(&id) {
+                    let is_served = one["outcome"] == "routed";
+                    (if is_served { &mut served } else { &mut refused }).push((all[id], one));
+                }
+            }
+            let alike = |one: &Arrival| (one.tenant, one.class, one.objective, one.has_deadline);
+            for (higher, decision) in refused {
+                // At least as large: the higher one could have had what it got.
+                let taken = served.iter().find(|(lower, _)| {
+                    alike(lower) == alike(higher)
+                        && lower.input_tokens >= higher.input_tokens
+                        && lower.priority > higher.priority
+                });
+                assert!(taken.is_none(), "{decision} and {taken:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_names_and_the_order_of_resources_change_nothing(
+        loads in proptest::collection::vec(load(), 1..12),
+        other in naming(),
+    ) {
+        let outcomes = |naming: &Naming| {
+            let mut found = Vec::new();
+            play(&loads, naming, |bench, _| {
+                for one in decided(bench) {
+                    let model = one.pointer("/primary/0/model").cloned();
+                    found.push((one["task_id"].clone(), model, one["reason"].clone()));
+                }
+            });
+            found
+        };
+        prop_assert_eq!(outcomes(&Naming::plain()), outcomes(&other));
+    }
+}
