@@ -11,6 +11,7 @@ mod heartbeats;
 pub(crate) mod laws;
 mod learning;
 mod lowered;
+mod outages;
 mod prices;
 mod regions;
 mod sharing;
