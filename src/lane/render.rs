@@ -192,14 +192,15 @@ impl Renderer<'_> {
 
     /// Every lane reads the health events, so all of them agree in the end.
     fn breaker(&mut self, state: &State, resource: ResourceIndex, status: HealthStatus) {
-        let position = state.health.breakers.position_at(resource, state.batch_time).name();
+        let (now, busy) = (state.batch_time, state.fleet.is_busy(resource));
+        let position = state.health.breakers.position_at(resource, now, busy).name();
         let event = HealthEvent {
             scope: HealthScope::Resource,
             id: state.fleet.at(resource).id.to_string(),
             status,
             severity: match status {
                 HealthStatus::Healthy | HealthStatus::Drain => 0.0,
-                // Work grows back slowly in the other lanes too.
+                // For people: other lanes let work grow back with the time since they heard it.
                 HealthStatus::Degraded => 0.5,
                 HealthStatus::Unhealthy => 1.0,
             },

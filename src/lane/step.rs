@@ -111,6 +111,8 @@ impl Lane {
                 Fact::ControlSkipped { topic, offset: record.offset, condemned }
             });
             batch.apply(&mut self.state, fact, Source::default());
+            // What is gone is no longer down, and that is said before another has its place.
+            self.step_breakers(batch);
         }
     }
 

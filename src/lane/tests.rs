@@ -12,6 +12,7 @@ mod heartbeats;
 pub(crate) mod laws;
 mod learning;
 mod lowered;
+mod outages;
 mod prices;
 mod queueing;
 mod regions;

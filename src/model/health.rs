@@ -78,7 +78,7 @@ pub struct HealthEvent {
     pub scope: HealthScope,
     pub id: String,
     pub status: HealthStatus,
-    /// How bad it is, in [0, 1]; lowers the weight of what is degraded.
+    /// How bad it is, in [0, 1]; lowers the weight of what is degraded, and how much of it new work may use.
     #[serde(default)]
     pub severity: f64,
     #[serde(default)]

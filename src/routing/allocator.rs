@@ -2,7 +2,7 @@
 
 use super::TaskKey;
 use super::engine::wait_until;
-use super::fact::{AttemptEnd, Fact, Shown, Then};
+use super::fact::{AttemptEnd, Fact, ResourceIndex, Shown, Then};
 use super::speed::SLOW_MAX;
 use super::state::{LiveTask, Phase, State};
 use crate::model::reason::RefusalReason;
@@ -81,10 +81,10 @@ pub fn decide_result(state: &State, result: &TaskResult, said_at: Timestamp) -> 
     }
     let end = match result.status {
         ResultStatus::Started => {
-            return ResultVerdict::Facts(extend_lease(state, key, lease_until));
+            return ResultVerdict::Facts(extend_lease(state, key, (resource, lease_until)));
         }
         ResultStatus::Heartbeat => {
-            let mut facts = extend_lease(state, key, lease_until);
+            let mut facts = extend_lease(state, key, (resource, lease_until));
             facts.extend(slow(state, key, live, result));
             return ResultVerdict::Facts(facts);
         }
@@ -98,12 +98,17 @@ pub fn decide_result(state: &State, result: &TaskResult, said_at: Timestamp) -> 
 }
 
 /// A sign of life keeps the lease: at least the shortest lease from now.
-fn extend_lease(state: &State, key: TaskKey, lease_until: Timestamp) -> Vec<Fact> {
+fn extend_lease(
+    state: &State,
+    key: TaskKey,
+    (resource, lease_until): (ResourceIndex, Timestamp),
+) -> Vec<Fact> {
     let until = state.batch_time.plus_ms(state.policy.lease_ms_min);
-    if until <= lease_until {
+    // Where an attempt was lost, any sign of life says that it may have been an accident.
+    if until <= lease_until && !state.health.breakers.is_silent(resource) {
         return Vec::new();
     }
-    vec![Fact::LeaseExtended { key, lease_until: until }]
+    vec![Fact::LeaseExtended { key, lease_until: until.max(lease_until) }]
 }
 
 /// An attempt that was this much slower than it had shown before is worth a fact: at most eight of one

@@ -52,7 +52,7 @@ pub fn decide_health(state: &State, offset: i64, event: HealthEvent) -> Result<F
 
 /// What the lane's breakers have to say: those that time moves, and those that results have moved.
 pub fn decide_breakers(state: &State) -> Vec<Fact> {
-    let untold = state.health.breakers.untold(state.batch_time);
+    let untold = state.health.breakers.untold(state.batch_time, |one| state.fleet.is_busy(one));
     untold.map(|(resource, status)| Fact::BreakerTold { resource, status }).collect()
 }
 

@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 
 use super::capability::{Capable, ClassIndex};
 use super::fact::{ResourceIndex, TenantIndex};
-use super::fleet::{Claim, Resource};
+use super::fleet::{Broken, Claim, Resource};
 use super::posterior::Belief;
 use super::shape::{Shape, SharedShape};
 use super::sharing::Lacks;
@@ -82,11 +82,15 @@ impl Candidate {
     }
 }
 
+/// Of the quality of what is used although its breaker says that it is down.
+const PANIC_KEPT: f64 = 0.5;
+
 /// What is degraded counts for less, in proportion to how bad it is.
 pub fn kept(resource: &Resource) -> f64 {
-    match resource.health {
-        HealthStatus::Degraded => 1.0 - resource.severity,
-        HealthStatus::Healthy | HealthStatus::Unhealthy | HealthStatus::Drain => 1.0,
+    match (resource.health, resource.broken) {
+        (HealthStatus::Degraded, _) => 1.0 - resource.severity,
+        (HealthStatus::Unhealthy, Broken::Stopped) => (1.0 - resource.severity) * PANIC_KEPT,
+        (HealthStatus::Healthy | HealthStatus::Unhealthy | HealthStatus::Drain, _) => 1.0,
     }
 }
 
@@ -109,9 +113,23 @@ pub struct Candidates {
     /// Where the results of its class are; `None` where there are none yet.
     pub class: Option<ClassIndex>,
     pub list: Vec<Candidate>,
+    /// Those that nothing but breakers stops: they may come back at any time.
+    pub stopped: Vec<Candidate>,
     /// The rule that stopped the resource that got furthest, where the shape's rules let none
     /// through.
     pub furthest: RefusalReason,
+}
+
+impl Candidates {
+    /// Those for a time that is not now: where breakers stop all, these may have let go by then.
+    pub fn later(&self) -> &[Candidate] {
+        if self.list.is_empty() { &self.stopped } else { &self.list }
+    }
+
+    /// Whether a resource is among those that may serve now.
+    pub fn has(&self, index: ResourceIndex) -> bool {
+        self.list.binary_search_by_key(&index, |candidate| candidate.resource).is_ok()
+    }
 }
 
 /// The order in which rules are asked: a later one means that a resource came closer.
@@ -184,34 +202,72 @@ pub fn miss(
         }
     }
     if !resource.serves() {
-        let had = if resource.removed { "removed" } else { resource.health.name() };
-        return found(RefusalReason::Health, "healthy or degraded".to_owned(), had.to_owned());
+        let had = match (resource.removed, resource.broken) {
+            (true, _) => "removed".to_owned(),
+            (false, Broken::Stopped) => format!("{}: a breaker is open", resource.health.name()),
+            (false, Broken::No | Broken::Probed) => resource.health.name().to_owned(),
+        };
+        return found(RefusalReason::Health, "healthy or degraded".to_owned(), had);
     }
-    if state.policy.pools_missing.contains(&spec.pool) {
+    if has_no_pool(state, resource) {
         let needed = format!("a decision topic of pool {}", spec.pool);
         return found(RefusalReason::PoolTopicMissing, needed, "none".to_owned());
     }
     None
 }
 
+fn has_no_pool(state: &State, resource: &Resource) -> bool {
+    state.policy.pools_missing.contains(&resource.spec.pool)
+}
+
+/// Whether most of what a task may use is down by its breakers, and something is left of it. Then something
+/// else is wrong, and sending everything to the rest would only break that too, so breakers are not asked
+/// (Envoy's panic threshold, of which a task's candidates are the cluster). Where nothing is left there is no rest
+/// to protect, and attempts that all fail are worth less than waiting for a probe that succeeds.
+fn panics<'a>(all: impl Iterator<Item = &'a Resource>) -> bool {
+    let (mut down, mut left) = (0, 0);
+    for resource in all {
+        // Of all lanes, so that lanes agree on it.
+        let slots = u64::from(resource.spec.slots);
+        match resource.broken {
+            Broken::No => left += slots,
+            Broken::Probed | Broken::Stopped => down += slots,
+        }
+    }
+    left > 0 && down > left
+}
+
 fn candidates(state: &State, shape: SharedShape) -> Candidates {
     let class = state.learned.class(&shape.class);
-    let mut list = Vec::new();
+    let (mut list, mut stopped) = (Vec::new(), Vec::new());
     let mut furthest = RefusalReason::NoCapableResource;
     for (index, resource) in state.fleet.iter() {
         // What is gone from the fleet is no candidate that could be refused.
         if resource.removed {
             continue;
         }
+        let candidate = || Candidate::of(state, class, &shape, (index, resource));
         if let Some(miss) = miss(state, &shape, (index, resource)) {
+            let is_stopped = miss.rule == RefusalReason::Health
+                && resource.broken == Broken::Stopped
+                && !has_no_pool(state, resource);
+            if is_stopped {
+                stopped.push(candidate());
+            }
             if rank(miss.rule) > rank(furthest) {
                 furthest = miss.rule;
             }
             continue;
         }
-        list.push(Candidate::of(state, class, &shape, (index, resource)));
+        list.push(candidate());
     }
-    Candidates { tenant: state.tenants.index_of(&shape.tenant), class, shape, list, furthest }
+    let both = list.iter().chain(&stopped).map(|candidate| state.fleet.at(candidate.resource));
+    if !stopped.is_empty() && panics(both) {
+        list.append(&mut stopped);
+        list.sort_unstable_by_key(|candidate| candidate.resource);
+    }
+    let tenant = state.tenants.index_of(&shape.tenant);
+    Candidates { tenant, class, shape, list, stopped, furthest }
 }
 
 /// The same candidates with what has been learned since. The only rule of a shape that results can
@@ -226,7 +282,8 @@ fn renewed(state: &State, known: &Candidates) -> Candidates {
         Candidate::of(state, class, &known.shape, (index, state.fleet.at(index)))
     };
     let list = known.list.iter().map(again).collect();
-    Candidates { shape: Arc::clone(&known.shape), class, list, ..*known }
+    let stopped = known.stopped.iter().map(again).collect();
+    Candidates { shape: Arc::clone(&known.shape), class, list, stopped, ..*known }
 }
 
 /// The candidates of a shape, as of what was learned at a time.
@@ -297,7 +354,7 @@ impl Memo {
 
     fn add(&mut self, state: &State, hash: u64, shape: SharedShape) -> Arc<Candidates> {
         let made = Arc::new(candidates(state, shape));
-        self.kept += made.list.len();
+        self.kept += made.list.len() + made.stopped.len();
         let known = Known { hash, learned: state.learned.version(), candidates: made.clone() };
         self.lists.insert_unique(hash, known, |known| known.hash);
         made

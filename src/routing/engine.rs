@@ -25,7 +25,7 @@ use crate::planted::{Bug, clock_ms, planted};
 
 pub(super) use ahead::{Ahead, Stretch};
 use explore::explore;
-use kept::{planned, preferred};
+use kept::{planned, preferred, roomiest};
 use refused::refused;
 pub(super) use refused::{Sizes, later_worth, moved, size_or_room_miss};
 pub(super) use survey::Prices;
@@ -70,7 +70,11 @@ fn verdict(
     ask: &Ask<'_>,
     found: &Survey<'_>,
 ) -> Verdict {
-    if let Some(offer) = preferred(state, memo, ask) {
+    let kept = match found.now {
+        Some(now) if ask.is_failed_over() => Some(roomiest(state, memo, ask, now)),
+        Some(_) | None => preferred(state, memo, ask),
+    };
+    if let Some(offer) = kept {
         return serve(state, memo, ask, (offer, 1.0));
     }
     let rationed =
@@ -106,13 +110,12 @@ fn verdict(
                     None => memo.lacks.resource_waits(state, resource, taking),
                 }
             }
-            match (found.has_any(), found.waits) {
-                (false, _) => Verdict::Refuse(found.furthest),
+            match (found.has_any(), found.waits_for()) {
                 (true, _) if rationed => Verdict::Wait(RefusalReason::PricedOut),
-                (true, true) if found.lacks_room => Verdict::Wait(RefusalReason::NoCapacity),
-                (true, true) => Verdict::Wait(RefusalReason::Budget),
+                (_, Some(reason)) => Verdict::Wait(reason),
                 // No window of any candidate could ever take so many tokens.
-                (true, false) => Verdict::Refuse(RefusalReason::NoCapacity),
+                (true, None) => Verdict::Refuse(RefusalReason::NoCapacity),
+                (false, None) => Verdict::Refuse(found.furthest),
             }
         }
     }

@@ -4,6 +4,7 @@
 //! same facts for ever; golden journals check that.
 
 mod headroom;
+mod health;
 mod pledges;
 mod sharing;
 
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use super::TaskKey;
 use super::allocator::output_reserved;
 use super::backlog::Place;
-use super::breaker::Position;
 use super::engine::wait_until;
 use super::fact::{
     AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Reservation, ResourceIndex, Shown, Then,
@@ -22,7 +22,6 @@ use super::fleet::Release;
 use super::learned::Attempted;
 use super::spikes::went;
 use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
-use crate::model::health::HealthStatus;
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
 use crate::model::system_health::Strategy;
@@ -57,7 +56,7 @@ impl State {
             Fact::FleetSet { offset, entry } => self.set_fleet(*offset, entry),
             Fact::HealthSet { offset, event } => {
                 self.health_position = offset + 1;
-                self.health.set(self.lane, event);
+                self.health.set(self.lane, event, self.batch_time);
                 self.hear_limits(event);
                 self.apply_health();
             }
@@ -118,6 +117,7 @@ impl State {
                 until,
                 shown,
             } => {
+                self.watch(*key, *end, shown.as_ref());
                 if let Some(shown) = shown {
                     self.learn(*key, *end, shown);
                 }
@@ -192,7 +192,13 @@ impl State {
                 self.lower_limits(&spec.id);
                 self.apply_health();
             }
-            FleetEntry::ResourceRemoved(id) => self.fleet.remove(offset, id),
+            FleetEntry::ResourceRemoved(id) => {
+                if let Some(index) = self.fleet.index_of(id) {
+                    self.health.breakers.forget(index);
+                }
+                self.fleet.remove(offset, id);
+                self.apply_health();
+            }
             FleetEntry::Tenant(spec) => {
                 self.tenants.set(offset, spec, self.policy.start_within_ms);
                 if let Some(tenant) = self.tenants.index_of(&spec.id) {
@@ -206,23 +212,6 @@ impl State {
                 }
                 self.tenants.remove(id);
                 self.fleet.changed();
-            }
-        }
-    }
-
-    /// Brings the resources' health up to date, and starts or ends failovers with it.
-    fn apply_health(&mut self) {
-        self.health.apply(&mut self.fleet, self.batch_time);
-        for (index, resource) in self.fleet.iter() {
-            match resource.health {
-                HealthStatus::Unhealthy => {
-                    if resource.slots_in_use > 0 {
-                        self.failovers.entry(index).or_insert(0);
-                    }
-                }
-                HealthStatus::Healthy | HealthStatus::Degraded | HealthStatus::Drain => {
-                    self.failovers.remove(&index);
-                }
             }
         }
     }
@@ -340,9 +329,9 @@ impl State {
             live.tried.get_or_insert_default().push(Tried { resource, end });
         }
         if end == AttemptEnd::FailedOver
-            && let Some(count) = self.failovers.get_mut(&resource)
+            && let Some(failover) = self.failovers.get_mut(&resource)
         {
-            *count += 1;
+            failover.tasks += 1;
         }
     }
 
@@ -387,9 +376,6 @@ impl State {
         };
         self.health.headroom.ended_v1(resource, end, self.batch_time);
         self.learned.observe_v1(attempted, self.fleet.terms(resource), end, shown);
-        if self.health.breakers.observe_v1(resource, self.batch_time, end, shown) {
-            self.apply_health();
-        }
     }
 
     /// What an attempt under way has shown moves its resource's speed before it ends.
@@ -398,28 +384,9 @@ impl State {
             && let Phase::InFlight { resource, slow, .. } = &mut live.phase
         {
             let before = f64::from(std::mem::replace(slow, slower));
+            self.health.breakers.heard_v1(*resource);
             self.learned.slow_v1(*resource, before, f64::from(slower));
         }
-    }
-
-    fn tell_breaker(&mut self, resource: ResourceIndex, status: HealthStatus) {
-        if !self.health.breakers.told_v1(resource, self.batch_time, status) {
-            return;
-        }
-        if matches!(self.health.breakers.position(resource), Position::HalfOpen { .. }) {
-            self.learned.forgive(resource);
-        }
-        self.apply_health();
-    }
-
-    /// Lets new work hold what breakers let through at the time of the batch.
-    fn open_slots(&mut self) {
-        for index in self.health.breakers.unsettled() {
-            let units = self.fleet.at(index).slots_units;
-            let slots = self.health.slots(index, units, self.batch_time);
-            self.fleet.admit(index, slots);
-        }
-        self.health.breakers.settle(self.batch_time);
     }
 
     fn wait(&mut self, key: TaskKey, blocked_by: RefusalReason, until: Timestamp, loss: Loss) {
@@ -449,8 +416,9 @@ impl State {
 
     fn extend_lease(&mut self, key: TaskKey, until: Timestamp) {
         if let Some(live) = self.tasks.get_mut(&key)
-            && let Phase::InFlight { lease_until, .. } = &mut live.phase
+            && let Phase::InFlight { resource, lease_until, .. } = &mut live.phase
         {
+            self.health.breakers.heard_v1(*resource);
             self.leases.remove(&(*lease_until, key));
             *lease_until = until;
             self.leases.insert((until, key));

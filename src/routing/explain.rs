@@ -119,7 +119,8 @@ pub fn explain(state: &State, asked: &Asked<'_>) -> Vec<Considered> {
                 latency_ms,
             }
         });
-        let missed = match miss(state, shape, (index, resource)) {
+        let missed = candidate.is_none().then(|| miss(state, shape, (index, resource)));
+        let missed = match missed.flatten() {
             Some(miss) => Some(Missed { rule: miss.rule, needed: miss.needed, had: miss.had }),
             None => engine::size_or_room_miss(state, &sizes, index)
                 .map(|(rule, needed, had)| Missed { rule, needed, had }),

@@ -23,7 +23,7 @@ use gone::{Gone, Held};
 
 pub use promised::{Kept, Promised};
 pub use rate::{Deal, Rate, Release, Stand, renew};
-pub use resource::{Claim, Resource, Room};
+pub use resource::{Admitted, Broken, Claim, Condition, Resource, Room};
 
 /// The numbers of a resource that every scoring reads, apart from the rest so that they are dense.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -258,13 +258,14 @@ impl Fleet {
             slots_rights,
             slots_units: 0,
             slots_in_use: 0,
-            slots_admitted: u32::MAX,
+            admitted: Admitted::ALL,
             slots_used_max: 0,
             slots_moved_at: Timestamp::EPOCH,
             slot_price: Price::default(),
             rates: Vec::new(),
             health: HealthStatus::Healthy,
             severity: 0.0,
+            broken: Broken::No,
             slots_incarnation,
             dormant: dormant.collect(),
             slots_promised: Promised::default(),
@@ -339,22 +340,6 @@ impl Fleet {
             resource.lower(kind, lowest(kind));
         }
         self.rooms[usize::from(index)] = resource.room();
-    }
-
-    pub fn set_health(&mut self, index: ResourceIndex, health: HealthStatus, severity: f64) {
-        let resource = &mut self.resources[usize::from(index)];
-        resource.health = health;
-        resource.severity = severity;
-        self.changed();
-    }
-
-    /// New work may hold so many of the lane's slots.
-    pub fn admit(&mut self, index: ResourceIndex, slots: u32) {
-        let resource = &mut self.resources[usize::from(index)];
-        if resource.slots_admitted != slots {
-            resource.slots_admitted = slots;
-            self.rooms[usize::from(index)] = resource.room();
-        }
     }
 
     /// Keeps the windows for a changed `start_within_ms`.

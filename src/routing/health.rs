@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::breaker::Position;
-use super::breakers::Breakers;
+use super::breaker::{Position, RECOVERY_MS, recovered};
+use super::breakers::{Breakers, part};
 use super::fact::ResourceIndex;
-use super::fleet::{Fleet, Resource};
+use super::fleet::{Admitted, Broken, Condition, Fleet, Resource};
 use super::headroom::Headroom;
 use crate::model::health::{BREAKER_SOURCE, HealthEvent, HealthScope, HealthStatus};
 use crate::model::time::Timestamp;
@@ -17,20 +17,39 @@ use crate::model::time::Timestamp;
 /// breaker of each of a few lanes. Anyone may publish, so their number must not grow without end.
 pub const EVENTS_MAX: usize = 1 << 16;
 
-/// How bad a resource is taken to be whose breaker is open while most are.
-const PANIC_SEVERITY: f64 = 0.5;
-
 type Scope = (HealthScope, String);
+
+/// What a source says of a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Said {
+    status: HealthStatus,
+    /// In [0, 1].
+    severity: f64,
+    /// The batch that heard it.
+    at: Timestamp,
+}
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Health {
     /// The last event of every scope that is not healthy, by source.
-    events: BTreeMap<Scope, BTreeMap<String, (HealthStatus, f64)>>,
+    events: BTreeMap<Scope, BTreeMap<String, Said>>,
     kept: usize,
     pub breakers: Breakers,
     pub headroom: Headroom,
-    /// The breakers of most slots were open when last looked at.
-    panicking: bool,
+    /// Resources of which another lane's breaker says that they recover, and since when this lane knows.
+    recovering: BTreeMap<ResourceIndex, Timestamp>,
+}
+
+/// What all scopes and sources together say of a resource.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Told {
+    /// The worst of those that are no breakers.
+    status: HealthStatus,
+    severity: f64,
+    /// Another lane's breaker does not let it be used.
+    open: bool,
+    /// Other lanes' breakers let it recover: since the last of them was heard.
+    recovering: Option<Timestamp>,
 }
 
 /// How much a status keeps away: the worst of all scopes holds.
@@ -70,7 +89,7 @@ impl Health {
                 .is_some_and(|sources| sources.contains_key(&event.source))
     }
 
-    pub fn set(&mut self, lane: u32, event: &HealthEvent) {
+    pub fn set(&mut self, lane: u32, event: &HealthEvent, now: Timestamp) {
         // What this lane said itself it knows better from its breakers.
         if event.source == breaker_source(lane) {
             return;
@@ -86,13 +105,14 @@ impl Health {
             }
         } else {
             let sources = self.events.entry(scope).or_default();
-            let before = sources.insert(event.source.clone(), (event.status, event.severity));
+            let said = Said { status: event.status, severity: event.severity, at: now };
+            let before = sources.insert(event.source.clone(), said);
             self.kept += usize::from(before.is_none());
         }
     }
 
-    /// The worst status over the scopes of a resource, as the events have it, and its severity.
-    fn told(&self, resource: &Resource) -> (HealthStatus, f64) {
+    /// What the events say of a resource, over all of its scopes.
+    fn told(&self, resource: &Resource) -> Told {
         let spec = &resource.spec;
         let scopes = [
             (HealthScope::Resource, spec.id.clone()),
@@ -100,57 +120,117 @@ impl Health {
             (HealthScope::Region, spec.region.clone()),
             (HealthScope::FailureDomain, spec.domain()),
         ];
-        let sources = scopes.iter().filter_map(|scope| self.events.get(scope));
-        sources.flat_map(BTreeMap::values).copied().fold((HealthStatus::Healthy, 0.0), worse)
-    }
-
-    /// Whether the breakers of most resources are open. Then something else is wrong, and sending
-    /// everything to the rest would only make it worse (Envoy's panic threshold).
-    fn panics(&self, fleet: &Fleet) -> bool {
-        let (mut open, mut all) = (0, 0);
-        for (index, resource) in fleet.iter().filter(|(_, resource)| !resource.removed) {
-            let slots = u64::from(resource.slots_units);
-            all += slots;
-            if matches!(self.breakers.position(index), Position::Open { .. }) {
-                open += slots;
-            }
-        }
-        fleet.iter().filter(|(_, resource)| !resource.removed).count() > 1 && 2 * open > all
-    }
-
-    /// Slots of `units` that new work may hold at `now`.
-    pub fn slots(&self, index: ResourceIndex, units: u32, now: Timestamp) -> u32 {
-        match self.breakers.position(index) {
-            Position::Open { .. } if self.panicking => units,
-            Position::Closed
-            | Position::Open { .. }
-            | Position::HalfOpen { .. }
-            | Position::Recovering { .. } => self.breakers.slots(index, units, now),
-        }
-    }
-
-    /// Brings the fleet up to date.
-    pub fn apply(&mut self, fleet: &mut Fleet, now: Timestamp) {
-        self.panicking = self.panics(fleet);
-        let of = |index: ResourceIndex, resource: &Resource| {
-            let own = match self.breakers.position(index) {
-                Position::Open { .. } if self.panicking => (HealthStatus::Degraded, PANIC_SEVERITY),
-                Position::Open { .. } => (HealthStatus::Unhealthy, 1.0),
-                // What goes there is bounded by its slots.
-                Position::Closed | Position::HalfOpen { .. } | Position::Recovering { .. } => {
-                    (HealthStatus::Healthy, 0.0)
+        let mut told =
+            Told { status: HealthStatus::Healthy, severity: 0.0, open: false, recovering: None };
+        for scope in &scopes {
+            for (source, said) in self.events.get(scope).into_iter().flatten() {
+                let is_breaker =
+                    scope.0 == HealthScope::Resource && source.starts_with(BREAKER_SOURCE);
+                match said.status {
+                    HealthStatus::Unhealthy if is_breaker => told.open = true,
+                    HealthStatus::Degraded if is_breaker => {
+                        told.recovering = told.recovering.max(Some(said.at));
+                    }
+                    HealthStatus::Healthy
+                    | HealthStatus::Degraded
+                    | HealthStatus::Drain
+                    | HealthStatus::Unhealthy => {
+                        let one = (told.status, told.severity);
+                        (told.status, told.severity) = worse(one, (said.status, said.severity));
+                    }
                 }
-            };
-            (worse(self.told(resource), own), self.slots(index, resource.slots_units, now))
-        };
-        let found: Vec<_> =
-            fleet.iter().map(|(index, resource)| (index, of(index, resource))).collect();
-        for (index, ((status, severity), slots)) in found {
-            let before = fleet.at(index);
-            if (before.health, before.severity) != (status, severity) {
-                fleet.set_health(index, status, severity);
             }
-            fleet.admit(index, slots);
         }
+        told
+    }
+
+    /// What new work may use of a resource at `now`. Nothing that is degraded is shut off by that: at least
+    /// one task at a time goes there.
+    pub fn admits(&self, index: ResourceIndex, resource: &Resource, now: Timestamp) -> Admitted {
+        let (slots, share) = self.breakers.admits(index, resource.slots_units, now);
+        let degraded = match resource.health {
+            HealthStatus::Degraded => 1.0 - resource.severity,
+            HealthStatus::Healthy | HealthStatus::Unhealthy | HealthStatus::Drain => 1.0,
+        };
+        let recovered = self.recovering.get(&index).map_or(1.0, |since| recovered(*since, now));
+        let least = f64::min(degraded, recovered);
+        let units = resource.slots_units;
+        let most = if least < 1.0 { part(units, least) } else { units };
+        Admitted { slots: slots.min(most), share: f64::min(share, least) }
+    }
+
+    /// Those of which time alone changes what new work may use.
+    pub fn unsettled(&self) -> impl Iterator<Item = ResourceIndex> {
+        self.breakers.unsettled().chain(self.recovering.keys().copied())
+    }
+
+    /// Forgets to look at those that let everything through again.
+    pub fn settle(&mut self, now: Timestamp) {
+        self.breakers.settle(now);
+        self.recovering.retain(|_, since| since.plus_ms(RECOVERY_MS) > now);
+    }
+
+    /// What holds of a resource. A lane goes by its own breaker while that finds out or recovers: what other
+    /// lanes' breakers say then is older than what it sees, and lanes that all waited for one another would
+    /// wait for ever.
+    fn condition(
+        &mut self,
+        index: ResourceIndex,
+        resource: &Resource,
+        now: Timestamp,
+    ) -> Condition {
+        let Told { status, severity, open, recovering } = self.told(resource);
+        let position = self.breakers.position(index);
+        let is_stopped = match position {
+            Position::Closed => open,
+            Position::Open { .. } => true,
+            Position::HalfOpen { .. } | Position::Recovering { .. } => false,
+        };
+        let recovering = recovering.filter(|since| {
+            position == Position::Closed && !is_stopped && since.plus_ms(RECOVERY_MS) > now
+        });
+        match recovering {
+            Some(since) => self.recovering.insert(index, since),
+            None => self.recovering.remove(&index),
+        };
+        let said = Condition { health: status, severity, broken: Broken::No };
+        match status {
+            HealthStatus::Unhealthy | HealthStatus::Drain => said,
+            HealthStatus::Healthy | HealthStatus::Degraded if is_stopped => {
+                Condition { health: HealthStatus::Unhealthy, broken: Broken::Stopped, ..said }
+            }
+            HealthStatus::Healthy | HealthStatus::Degraded => match position {
+                Position::HalfOpen { .. } => Condition { broken: Broken::Probed, ..said },
+                Position::Closed if recovering.is_some() => {
+                    Condition { health: HealthStatus::Degraded, ..said }
+                }
+                Position::Closed | Position::Open { .. } | Position::Recovering { .. } => said,
+            },
+        }
+    }
+
+    /// Brings the fleet up to date. Those that are down from now on because more than before says so: what is
+    /// under way there has to go.
+    pub fn apply(&mut self, fleet: &mut Fleet, now: Timestamp) -> Vec<ResourceIndex> {
+        let mut down = Vec::new();
+        for index in fleet.indices() {
+            let before = fleet.at(index);
+            let was = Condition {
+                health: before.health,
+                severity: before.severity,
+                broken: before.broken,
+            };
+            let condition = self.condition(index, before, now);
+            if condition != was {
+                let is_down = |one: &Condition| one.health == HealthStatus::Unhealthy;
+                let is_said = |one: &Condition| is_down(one) && one.broken == Broken::No;
+                if is_down(&condition) && !is_down(&was) || is_said(&condition) && !is_said(&was) {
+                    down.push(index);
+                }
+                fleet.set_health(index, condition);
+            }
+            fleet.admit(index, self.admits(index, fleet.at(index), now));
+        }
+        down
     }
 }

@@ -56,6 +56,15 @@ pub enum Phase {
     },
 }
 
+/// Moves what is under way on a resource that went down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failover {
+    /// Moved so far.
+    pub tasks: u64,
+    /// Those that were reserved until then; what goes there all the same goes there knowingly.
+    pub reserved_by: Timestamp,
+}
+
 /// Up to [`FALLBACKS_MAX`] resources, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fallbacks([ResourceIndex; FALLBACKS_MAX]);
@@ -123,8 +132,8 @@ pub struct State {
     pub leases: BTreeSet<(Timestamp, TaskKey)>,
     pub backlog: Backlog,
     pub given_up: BTreeSet<TaskKey>,
-    /// Resources that went down with attempts in flight, and how many were failed over so far.
-    pub failovers: BTreeMap<ResourceIndex, u64>,
+    /// Resources that went down with attempts in flight.
+    pub failovers: BTreeMap<ResourceIndex, Failover>,
     #[serde(skip)]
     pub recent: Recent,
     pub in_flight: u64,

@@ -4,7 +4,7 @@
 use super::TaskKey;
 use super::allocator::attempt_ended;
 use super::fact::{AttemptEnd, Fact, ResourceIndex};
-use super::state::{Phase, State};
+use super::state::{LiveTask, Phase, State};
 use crate::model::time::Timestamp;
 use crate::planted::{Bug, planted};
 
@@ -37,17 +37,20 @@ pub fn failing_over(state: &State) -> Vec<TaskKey> {
     if state.failovers.is_empty() {
         return Vec::new();
     }
-    let fails = |resource: &ResourceIndex| state.failovers.contains_key(resource);
-    state
-        .tasks
-        .iter()
-        .filter(|(_, live)| match &live.phase {
-            Phase::InFlight { resource, .. } => fails(resource),
-            Phase::Waiting { .. } | Phase::GivenUp => false,
-        })
-        .take(TIMERS_MAX)
-        .map(|(key, _)| *key)
-        .collect()
+    let moves = |live: &LiveTask| moved_from(state, live).is_some();
+    let moving = state.tasks.iter().filter(|(_, live)| moves(live));
+    moving.take(TIMERS_MAX).map(|(key, _)| *key).collect()
+}
+
+/// The resource that went down under a task.
+fn moved_from(state: &State, live: &LiveTask) -> Option<ResourceIndex> {
+    match &live.phase {
+        Phase::InFlight { resource, reserved_at, .. } => {
+            let failover = state.failovers.get(resource)?;
+            (*reserved_at <= failover.reserved_by).then_some(*resource)
+        }
+        Phase::Waiting { .. } | Phase::GivenUp => None,
+    }
 }
 
 pub fn decide_failover(state: &State, key: TaskKey) -> Option<Fact> {
@@ -57,10 +60,21 @@ pub fn decide_failover(state: &State, key: TaskKey) -> Option<Fact> {
 
 /// Resources whose failover is complete.
 pub fn failovers_ended(state: &State) -> Vec<Fact> {
-    let done = |resource: &ResourceIndex| state.fleet.at(*resource).slots_in_use == 0;
-    let ended = state.failovers.iter().filter(|(resource, _)| done(resource));
+    let mut ended = state.failovers.clone();
+    // What was sent there knowingly is still there: then all tasks have to be looked at.
+    if ended.keys().any(|resource| state.fleet.is_busy(*resource)) {
+        for (_, live) in state.tasks.iter() {
+            if let Some(resource) = moved_from(state, live) {
+                ended.remove(&resource);
+                if ended.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
     ended
-        .map(|(resource, tasks)| Fact::FailoverEnded { resource: *resource, tasks: *tasks })
+        .into_iter()
+        .map(|(resource, failover)| Fact::FailoverEnded { resource, tasks: failover.tasks })
         .collect()
 }
 
@@ -75,6 +89,7 @@ pub fn next(state: &State) -> Option<Timestamp> {
     let waits = state.backlog.first_until().map(|(until, _)| until);
     let failover = (!state.failovers.is_empty()).then_some(state.batch_time);
     let strategy = state.spikes.due();
-    let (breakers, limits) = (state.health.breakers.due(), state.health.headroom.due());
+    let breakers = state.health.breakers.due(|resource| state.fleet.is_busy(resource));
+    let limits = state.health.headroom.due();
     [leases, waits, failover, breakers, limits, strategy].into_iter().flatten().min()
 }

@@ -2,6 +2,7 @@
 //! differ, messages that take their time and a fleet that changes under way.
 
 mod added;
+mod breakers;
 mod laws;
 mod pledges;
 

@@ -289,7 +289,7 @@ fn nodes<'a>(
     let prices = ask.prices(state);
     let mut furthest = candidates.furthest;
     let mut found = ByRegion::new();
-    for candidate in &candidates.list {
+    for candidate in candidates.later() {
         let index = candidate.resource;
         let terms = state.fleet.terms(index);
         let missed = size_miss(state, &ask, index)

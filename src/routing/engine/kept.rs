@@ -30,6 +30,32 @@ fn offer_of<'a>(
 /// ten such steps, and the most that keeping a plan can cost.
 const KEPT_STAKES: f64 = 0.1;
 
+/// Where a task goes that was moved away from what went down: of those that are nearly as good as the best, the
+/// one of which most is free. All that was under way there moves in one batch, and the fallbacks that these tasks
+/// were told are mostly the same, so each by itself would send all of them to one survivor. Prices alone spread what
+/// comes over minutes, not what comes at once: they count demand against what a limit gives over its horizon.
+pub(super) fn roomiest<'a>(
+    state: &State,
+    memo: &Memo,
+    ask: &Ask<'a>,
+    best: Offer<'a>,
+) -> Offer<'a> {
+    let least = best.score - NEAR_STAKES * state.stake.get();
+    let free = |offer: &Offer<'_>| state.fleet.at(offer.candidate.resource).free_share();
+    let near = memo.scored.iter().filter(|(score, _)| *score >= least);
+    let mut taken = (free(&best), best);
+    for offer in near.filter_map(|(_, resource)| offer_of(state, memo, ask, *resource)) {
+        let free = free(&offer);
+        if free > taken.0 || free == taken.0 && offer.score > taken.1.score {
+            taken = (free, offer);
+        }
+    }
+    taken.1
+}
+
+/// Survivors that are this near to the best, in stakes, are as good: what a plan may cost as well.
+const NEAR_STAKES: f64 = KEPT_STAKES;
+
 /// Who was to serve this stage, where `best` is not worth the change.
 pub(super) fn planned<'a>(
     state: &State,

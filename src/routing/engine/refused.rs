@@ -111,7 +111,8 @@ pub(super) fn refused(state: &State, ask: &Ask<'_>) -> Vec<RefusedCandidate> {
         if found.len() == REFUSALS_MAX {
             break;
         }
-        let (rule, needed, had) = match miss(state, shape, (index, resource)) {
+        let missed = (!ask.candidates.has(index)).then(|| miss(state, shape, (index, resource)));
+        let (rule, needed, had) = match missed.flatten() {
             Some(miss) => (miss.rule, miss.needed, miss.had),
             None => match explain_miss(state, ask, index) {
                 Some(missed) => missed,

@@ -1,9 +1,9 @@
 //! What a task's candidates offer at their prices: now, and to those who wait.
 
 use super::super::eligibility::{Candidate, Candidates, Memo, kept, rank};
-use super::super::fact::{Bid, Loss, ResourceIndex, TenantIndex};
+use super::super::fact::{AttemptEnd, Bid, Loss, ResourceIndex, TenantIndex};
 use super::super::features::Projected;
-use super::super::fleet::{Claim, Room};
+use super::super::fleet::{Broken, Claim, Room};
 use super::super::learned::Moved;
 use super::super::price::Toll;
 use super::super::shape::PlainObjective;
@@ -102,6 +102,11 @@ impl Ask<'_> {
 
     pub fn tokens(&self) -> u64 {
         u64::from(self.input_tokens) + u64::from(self.max_output_tokens)
+    }
+
+    /// Whether its last attempt was taken away from what went down.
+    pub fn is_failed_over(&self) -> bool {
+        self.tried.last().is_some_and(|tried| tried.end == AttemptEnd::FailedOver)
     }
 
     /// What it costs there at most, millionths of a US dollar.
@@ -263,9 +268,13 @@ pub(super) struct Survey<'a> {
     /// The best without room, best first.
     later: [Option<Offer<'a>>; LATER_MAX],
     /// Whether any candidate could ever take so many tokens.
-    pub waits: bool,
+    waits: bool,
+    /// Whether one of them could that is more than probed.
+    waits_for_room: bool,
+    /// The best score of those that could and that nothing but breakers keeps from it: where there is no other.
+    broken: Option<f64>,
     /// Whether it is room alone that one of those lacks, and not money.
-    pub lacks_room: bool,
+    lacks_room: bool,
     /// The best, with room or not, and the score of the next.
     first: Option<Offer<'a>>,
     second: Option<f64>,
@@ -286,6 +295,8 @@ impl<'a> Survey<'a> {
             later: [None; LATER_MAX],
             waits: false,
             lacks_room: false,
+            waits_for_room: false,
+            broken: None,
             first: None,
             second: None,
             top: f64::NEG_INFINITY,
@@ -324,6 +335,8 @@ impl<'a> Survey<'a> {
             found.compare(offer);
             let fits_ever = tokens <= terms.tokens_max;
             found.waits |= fits_ever;
+            found.waits_for_room |=
+                fits_ever && state.fleet.at(candidate.resource).broken != Broken::Probed;
             if found.now.is_some_and(|best| score < best.score) {
                 continue;
             }
@@ -343,7 +356,40 @@ impl<'a> Survey<'a> {
         if let Some(stuck) = ask.ahead.and_then(|ahead| ahead.stuck) {
             found.furthest = stuck;
         }
+        found.look_at_broken(state, ask, prices);
         found
+    }
+
+    /// Where nothing but breakers is in the way of every candidate that could ever serve.
+    fn look_at_broken(&mut self, state: &State, ask: &Ask<'a>, prices: Prices) {
+        let candidates = ask.candidates;
+        let is_probed = |index| state.fleet.at(index).broken == Broken::Probed;
+        let serves = |candidate: &&Candidate| {
+            let index = candidate.resource;
+            ask.tokens() <= state.fleet.terms(index).tokens_max
+                && size_miss(state, ask, index).is_none()
+        };
+        // Most tasks have another.
+        if self.waits_for_room {
+            return;
+        }
+        let probed = candidates.list.iter().filter(|one| is_probed(one.resource));
+        for candidate in probed.chain(&candidates.stopped).filter(serves) {
+            let price = prices.of(state, candidate.resource);
+            let score = ask.utility(state, candidate) - price;
+            self.broken = Some(self.broken.map_or(score, |best| f64::max(best, score)));
+        }
+    }
+
+    /// What a task waits for that cannot be served now; `None` where it waits for nothing.
+    pub fn waits_for(&self) -> Option<RefusalReason> {
+        match (self.broken, self.waits) {
+            (Some(_), _) => Some(RefusalReason::Health),
+            (None, true) if !self.has_any() => None,
+            (None, true) if self.lacks_room => Some(RefusalReason::NoCapacity),
+            (None, true) => Some(RefusalReason::Budget),
+            (None, false) => None,
+        }
     }
 
     fn count(&mut self, utility: f64, resource: ResourceIndex) {
@@ -404,11 +450,11 @@ impl<'a> Survey<'a> {
 
     /// What the task stands to lose by going without its best candidate.
     pub fn loss(&self, state: &State) -> Loss {
-        let Some(first) = self.first else { return Loss::of(0.0) };
         // Without another candidate it would go without everything.
         let stake = state.stake.get();
-        let alone = if first.score > stake { first.score } else { stake };
-        Loss::of(self.second.map_or(alone, |second| first.score - second))
+        let alone = |score: f64| if score > stake { score } else { stake };
+        let Some(first) = self.first else { return Loss::of(self.broken.map_or(0.0, alone)) };
+        Loss::of(self.second.map_or(alone(first.score), |second| first.score - second))
     }
 
     pub fn bid(&self, state: &State, ask: &Ask<'_>) -> Option<Bid> {

@@ -23,9 +23,7 @@ impl State {
         let Some(index) = self.fleet.index_of(id) else { return };
         let headroom = &self.health.headroom;
         self.fleet.lower(index, |kind| Some(headroom.lowest(id, kind)?.0));
-        // The breaker lets a share of the slots through.
-        let slots = self.health.slots(index, self.fleet.at(index).slots_units, self.batch_time);
-        self.fleet.admit(index, slots);
+        self.admit_anew(index);
         if self.lanes > 1 {
             self.sharing.untold.insert(LoadOwner::Resource(index));
         }

@@ -131,10 +131,7 @@ impl State {
         if let Some(LoadOwner::Resource(index)) = owner
             && limit.kind == LimitKind::Slots
         {
-            // The breaker lets a share of them through.
-            let units = self.fleet.at(index).slots_units;
-            let slots = self.health.slots(index, units, self.batch_time);
-            self.fleet.admit(index, slots);
+            self.admit_anew(index);
         }
     }
 

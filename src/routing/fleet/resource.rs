@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::fact::ResourceIndex;
 use super::super::price::{Price, Toll};
 use super::super::rights::Scale;
 use super::promised::{Kept, Promised};
@@ -46,6 +47,43 @@ impl Room {
     }
 }
 
+/// What new work may use of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Admitted {
+    /// Of the lane's slots.
+    pub slots: u32,
+    /// Of the lane's part of its rates, in [0, 1]. A task may begin while less than that is in use, however
+    /// large it is: what is small would keep it waiting for ever otherwise.
+    pub share: f64,
+}
+
+impl Admitted {
+    pub const ALL: Admitted = Admitted { slots: u32::MAX, share: 1.0 };
+
+    /// Whether new work may use a rate of so many units, so many of which are in use.
+    fn lets(self, units: u64, used: u64) -> bool {
+        self.share >= 1.0 || used < ((units as f64 * self.share) as u64).max(1)
+    }
+}
+
+/// What breakers make of a resource that serves as far as anyone else says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Broken {
+    No,
+    /// This lane's tries it with one attempt at a time.
+    Probed,
+    /// Nothing goes there, but where most of what a task may use is like that.
+    Stopped,
+}
+
+/// How a resource is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Condition {
+    pub health: HealthStatus,
+    pub severity: f64,
+    pub broken: Broken,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resource {
     pub id: Arc<str>,
@@ -59,8 +97,8 @@ pub struct Resource {
     pub slots_rights: u32,
     pub slots_units: u32,
     pub slots_in_use: u32,
-    /// Of the lane's slots, those that its breaker lets new work hold.
-    pub slots_admitted: u32,
+    /// Of the lane's part, what its health lets new work use.
+    pub admitted: Admitted,
     /// The most slots in use since the last load snapshot.
     pub slots_used_max: u32,
     /// When a slot became free last, or the first one was taken.
@@ -69,8 +107,9 @@ pub struct Resource {
     pub slot_price: Price,
     pub rates: Vec<Rate>,
     pub health: HealthStatus,
-    /// In [0, 1].
+    /// What someone else than a breaker says of it, in [0, 1].
     pub severity: f64,
+    pub broken: Broken,
     /// See [`crate::model::rights::LimitName::incarnation`].
     pub slots_incarnation: i64,
     /// Limits that the fleet took out, the longest gone first.
@@ -215,6 +254,10 @@ impl Resource {
             _ => self.slots_in_ms(now, busy_ms, behind),
         };
         for rate in &self.rates {
+            // Nobody knows how its health goes on.
+            if !self.admitted.lets(rate.units, rate.window.used()) {
+                return None;
+            }
             let amount = match rate.limit.dimension {
                 Dimension::Requests => u64::from(ahead.tasks) + 1,
                 Dimension::Tokens => ahead.tokens.saturating_add(tokens),
@@ -244,11 +287,21 @@ impl Resource {
 
     fn slots_open_for(&self, priority: Priority) -> u32 {
         let open = u32::try_from(self.slots_promised.open(priority)).unwrap_or(u32::MAX);
-        open.min(self.slots_admitted)
+        open.min(self.admitted.slots)
     }
 
     pub fn slots_free(&self) -> u32 {
         self.slots_open().saturating_sub(self.slots_in_use)
+    }
+
+    /// The share of the lane's part that is free, of the limit of which least is; in [0, 1].
+    pub fn free_share(&self) -> f64 {
+        let share = |free: u64, units: u64| match units {
+            0 => 0.0,
+            units => free as f64 / units as f64,
+        };
+        let slots = share(self.slots_free().into(), self.slots_units.into());
+        self.rates.iter().fold(slots, |least, rate| f64::min(least, share(rate.free(), rate.units)))
     }
 
     /// What is free for any task.
@@ -260,7 +313,11 @@ impl Resource {
     pub(super) fn room_for(&self, priority: Priority, tokens: u64) -> Room {
         let free = |dimension: Dimension, amount: u64| {
             let rates = self.rates.iter().filter(|rate| rate.limit.dimension == dimension);
-            rates.map(|rate| rate.free_for(priority, amount)).min().unwrap_or(u64::MAX)
+            let free = |rate: &Rate| match self.admitted.lets(rate.units, rate.window.used()) {
+                true => rate.free_for(priority, amount),
+                false => 0,
+            };
+            rates.map(free).min().unwrap_or(u64::MAX)
         };
         Room {
             slots: self.slots_open_for(priority).saturating_sub(self.slots_in_use),
@@ -271,6 +328,32 @@ impl Resource {
 }
 
 impl super::Fleet {
+    /// Of every resource, removed ones included.
+    pub fn indices(&self) -> std::ops::Range<ResourceIndex> {
+        0..self.resources.len() as ResourceIndex
+    }
+
+    /// Whether attempts are under way there.
+    pub fn is_busy(&self, index: ResourceIndex) -> bool {
+        self.at(index).slots_in_use > 0
+    }
+
+    pub fn set_health(&mut self, index: ResourceIndex, condition: Condition) {
+        let resource = &mut self.resources[usize::from(index)];
+        let Condition { health, severity, broken } = condition;
+        (resource.health, resource.severity, resource.broken) = (health, severity, broken);
+        self.changed();
+    }
+
+    /// New work may use so much of the lane's part.
+    pub fn admit(&mut self, index: ResourceIndex, admitted: Admitted) {
+        let resource = &mut self.resources[usize::from(index)];
+        if resource.admitted != admitted {
+            resource.admitted = admitted;
+            self.rooms[usize::from(index)] = resource.room();
+        }
+    }
+
     /// From now on the lane knows a limit by the record of the fleet by which the others know it.
     pub fn rename(&mut self, id: &str, kind: LimitKind, incarnation: i64) {
         let Some(index) = self.index_of(id) else { return self.gone.rename(id, kind, incarnation) };
