@@ -201,7 +201,7 @@ fn core_alone(fleet: &[FleetEntry]) -> anyhow::Result<(Timer, Timer)> {
                 }
             }
             for result in &results {
-                if let ResultVerdict::Facts(found) = decide_result(&state, result) {
+                if let ResultVerdict::Facts(found) = decide_result(&state, result, now) {
                     for fact in found {
                         state.evolve(&fact);
                         facts.push(fact);

@@ -3,6 +3,7 @@
 mod ahead;
 mod explore;
 mod kept;
+mod prices;
 mod refused;
 mod survey;
 
@@ -26,10 +27,11 @@ use crate::planted::{Bug, clock_ms, planted};
 pub(super) use ahead::{Ahead, Stretch};
 use explore::explore;
 use kept::{planned, preferred, roomiest};
+pub(super) use prices::Prices;
+use prices::usd_micros;
 use refused::refused;
 pub(super) use refused::{Sizes, later_worth, moved, size_or_room_miss};
-pub(super) use survey::Prices;
-use survey::{Ask, Offer, Survey, usd_micros};
+use survey::{Ask, Offer, Survey};
 
 /// A resource with everything that was reserved and predicted.
 struct Choice {
