@@ -184,7 +184,7 @@ pub const SETTINGS: [Setting; 67] = [
     setting("routing.wait_ms_max", integer(1, DAY_MS), Value("60000"), "A waiting task without a deadline is refused after this long."),
     setting("routing.recognise_ms", integer(0, 7 * DAY_MS), Value("3600000"), "A task id is recognised as a duplicate for this long, …"),
     setting("routing.recognise_tasks_max", integer(0, 100_000_000), Value("1000000"), "… and among this many newest task ids of the lane."),
-    setting("routing.explore_share", Number { min: 0.0, max: 0.5 }, Value("0.01"), "At most this share of the tasks goes to a resource that may be better than is believed; never a critical task."),
+    setting("routing.explore_share", Number { min: 0.0, max: 0.5 }, Value("0.01"), "At most this share of the decisions goes to a resource that may be better than is believed; never a critical task."),
     setting("routing.reserve_output", Choice(&["all", "predicted"]), Value("all"), "Output that is reserved, and allowed by the decision: all of `max_output_tokens`, or what 99 in 100 tasks of the class need."),
     setting("routing.priority_share_min", Number { min: 0.0, max: 0.2 }, Value("0.01"), "Each priority below `critical` gets at least this share of the tokens that are given while it waits."),
     setting("routing.transfer_ms", Number { min: 0.0, max: 600_000.0 }, Value("100"), "A task whose next stage is served in another region begins it this much later."),

@@ -236,17 +236,24 @@ impl Renderer<'_> {
         let reserved = Reserved { slots: 1, requests: 1, tokens: reservation.tokens };
         let decision_id = self.outputs.next_id();
         let others = fallbacks.iter().enumerate();
-        let domain = |resource: ResourceIndex| state.fleet.terms(resource).domain;
+        let links = |first: ResourceIndex, place: usize| {
+            let later = plans.get(place).into_iter().flatten().copied();
+            let domain = |resource: ResourceIndex| state.fleet.terms(resource).domain;
+            std::iter::once(first).chain(later).map(domain)
+        };
+        let is_apart = |fallback: ResourceIndex, place: usize| {
+            let mut of_primary = links(reservation.resource, 0);
+            of_primary.all(|domain| links(fallback, place).all(|one| one != domain))
+        };
         let decision = RouteDecision {
             attempt: *attempt,
             outcome: Outcome::Routed,
             primary: chain(state, about.stage, reservation.resource, plans.first()),
             fallbacks: others
+                .clone()
                 .map(|(at, one)| chain(state, about.stage, *one, plans.get(at + 1)))
                 .collect(),
-            fallbacks_apart: fallbacks
-                .iter()
-                .all(|one| domain(*one) != domain(reservation.resource)),
+            fallbacks_apart: others.clone().all(|(place, one)| is_apart(*one, place + 1)),
             metrics: *metrics,
             start_by_at_ms: Some(state.batch_time.plus_ms(state.policy.start_within_ms)),
             lease_until_at_ms: Some(*lease_until),

@@ -111,8 +111,8 @@ pub struct RouteDecision<'a> {
     pub refusals: Vec<Refusal<'a>>,
     #[serde(skip)]
     pub payload: Option<Cow<'a, [u8]>>,
-    /// No fallback shares a failure domain with the primary. Where it says otherwise, the fleet has
-    /// no other that could serve.
+    /// No link of a fallback shares a failure domain with any link of the primary. Where it says
+    /// otherwise, the fleet has no such chain that could serve.
     #[serde(default = "yes")]
     pub fallbacks_apart: bool,
     /// How many stages the task has.

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod explore;
+mod fallbacks;
 mod kept;
 mod prices;
 mod refused;
@@ -25,7 +26,8 @@ use crate::model::time::Timestamp;
 use crate::planted::{Bug, clock_ms, planted};
 
 pub(super) use ahead::{Ahead, Stretch};
-use explore::explore;
+use explore::{Die, explore};
+use fallbacks::fallbacks;
 use kept::{planned, preferred, roomiest};
 pub(super) use prices::Prices;
 use prices::usd_micros;
@@ -56,22 +58,16 @@ struct Judged {
     loss: Loss,
 }
 
-fn choose(state: &State, memo: &mut Memo, key: TaskKey, ask: &Ask<'_>) -> Judged {
+fn choose(state: &State, memo: &mut Memo, die: Die, ask: &Ask<'_>) -> Judged {
     let found = Survey::of(state, memo, ask);
     Judged {
         bid: found.bid(state, ask),
         loss: found.loss(state),
-        verdict: verdict(state, memo, key, ask, &found),
+        verdict: verdict(state, memo, die, ask, &found),
     }
 }
 
-fn verdict(
-    state: &State,
-    memo: &mut Memo,
-    key: TaskKey,
-    ask: &Ask<'_>,
-    found: &Survey<'_>,
-) -> Verdict {
+fn verdict(state: &State, memo: &mut Memo, die: Die, ask: &Ask<'_>, found: &Survey<'_>) -> Verdict {
     let kept = match found.now {
         Some(now) if ask.is_failed_over() => Some(roomiest(state, memo, ask, now)),
         Some(_) | None => preferred(state, memo, ask),
@@ -79,11 +75,9 @@ fn verdict(
     if let Some(offer) = kept {
         return serve(state, memo, ask, (offer, 1.0));
     }
-    let rationed =
-        found.now.is_some_and(|now| ask.is_priced_out(state, now.score + now.price, now.price));
     let better = found.worth_waiting(state, memo, ask);
     match (found.now, better) {
-        (Some(now), None) if !rationed => {
+        (Some(now), None) => {
             if memo.lacks.are_asked()
                 && let Some(better) = found.never_here(state, ask)
             {
@@ -92,7 +86,7 @@ fn verdict(
             if let Some(offer) = planned(state, memo, ask, now) {
                 return serve(state, memo, ask, (offer, 1.0));
             }
-            let taken = explore(state, memo, ask, key, now);
+            let taken = explore(state, memo, ask, die, now);
             serve(state, memo, ask, taken)
         }
         (_, better) => {
@@ -113,7 +107,7 @@ fn verdict(
                 }
             }
             match (found.has_any(), found.waits_for()) {
-                (true, _) if rationed => Verdict::Wait(RefusalReason::PricedOut),
+                (true, _) if found.is_rationed() => Verdict::Wait(RefusalReason::PricedOut),
                 (_, Some(reason)) => Verdict::Wait(reason),
                 // No window of any candidate could ever take so many tokens.
                 (true, None) => Verdict::Refuse(RefusalReason::NoCapacity),
@@ -131,7 +125,7 @@ fn serve(
 ) -> Verdict {
     let candidate = offer.candidate;
     let (tokens, output) = (ask.tokens(), ask.output_expected);
-    let fallbacks = fallbacks(state, &memo.scored, candidate.resource);
+    let (fallbacks, plans) = fallbacks(state, &memo.scored, ask, candidate.resource);
     let terms = state.fleet.terms(candidate.resource);
     let taking = ask.taking(state, candidate.resource);
     let admitted = state.tenants.admit(ask.candidates.tenant, state.batch_time, &taking);
@@ -154,7 +148,7 @@ fn serve(
             usd_micros_expected: usd_micros(cost_usd),
             burst_arrival_ns,
         },
-        plans: plans(state, ask, candidate.resource, &fallbacks),
+        plans,
         fallbacks,
         metrics: RouteMetrics {
             quality: ask
@@ -167,64 +161,6 @@ fn serve(
             propensity,
         },
     })
-}
-
-/// Who is to serve the later stages of a task that has some: behind the primary, and behind each
-/// fallback, which is needed where something of the primary's failure domain has failed.
-fn plans(
-    state: &State,
-    ask: &Ask<'_>,
-    primary: ResourceIndex,
-    fallbacks: &[ResourceIndex],
-) -> Vec<Vec<ResourceIndex>> {
-    let Some(ahead) = ask.ahead else { return Vec::new() };
-    let way = ahead.way(&ask.here(state, primary)).ok();
-    let domain = state.fleet.terms(primary).domain;
-    let around = |one: &ResourceIndex| ahead.way_around(state, &ask.here(state, *one), domain);
-    std::iter::once(way)
-        .chain(fallbacks.iter().map(around))
-        .map(|way| way.map(|way| ahead.plan(way)).unwrap_or_default())
-        .collect()
-}
-
-/// The next best resources, none of which shares a failure domain with the primary or another. Where
-/// all share the primary's, the next best of those: the decision says so.
-fn fallbacks(
-    state: &State,
-    scored: &[(f64, ResourceIndex)],
-    primary: ResourceIndex,
-) -> Vec<ResourceIndex> {
-    let domain = |resource: ResourceIndex| state.fleet.terms(resource).domain;
-    let apart = best_of(state, scored, |chosen, resource| {
-        domain(resource) != domain(primary)
-            && chosen.iter().all(|one| domain(*one) != domain(resource))
-    });
-    if !apart.is_empty() {
-        return apart;
-    }
-    best_of(state, scored, |chosen, resource| resource != primary && !chosen.contains(&resource))
-}
-
-/// The best of what may be added to those that were chosen before.
-fn best_of(
-    state: &State,
-    scored: &[(f64, ResourceIndex)],
-    may: impl Fn(&[ResourceIndex], ResourceIndex) -> bool,
-) -> Vec<ResourceIndex> {
-    let mut chosen = Vec::with_capacity(state.policy.fallbacks_max as usize);
-    for _ in 0..state.policy.fallbacks_max {
-        let mut best: Option<(f64, ResourceIndex)> = None;
-        for (utility, resource) in scored {
-            if may(&chosen, *resource) && best.is_none_or(|(best, _)| *utility > best) {
-                best = Some((*utility, *resource));
-            }
-        }
-        match best {
-            Some((_, resource)) => chosen.push(resource),
-            None => break,
-        }
-    }
-    chosen
 }
 
 fn lease_until(state: &State, metrics: &RouteMetrics) -> Timestamp {
@@ -255,11 +191,12 @@ pub fn decide_task(
     let deadline_at = deadline_at(task, created_at);
     let new_task =
         || Arc::new(NewTask::of(task, Arc::clone(&candidates.shape), offset, deadline_at));
-    let mut judged = choose(state, memo, key, &ask);
+    let die = Die::first(key);
+    let mut judged = choose(state, memo, die, &ask);
     let is_full = state.backlog.len() >= state.policy.backlog_tasks_max as usize;
     if is_full && matches!(judged.verdict, Verdict::Wait(_)) {
         // There is no place to wait for something better.
-        judged = choose(state, memo, key, &Ask { wait_ms: None, ..ask });
+        judged = choose(state, memo, die, &Ask { wait_ms: None, ..ask });
     }
     let Judged { verdict, bid, loss } = judged;
     match verdict {
@@ -381,7 +318,7 @@ pub fn decide_waiting(state: &State, memo: &mut Memo, key: TaskKey) -> Option<Fa
     let candidates = memo.candidates_of(state, &live.task.shape);
     let ahead = ahead_of(state, memo, &live.task, Some(live));
     let ask = ask_of(state, (&candidates, ahead.as_ref()), live, until);
-    match choose(state, memo, key, &ask).verdict {
+    match choose(state, memo, Die::next(key, live), &ask).verdict {
         Verdict::Serve(choice) => Some(routed(state, key, None, live.attempt + 1, choice)),
         Verdict::Wait(_) => None,
         Verdict::Refuse(reason) => {
@@ -398,7 +335,7 @@ pub fn decide_ended_wait(state: &State, memo: &mut Memo, key: TaskKey) -> Option
     let candidates = memo.candidates_of(state, &live.task.shape);
     let ahead = ahead_of(state, memo, &live.task, Some(live));
     let ask = ask_of(state, (&candidates, ahead.as_ref()), live, until);
-    let reason = match choose(state, memo, key, &ask).verdict {
+    let reason = match choose(state, memo, Die::next(key, live), &ask).verdict {
         Verdict::Serve(_) => return None,
         Verdict::Wait(_) | Verdict::Refuse(_) if live.task.deadline_at <= state.batch_time => {
             RefusalReason::Deadline

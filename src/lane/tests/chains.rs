@@ -85,8 +85,8 @@ fn later(bench: &mut Bench) -> Vec<String> {
     if bench.prepared.len() == before { Vec::new() } else { decisions(bench) }
 }
 
-const FIRST: &str = "t1 stage 0 of 2 #1 draft 0:eu-1 1:eu-2 [0:eu-2 1:eu-2 | 0:us-1 1:eu-2] \
-                     apart true in 100 out 50";
+const FIRST: &str =
+    "t1 stage 0 of 2 #1 draft 0:eu-1 1:eu-2 [0:us-1 1:us-1] apart true in 100 out 50";
 const SECOND: &str = "t1 stage 1 of 2 #1 review 1:eu-2 [1:us-1 | 1:eu-1] apart true in 300 out 20";
 
 #[test]
@@ -264,6 +264,88 @@ fn fallbacks_of_one_failure_domain_say_so() {
         decisions(&bench),
         ["t1 stage 0 of 1 #1 default 0:a [0:b] apart false in 100 out 100"]
     );
+}
+
+/// `d1` fails with whatever else is in it, so no link of a fallback may be there.
+#[test]
+fn fallbacks_lead_around_all_failure_domains_of_the_primary() {
+    // (what, resources of each stage by failure domain and quality, the decision's chains)
+    let check =
+        |what: &str, drafts: &[(&str, &str, f64)], reviews: &[(&str, &str, f64)], expected| {
+            let mut bench = Bench::new(policy());
+            for (class, resources) in [("draft", drafts), ("review", reviews)] {
+                for (id, domain, quality) in resources {
+                    let change = json!({"failure_domain": domain, "quality": {class: quality}});
+                    bench.resource(id, change);
+                }
+            }
+            bench.task("t1", stages());
+            bench.step();
+            let shown = decisions(&bench).remove(0);
+            let chains = &shown["t1 stage 0 of 2 #1 draft ".len()..];
+            assert_eq!(chains, format!("{expected} in 100 out 50"), "{what}");
+        };
+    let drafts = [("a", "d1", 0.9), ("b", "d2", 0.8)];
+    check(
+        "the second best of its region leads around",
+        &drafts,
+        &[("r1", "d1", 0.9), ("r2", "d2", 0.8)],
+        "0:a 1:r1 [0:b 1:r2] apart true",
+    );
+    check("no way around", &drafts, &[("r1", "d1", 0.9)], "0:a 1:r1 [0:b 1:r1] apart false");
+    check(
+        "only the later links meet",
+        &drafts,
+        &[("r3", "d3", 0.9)],
+        "0:a 1:r3 [0:b 1:r3] apart false",
+    );
+    check(
+        "the primary's later links count",
+        &[("a", "d1", 0.9), ("b", "d2", 0.8), ("c", "d3", 0.5)],
+        &[("r1", "d2", 0.9), ("r2", "d1", 0.8), ("r3", "d3", 0.5)],
+        "0:a 1:r1 [0:c 1:r3] apart true",
+    );
+    check(
+        "around the first link where that is all there is",
+        &drafts,
+        &[("r1", "d2", 0.9), ("r2", "d1", 0.8)],
+        "0:a 1:r1 [0:b 1:r1] apart false",
+    );
+    check(
+        "one failure domain",
+        &[("a", "d1", 0.9), ("b", "d1", 0.8)],
+        &[("r1", "d1", 0.9)],
+        "0:a 1:r1 [0:b 1:r1] apart false",
+    );
+}
+
+#[test]
+fn a_plan_is_kept_unless_another_is_better_by_a_tenth_of_a_stake() {
+    for (tenths, served) in [(0.99, "1:planned"), (1.01, "1:other")] {
+        let mut bench = Bench::new(policy());
+        let resource = |bench: &mut Bench, id: &str, class: &str, quality: f64| {
+            bench.resource(id, json!({"quality": {class: quality}}));
+        };
+        resource(&mut bench, "a", "draft", 0.9);
+        resource(&mut bench, "b", "draft", 0.5);
+        resource(&mut bench, "planned", "review", 0.8);
+        resource(&mut bench, "other", "review", 0.7);
+        let mut task = stages();
+        task["objective"] = json!({"quality": 1.0, "usd": 0.0, "second": 0.0});
+        bench.task("t1", task);
+        bench.step();
+        assert!(decisions(&bench)[0].contains("draft 0:a 1:planned ["));
+        result(&mut bench, 0, 1, "succeeded");
+        let state = bench.lane.state();
+        let index = state.fleet.index_of("planned").unwrap();
+        // Nobody has reviewed yet: both succeed as often as is believed of anyone.
+        let success = state.learned.capable(None, index, 0.8).success;
+        let better = tenths * 0.1 * state.stake.get();
+        assert!(better > 0.01, "{better}");
+        resource(&mut bench, "other", "review", 0.8 + better / success);
+        let shown = later(&mut bench);
+        assert!(shown[0].contains(&format!(" review {served} [")), "{tenths}: {shown:?}");
+    }
 }
 
 #[test]

@@ -94,11 +94,14 @@ pub struct Stretch<'a> {
 /// The best ways on from any resource of the present stage.
 #[derive(Debug)]
 pub struct Ahead<'a> {
-    /// The next stage first.
+    /// All resources that may serve a stage, the next stage's first.
+    nodes: Vec<Vec<Label<'a>>>,
+    /// The ways that are kept of each.
     layers: Vec<Vec<Label<'a>>>,
     /// Input of each of them, which is what a transfer moves.
     tokens: Vec<u32>,
     transfer: Transfer,
+    counts: Counts,
     present_tokens: u32,
     /// The region that served the stage before.
     from: Option<&'a str>,
@@ -136,37 +139,65 @@ impl<'a> Ahead<'a> {
         let region = |index: &ResourceIndex| state.fleet.at(*index).spec.region.as_str();
         let served = progress.and_then(|progress| progress.served.last());
         let plan = progress.filter(|_| stretch.is_fresh).map(|progress| &progress.plan);
+        let counts =
+            Counts { cost: shape.requirements.max_cost_usd.is_some(), time: stretch.has_deadline };
         let mut ahead = Ahead {
-            layers: Vec::with_capacity(later.len()),
+            nodes: Vec::with_capacity(later.len()),
+            layers: Vec::new(),
             tokens: later.iter().map(|stage| stage.input_tokens).collect(),
             transfer: Transfer::of(state, weights),
+            counts,
             present_tokens: stretch.input_tokens,
             from: served.map(region),
             spent_usd: progress.map_or(0.0, |one| one.spent_usd_micros as f64 / 1e6),
             stuck: None,
             planned: plan.and_then(|plan| plan.first().copied()),
         };
-        let counts =
-            Counts { cost: shape.requirements.max_cost_usd.is_some(), time: stretch.has_deadline };
-        for (at, stage) in later.iter().enumerate().rev() {
+        // Where several stages have none, the reason is the last one's.
+        for stage in later.iter().rev() {
             let candidates = memo.candidates_of(state, &Arc::new(stage.shape(shape)));
-            let nodes = match nodes(state, &candidates, (stage, features), counts) {
-                Ok(nodes) => nodes,
+            match nodes(state, &candidates, (stage, features), counts) {
+                Ok(nodes) => ahead.nodes.push(nodes),
                 Err(reason) => {
                     ahead.stuck = Some(reason);
-                    break;
+                    return ahead;
                 }
-            };
-            let layer = match (ahead.layers.last(), ahead.tokens.get(at + 1)) {
-                (Some(behind), Some(tokens)) => {
-                    joined(nodes, behind, *tokens, ahead.transfer, counts)
-                }
-                (Some(_) | None, _) => nodes,
-            };
-            ahead.layers.push(layer.into_values().flatten().collect());
+            }
         }
-        ahead.layers.reverse();
+        ahead.nodes.reverse();
+        ahead.layers = ahead.layers(|_| true).unwrap_or_default();
         ahead
+    }
+
+    /// The same without the resources of these failure domains; `None` where a stage has no others.
+    pub fn without(&self, state: &State, domains: &[u16]) -> Option<Ahead<'a>> {
+        let may = |label: &Label<'_>| !domains.contains(&state.fleet.terms(label.resource).domain);
+        let layers = self.layers(may)?;
+        Some(Ahead { nodes: Vec::new(), layers, tokens: self.tokens.clone(), ..*self })
+    }
+
+    /// The ways from each stage to the end, the next stage's first, through the resources that `may` lets
+    /// serve; `None` where it lets none serve a stage.
+    fn layers(&self, may: impl Fn(&Label<'a>) -> bool) -> Option<Vec<Vec<Label<'a>>>> {
+        let mut layers: Vec<Vec<Label<'a>>> = Vec::with_capacity(self.nodes.len());
+        for (at, nodes) in self.nodes.iter().enumerate().rev() {
+            let mut kept = ByRegion::new();
+            for node in nodes.iter().filter(|node| may(node)) {
+                keep(kept.entry(node.region).or_default(), *node);
+            }
+            if kept.is_empty() {
+                return None;
+            }
+            let layer = match (layers.last(), self.tokens.get(at + 1)) {
+                (Some(behind), Some(tokens)) => {
+                    joined(kept, behind, *tokens, self.transfer, self.counts)
+                }
+                (Some(_) | None, _) => kept,
+            };
+            layers.push(layer.into_values().flatten().collect());
+        }
+        layers.reverse();
+        Some(layers)
     }
 
     /// Each label of the next stage as it is reached from a region: worth, cost, time.
@@ -180,14 +211,6 @@ impl<'a> Ahead<'a> {
 
     /// The best way on that keeps to the deadline and the ceiling, or what is missed without one.
     pub fn way(&self, here: &Here<'_>) -> Result<Way, RefusalReason> {
-        self.way_where(here, |_| true)
-    }
-
-    fn way_where(
-        &self,
-        here: &Here<'_>,
-        may: impl Fn(usize) -> bool,
-    ) -> Result<Way, RefusalReason> {
         if let Some(reason) = self.stuck {
             return Err(reason);
         }
@@ -210,7 +233,7 @@ impl<'a> Ahead<'a> {
         // The rule that comes last is missed only where the others are not.
         let mut missed = RefusalReason::Cost;
         for (at, (worth, cost, ms)) in self.reached(here.region) {
-            if dear(cost) || !may(at) {
+            if dear(cost) {
                 continue;
             }
             if late(ms) {
@@ -223,15 +246,6 @@ impl<'a> Ahead<'a> {
             }
         }
         best.ok_or(missed)
-    }
-
-    /// As [`Ahead::way`], around the resources of a failure domain where there is a way around.
-    pub fn way_around(&self, state: &State, here: &Here<'_>, domain: u16) -> Option<Way> {
-        let is_clear = |at: usize| {
-            let way = Way { worth: 0.0, label: Some(at) };
-            self.plan(way).iter().all(|one| state.fleet.terms(*one).domain != domain)
-        };
-        self.way_where(here, is_clear).or_else(|_| self.way(here)).ok()
     }
 
     /// The resources of a way, the next stage's first.
@@ -265,13 +279,13 @@ struct Counts {
 
 type ByRegion<'a> = BTreeMap<&'a str, Vec<Label<'a>>>;
 
-/// The resources of one stage that no other of their region beats, or why there is none.
+/// The resources that may serve one stage, or why there is none.
 fn nodes<'a>(
     state: &'a State,
     candidates: &Candidates,
     (stage, features): (&StageAsk, Option<&Projected>),
     counts: Counts,
-) -> Result<ByRegion<'a>, RefusalReason> {
+) -> Result<Vec<Label<'a>>, RefusalReason> {
     let class = candidates.class;
     let ask = Ask {
         candidates,
@@ -288,7 +302,7 @@ fn nodes<'a>(
     };
     let prices = ask.prices(state);
     let mut furthest = candidates.furthest;
-    let mut found = ByRegion::new();
+    let mut found = Vec::with_capacity(candidates.later().len());
     for candidate in candidates.later() {
         let index = candidate.resource;
         let terms = state.fleet.terms(index);
@@ -302,15 +316,14 @@ fn nodes<'a>(
         }
         let region = state.fleet.at(index).spec.region.as_str();
         let cost_usd = terms.cost_usd(ask.input_tokens, f64::from(ask.max_output_tokens));
-        let label = Label {
+        found.push(Label {
             resource: index,
             region,
             worth: ask.utility(state, candidate) - prices.of(state, index),
             cost_usd: if counts.cost { cost_usd } else { 0.0 },
             upper_ms: if counts.time { ask.latency(state, index).upper_ms } else { 0.0 },
             next: None,
-        };
-        keep(found.entry(region).or_default(), label);
+        });
     }
     if found.is_empty() { Err(furthest) } else { Ok(found) }
 }

@@ -64,5 +64,9 @@ pub(super) fn planned<'a>(
     best: Offer<'a>,
 ) -> Option<Offer<'a>> {
     let offer = offer_of(state, memo, ask, ask.ahead?.planned?)?;
+    // Of those that the task may pay for, `best` is the best.
+    if ask.is_priced_out(state, offer.score + offer.price, offer.price) {
+        return None;
+    }
     (best.score - offer.score <= KEPT_STAKES * state.stake.get()).then_some(offer)
 }

@@ -92,7 +92,9 @@ fn explain_miss(
         return Some((lacking.rule, lacking.needed, lacking.had));
     }
     let candidate = ask.candidates.list.iter().find(|candidate| candidate.resource == index)?;
-    let utility = ask.utility(state, candidate);
+    // As the choice counts it: with the later stages.
+    let later = ask.way(state, index).and_then(Result::ok).map_or(0.0, |way| way.worth);
+    let utility = ask.utility(state, candidate) + later;
     let prices = ask.prices(state);
     let price = prices.of(state, index);
     ask.is_priced_out(state, utility, price).then(|| {

@@ -221,8 +221,10 @@ const LATER_MAX: usize = 4;
 
 /// All offers of a task's candidates, and the best of them.
 pub(super) struct Survey<'a> {
-    /// The best with room.
+    /// The best with room at a price that the task may pay.
     pub now: Option<Offer<'a>>,
+    /// The best score of those with room that cost more.
+    rationed: Option<f64>,
     /// The best without room, best first.
     later: [Option<Offer<'a>>; LATER_MAX],
     /// Whether any candidate could ever take so many tokens.
@@ -250,6 +252,7 @@ impl<'a> Survey<'a> {
         let prices = ask.prices(state);
         let mut found = Survey {
             now: None,
+            rationed: None,
             later: [None; LATER_MAX],
             waits: false,
             lacks_room: false,
@@ -303,6 +306,12 @@ impl<'a> Survey<'a> {
                 if fits_ever {
                     found.lacks_room |= ask.unaffordable(state, candidate.resource).is_none();
                     found.keep_later(offer);
+                }
+                continue;
+            }
+            if ask.is_priced_out(state, score + price, price) {
+                if found.rationed.is_none_or(|best| score > best) {
+                    found.rationed = Some(score);
                 }
                 continue;
             }
@@ -396,6 +405,11 @@ impl<'a> Survey<'a> {
         is_never.then_some(resource)
     }
 
+    /// Whether candidates have room, and each of them costs more than the task may pay.
+    pub fn is_rationed(&self) -> bool {
+        self.now.is_none() && self.rationed.is_some()
+    }
+
     /// Whether no rule stops every candidate.
     pub fn has_any(&self) -> bool {
         self.count > 0
@@ -428,12 +442,15 @@ impl<'a> Survey<'a> {
     pub fn worth_waiting(&self, state: &State, memo: &Memo, ask: &Ask<'_>) -> Option<Offer<'a>> {
         let wait_ms = ask.wait_ms?;
         let weights = Objective::from(ask.candidates.shape.objective).weights();
-        let at_once = self.now.map_or(f64::NEG_INFINITY, |now| now.score);
+        let at_once = self.now.map(|now| now.score).or(self.rationed).unwrap_or(f64::NEG_INFINITY);
         let mut best: Option<(f64, Offer<'a>)> = None;
         for offer in self.later.iter().flatten() {
             let to_beat = best.map_or(at_once, |(score, _)| score);
             if offer.score <= to_beat {
                 break;
+            }
+            if ask.is_priced_out(state, offer.score + offer.price, offer.price) {
+                continue;
             }
             let resource = offer.candidate.resource;
             // An hour's budget comes back bit by bit, and to whoever asks first.
