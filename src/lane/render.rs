@@ -134,8 +134,8 @@ impl Renderer<'_> {
                 };
                 self.routed(state, &routed, source);
             }
-            Fact::Refused { key, known, reason, candidates } => {
-                self.refused(state, *key, *known, *reason, candidates, source);
+            Fact::Refused { key, new, reason, candidates } => {
+                self.refused(state, *key, new.is_none(), *reason, candidates, source);
             }
             Fact::Duplicate { .. } => {
                 if let Some(task) = source.task {

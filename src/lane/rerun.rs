@@ -60,10 +60,10 @@ pub fn is_choice(fact: &Fact) -> bool {
         | Fact::ControlSkipped { .. }
         | Fact::DeadLettered { .. }
         | Fact::Routed { task: None, .. }
-        | Fact::Refused { known: true, .. } => true,
+        | Fact::Refused { new: None, .. } => true,
         Fact::BatchOpened { .. }
         | Fact::Routed { task: Some(_), .. }
-        | Fact::Refused { known: false, .. }
+        | Fact::Refused { new: Some(_), .. }
         | Fact::Queued { .. }
         | Fact::Duplicate { .. }
         | Fact::AttemptEnded { .. }
@@ -195,11 +195,11 @@ impl Lane {
         for fact in facts {
             let (key, is_gone) = match fact {
                 Fact::Routed { key, task: None, .. } => (*key, false),
-                Fact::Refused { key, known: true, reason, .. } => {
+                Fact::Refused { key, new: None, reason, .. } => {
                     (*key, *reason == RefusalReason::TaskExpired)
                 }
                 Fact::Routed { task: Some(_), .. }
-                | Fact::Refused { known: false, .. }
+                | Fact::Refused { new: Some(_), .. }
                 | Fact::BatchOpened { .. }
                 | Fact::PolicySet(_)
                 | Fact::FleetSet { .. }

@@ -68,17 +68,17 @@ impl Sampler {
                 let Some(key) = self.seen(*key) else { return };
                 (key, self.new_sample(state, key, task, None))
             }
-            Fact::Refused { key, known, .. } => {
+            Fact::Refused { key, new, .. } => {
                 let Some(key) = self.seen(*key) else { return };
-                let sample = match (known, task) {
-                    (true, _) => Some(Sample::Lost { key }),
-                    (false, Some(task)) => {
+                let sample = match (new, task) {
+                    (None, _) => Some(Sample::Lost { key }),
+                    (Some(_), Some(task)) => {
                         let deadline_at =
                             deadline_at(task, task.created_at_ms.unwrap_or(state.batch_time));
                         let task = NewTask::of(task, Arc::new(Shape::of(task)), 0, deadline_at);
                         self.new_sample(state, key, &task, None)
                     }
-                    (false, None) => None,
+                    (Some(_), None) => None,
                 };
                 (key, sample)
             }

@@ -289,7 +289,7 @@ impl Lane {
         message: String,
     ) {
         batch.reread(record.offset);
-        let fact = Fact::Refused { key, known: true, reason, candidates: Vec::new() };
+        let fact = Fact::Refused { key, new: None, reason, candidates: Vec::new() };
         batch.apply(&mut self.state, fact, Source::default());
         let death = Death { stage: "core", reason: reason.name(), message };
         batch.bury(&mut self.state, InputTopic::Tasks, record, &death);
@@ -405,7 +405,7 @@ impl Lane {
         }
         for key in shed(&self.state) {
             let reason = RefusalReason::Shed;
-            let fact = Fact::Refused { key, known: true, reason, candidates: Vec::new() };
+            let fact = Fact::Refused { key, new: None, reason, candidates: Vec::new() };
             batch.apply(&mut self.state, fact, Source::default());
             self.ready.remove(key);
         }
@@ -420,7 +420,7 @@ impl Lane {
                 waits = Some(*key);
             }
             // A task that gives way in the backlog is not this one.
-            let own = !matches!(fact, Fact::Refused { known: true, .. });
+            let own = !matches!(fact, Fact::Refused { new: None, .. });
             let source = Source {
                 task: own.then_some(&task),
                 traceparent: traceparent.as_deref().filter(|_| own),

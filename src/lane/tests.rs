@@ -4,6 +4,7 @@
 mod breakers;
 mod budgets;
 mod chains;
+mod failover;
 mod fairness;
 mod features;
 mod flow;
@@ -14,11 +15,13 @@ mod learning;
 mod lowered;
 mod outages;
 mod prices;
+mod priorities;
 mod queueing;
 mod regions;
 mod reservations;
 mod samples;
 mod sharing;
+mod shedding;
 mod spikes;
 
 use std::collections::BTreeMap;
@@ -246,6 +249,11 @@ fn merge(into: &mut Value, change: Value) {
     if let (Some(into), Value::Object(change)) = (into.as_object_mut(), change) {
         into.extend(change);
     }
+}
+
+fn merged(mut into: Value, change: Value) -> Value {
+    merge(&mut into, change);
+    into
 }
 
 /// One line for an output: what a reader of these tests wants to see of it.

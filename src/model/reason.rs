@@ -55,6 +55,34 @@ impl RefusalReason {
         RefusalReason::PoolTopicMissing,
     ];
 
+    /// Whether more capacity would have helped.
+    pub const fn is_want_of_capacity(self) -> bool {
+        match self {
+            RefusalReason::NoCapacity
+            | RefusalReason::PricedOut
+            | RefusalReason::BacklogFull
+            | RefusalReason::Shed => true,
+            RefusalReason::NoCapableResource
+            | RefusalReason::Model
+            | RefusalReason::Modality
+            | RefusalReason::ContextWindow
+            | RefusalReason::Region
+            | RefusalReason::Tenant
+            | RefusalReason::Quality
+            | RefusalReason::Health
+            | RefusalReason::Cost
+            | RefusalReason::Deadline
+            | RefusalReason::TenantLimit
+            | RefusalReason::Budget
+            | RefusalReason::AttemptsSpent
+            | RefusalReason::TaskExpired
+            | RefusalReason::Cancelled
+            | RefusalReason::Duplicate
+            | RefusalReason::NotSupported
+            | RefusalReason::PoolTopicMissing => false,
+        }
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             RefusalReason::NoCapableResource => "no_capable_resource",

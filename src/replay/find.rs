@@ -252,7 +252,7 @@ fn first_named(
 fn admits(fact: &Fact) -> bool {
     match fact {
         Fact::Routed { task, .. } => task.is_some(),
-        Fact::Refused { known, .. } => !known,
+        Fact::Refused { new, .. } => new.is_some(),
         Fact::Queued { .. } | Fact::Duplicate { .. } => true,
         Fact::AttemptEnded { .. }
         | Fact::LeaseExtended { .. }

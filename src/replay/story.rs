@@ -139,8 +139,8 @@ fn refused_task(
     key: TaskKey,
 ) -> anyhow::Result<Option<NewTask>> {
     let refused = batch.facts()?.iter().any(|fact| match fact {
-        Fact::Refused { key: of, known: false, .. } => *of == key,
-        Fact::Refused { known: true, .. }
+        Fact::Refused { key: of, new: Some(_), .. } => *of == key,
+        Fact::Refused { new: None, .. }
         | Fact::BatchOpened { .. }
         | Fact::PolicySet(_)
         | Fact::FleetSet { .. }
@@ -220,13 +220,8 @@ impl Telling<'_> {
         let asked = match fact {
             Fact::Routed { task: Some(task), .. } | Fact::Queued { task, .. } => Some(&**task),
             Fact::Routed { task: None, .. } => live.map(|live| &*live.task),
-            Fact::Refused { known, .. } => {
-                if *known {
-                    live.map(|live| &*live.task)
-                } else {
-                    self.task
-                }
-            }
+            Fact::Refused { new: None, .. } => live.map(|live| &*live.task),
+            Fact::Refused { new: Some(_), .. } => self.task,
             Fact::BatchOpened { .. }
             | Fact::PolicySet(_)
             | Fact::FleetSet { .. }

@@ -59,7 +59,7 @@ pub fn decide_result(state: &State, result: &TaskResult, said_at: Timestamp) -> 
                 ResultStatus::Cancelled if result.attempt == 0 => {
                     ResultVerdict::Facts(vec![Fact::Refused {
                         key,
-                        known: true,
+                        new: None,
                         reason: RefusalReason::Cancelled,
                         candidates: Vec::new(),
                     }])

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
 use super::fact::Loss;
+use crate::model::policy::Policy;
 use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 
@@ -21,6 +22,18 @@ const ENDING_MAX: usize = 128;
 pub const TRIED_MAX: usize = FRONT_MAX + ENDING_MAX;
 /// Of the front, for each lower priority that waits, so that what it is owed finds a task: 1 %.
 const LOWER_MIN: usize = 4;
+
+/// Places of each priority below critical that are not taken from it, so that what it is owed finds a
+/// task; 16 are as many as a burst of batches serves before more have come.
+const KEPT_MAX: u32 = 16;
+/// This part of the backlog at most: a small one is for those who come first.
+const KEPT_PART: u32 = 64;
+
+/// So many are kept under this policy.
+pub fn places_kept(policy: &Policy) -> usize {
+    let is_owed = policy.priority_share_min > 0.0;
+    if is_owed { (policy.backlog_tasks_max / KEPT_PART).min(KEPT_MAX) as usize } else { 0 }
+}
 
 /// A task's place in the line of its tenant: by priority, then by what it stands to lose, then by the
 /// time until which it can wait, then by arrival.
@@ -93,16 +106,32 @@ impl Backlog {
         self.lines[priority as usize].values().map(BTreeSet::len).sum()
     }
 
+    /// Whether more than `kept` of this priority wait, so that one may go.
+    fn has_more(&self, priority: Priority, kept: usize) -> bool {
+        match priority {
+            Priority::Critical => self.waits(priority),
+            Priority::Interactive | Priority::Batch => self.count(priority) > kept,
+        }
+    }
+
     /// The task that gives way in a full backlog to one of `tenant`, whose place would be `newcomer`:
     /// of the lowest priority the last one of whoever has most waiting by its weight, so that nobody
-    /// keeps others out. `None` where that is the newcomer.
+    /// keeps others out. `None` where that is the newcomer. Each priority below critical keeps `kept`
+    /// places, and takes them from a higher one.
     pub fn gives_way(
         &self,
         newcomer: (Priority, Reverse<Loss>, Timestamp),
         tenant: &str,
         weight: impl Fn(&str) -> f64,
+        kept: usize,
     ) -> Option<&Place> {
-        let lowest = self.lines.iter().rev().find(|lines| !lines.is_empty())?;
+        let has_kept = newcomer.0 > Priority::Critical && self.count(newcomer.0) < kept;
+        let mut from_lowest = Priority::ALL.into_iter().rev();
+        let lowest = from_lowest.find(|priority| {
+            let competes = *priority == newcomer.0 && !has_kept && self.waits(*priority);
+            competes || self.has_more(*priority, kept)
+        })?;
+        let lowest = &self.lines[lowest as usize];
         let by_weight = |id: &str, tasks: usize| tasks as f64 / weight(id);
         let mut longest: Option<(f64, &Line)> = None;
         for (id, line) in lowest {
@@ -113,7 +142,7 @@ impl Backlog {
         }
         let (length, line) = longest?;
         let last = line.last()?;
-        if newcomer.0 < last.priority {
+        if newcomer.0 < last.priority || has_kept {
             return Some(last);
         }
         if newcomer.0 > last.priority {
@@ -129,12 +158,13 @@ impl Backlog {
     }
 
     /// Up to `count` tasks that would be served last, none of a higher priority than `highest`: each
-    /// time the last one of whoever has most waiting by its weight.
+    /// time the last one of whoever has most waiting by its weight. Each priority keeps `kept`.
     pub fn last_served(
         &self,
         highest: Priority,
         count: usize,
         weight: impl Fn(&str) -> f64,
+        kept: usize,
     ) -> Vec<TaskKey> {
         let mut found = Vec::new();
         for priority in Priority::ALL.into_iter().rev().filter(|one| *one >= highest) {
@@ -148,7 +178,8 @@ impl Backlog {
                 .enumerate()
                 .map(|(at, (left, weight, _))| (length(*left, *weight), Reverse(at)))
                 .collect();
-            while found.len() < count {
+            let most = found.len() + self.count(priority).saturating_sub(kept);
+            while found.len() < count.min(most) {
                 let Some((_, Reverse(at))) = longest.pop() else { break };
                 let (left, weight, line) = &mut ends[at];
                 let Some(place) = line.next() else { continue };
@@ -158,6 +189,16 @@ impl Backlog {
             }
         }
         found
+    }
+
+    /// Tasks whose time ends first, at most `most` of them.
+    pub fn ending(&self, most: usize) -> impl Iterator<Item = TaskKey> {
+        self.by_until.iter().take(most).map(|(_, key)| *key)
+    }
+
+    /// Until when the last of those that wait may wait.
+    pub fn last_until(&self) -> Option<Timestamp> {
+        self.by_until.last().map(|(until, _)| *until)
     }
 
     /// The task whose time ends first.
@@ -181,8 +222,7 @@ impl Backlog {
         }
         if self.len() > tried.len() {
             let front: BTreeSet<TaskKey> = tried.iter().copied().collect();
-            let ending = self.by_until.iter().take(ENDING_MAX).map(|(_, key)| *key);
-            tried.extend(ending.filter(|key| !front.contains(key)));
+            tried.extend(self.ending(ENDING_MAX).filter(|key| !front.contains(key)));
         }
         tried
     }
@@ -236,5 +276,67 @@ fn front<SoFar, ByTask>(
             }
         };
         tried.push(place.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> TaskKey {
+        TaskKey::of(&format!("t{number}"))
+    }
+
+    /// So many of each priority, the highest first, all of one tenant and with nothing to lose. The
+    /// keys count from 0.
+    fn backlog(counts: [usize; 3]) -> Backlog {
+        let mut backlog = Backlog::default();
+        let priorities = Priority::ALL.into_iter().zip(counts);
+        let all = priorities.flat_map(|(priority, count)| std::iter::repeat_n(priority, count));
+        for (number, priority) in all.enumerate() {
+            backlog.insert(priority, "one", Loss(0), Timestamp::MAX, key(number));
+        }
+        backlog
+    }
+
+    #[test]
+    fn each_lower_priority_keeps_places_and_takes_them_from_a_higher_one() {
+        use Priority::{Batch, Critical, Interactive};
+        // (what, waiting by priority, kept, the newcomer, and its tenant, who gives way)
+        let rows = [
+            ("the lowest", [2, 2, 3], 2, Critical, "one", Some(6)),
+            ("… but for those that are kept", [2, 3, 2], 2, Critical, "one", Some(4)),
+            ("none but those", [2, 2, 2], 2, Critical, "one", None),
+            ("… of others", [2, 2, 2], 2, Critical, "two", Some(1)),
+            ("its own places are full", [5, 5, 2], 2, Batch, "one", None),
+            ("… with another's tasks", [5, 5, 2], 2, Batch, "two", Some(11)),
+            ("it has places", [5, 5, 1], 2, Batch, "one", Some(9)),
+            ("its own places are full", [5, 2, 0], 2, Interactive, "one", None),
+            ("… that critical tasks have", [5, 1, 0], 2, Interactive, "one", Some(4)),
+            ("nothing is kept", [5, 1, 0], 0, Batch, "one", None),
+            ("nothing is kept", [5, 0, 1], 0, Interactive, "one", Some(5)),
+        ];
+        for (what, counts, kept, priority, tenant, expected) in rows {
+            let backlog = backlog(counts);
+            let newcomer = (priority, Reverse(Loss(0)), Timestamp::MAX);
+            let found = backlog.gives_way(newcomer, tenant, |_| 1.0, kept);
+            assert_eq!(found.map(|place| place.key), expected.map(key), "{what}");
+        }
+    }
+
+    #[test]
+    fn the_last_few_of_each_priority_stay() {
+        // (waiting by priority, kept, how many at most, found)
+        let rows: [([usize; 3], usize, usize, &[usize]); 4] = [
+            ([1, 3, 4], 2, 9, &[7, 6, 3]),
+            ([1, 3, 4], 2, 1, &[7]),
+            ([1, 3, 4], 0, 9, &[7, 6, 5, 4, 3, 2, 1]),
+            ([9, 1, 2], 2, 9, &[]),
+        ];
+        for (counts, kept, most, expected) in rows {
+            let found = backlog(counts).last_served(Priority::Interactive, most, |_| 1.0, kept);
+            let expected: Vec<TaskKey> = expected.iter().map(|number| key(*number)).collect();
+            assert_eq!(found, expected, "{counts:?}");
+        }
     }
 }

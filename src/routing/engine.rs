@@ -14,9 +14,10 @@ use std::sync::Arc;
 use super::TaskKey;
 use super::admission::Lacking;
 use super::affinity::session_of;
+use super::backlog::places_kept;
 use super::chain::{StageAsk, first_shape, stages_of};
 use super::eligibility::{Candidates, Memo};
-use super::fact::{Bid, Fact, Loss, NewTask, Reservation, ResourceIndex};
+use super::fact::{Bid, Fact, Loss, NewTask, Newcomer, Reservation, ResourceIndex};
 use super::features::Projected;
 use super::state::{Fallbacks, LiveTask, Phase, State};
 use crate::model::decision::RouteMetrics;
@@ -183,7 +184,8 @@ pub fn decide_task(
     if state.recent.contains(key) || state.tasks.contains_key(&key) {
         return vec![Fact::Duplicate { key }];
     }
-    let refuse = |reason, candidates| Fact::Refused { key, known: false, reason, candidates };
+    let new = || Some(Newcomer::of(task));
+    let refuse = |reason, candidates| Fact::Refused { key, new: new(), reason, candidates };
     let opening = Opening::of(state, memo, task);
     let candidates = &opening.candidates;
     let ahead = opening.ahead(state, memo, task);
@@ -209,11 +211,12 @@ pub fn decide_task(
                 // The task that would be served last gives way.
                 let place = (task.priority, Reverse(loss), until);
                 let weight = |tenant: &str| state.tenants.weight(tenant);
-                match state.backlog.gives_way(place, &task.tenant, weight) {
+                let kept = places_kept(&state.policy);
+                match state.backlog.gives_way(place, &task.tenant, weight, kept) {
                     Some(last) => {
                         facts.push(Fact::Refused {
                             key: last.key,
-                            known: true,
+                            new: None,
                             reason: RefusalReason::BacklogFull,
                             candidates: Vec::new(),
                         });
@@ -322,7 +325,7 @@ pub fn decide_waiting(state: &State, memo: &mut Memo, key: TaskKey) -> Option<Fa
         Verdict::Serve(choice) => Some(routed(state, key, None, live.attempt + 1, choice)),
         Verdict::Wait(_) => None,
         Verdict::Refuse(reason) => {
-            Some(Fact::Refused { key, known: true, reason, candidates: refused(state, &ask) })
+            Some(Fact::Refused { key, new: None, reason, candidates: refused(state, &ask) })
         }
     }
 }
@@ -342,7 +345,7 @@ pub fn decide_ended_wait(state: &State, memo: &mut Memo, key: TaskKey) -> Option
         }
         Verdict::Wait(reason) | Verdict::Refuse(reason) => reason,
     };
-    Some(Fact::Refused { key, known: true, reason, candidates: refused(state, &ask) })
+    Some(Fact::Refused { key, new: None, reason, candidates: refused(state, &ask) })
 }
 
 fn left_ms(state: &State, deadline_at: Timestamp) -> Option<f64> {

@@ -16,7 +16,8 @@ use super::allocator::output_reserved;
 use super::backlog::Place;
 use super::engine::wait_until;
 use super::fact::{
-    AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Reservation, ResourceIndex, Shown, Then,
+    AttemptEnd, Bid, ControlTopic, Fact, Loss, NewTask, Newcomer, Reservation, ResourceIndex,
+    Shown, Then,
 };
 use super::fleet::Release;
 use super::learned::Attempted;
@@ -25,7 +26,7 @@ use super::state::{Fallbacks, LiveTask, Phase, State, Tried};
 use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
 use crate::model::system_health::Strategy;
-use crate::model::task::Objective;
+use crate::model::task::{Objective, Priority};
 use crate::model::time::Timestamp;
 
 impl State {
@@ -81,7 +82,7 @@ impl State {
                 self.hear(*bid, task.as_deref());
                 self.spikes.routed.add_v1(self.batch_time);
                 if let Some(task) = task {
-                    let outcome = bid.map(|bid| went(self, reservation.resource, bid.rather));
+                    let outcome = bid.map(|bid| went(self, task, reservation.resource, bid.rather));
                     let tenant = Some(task.shape.tenant.as_str());
                     self.spikes.arrived_v1(tenant, outcome, self.batch_time);
                     self.admit(*key, Arc::clone(task));
@@ -97,9 +98,9 @@ impl State {
                 self.admit(*key, Arc::clone(task));
                 self.wait(*key, *blocked_by, *until, *loss);
             }
-            Fact::Refused { key, known, reason, .. } => {
-                self.count_refused(*known, *reason);
-                if *known {
+            Fact::Refused { key, new, reason, .. } => {
+                self.count_refused(*key, new.as_ref(), *reason);
+                if new.is_none() {
                     self.drop_task(*key);
                 } else {
                     self.recent.insert(self.batch_time, *key);
@@ -216,9 +217,16 @@ impl State {
         }
     }
 
-    fn count_refused(&mut self, known: bool, reason: RefusalReason) {
-        if !known {
-            self.spikes.arrived_v1(None, None, self.batch_time);
+    fn count_refused(&mut self, key: TaskKey, new: Option<&Newcomer>, reason: RefusalReason) {
+        if let Some(Newcomer { tenant, .. }) = new {
+            self.spikes.arrived_v1(Some(tenant), None, self.batch_time);
+        }
+        let held = || self.tasks.get(&key).map(|live| live.task.shape.priority);
+        let priority = new.map(|new| new.priority).or_else(held);
+        if let Some(priority) = priority
+            && reason.is_want_of_capacity()
+        {
+            self.shares.refused(priority, self.batch_time);
         }
         // Whoever cancels was not refused.
         if reason != RefusalReason::Cancelled {
@@ -293,7 +301,10 @@ impl State {
         }
         let (priority, tokens) = (live.task.shape.priority, reservation.tokens_expected as f64);
         self.shares.charge_v1(priority, &live.task.shape.tenant, tokens, self.batch_time);
-        let waits = |one| self.backlog.waits(one);
+        let now = self.batch_time;
+        let goes_without =
+            Priority::ALL.map(|one| self.backlog.waits(one) || self.shares.was_refused(one, now));
+        let waits = |one: Priority| goes_without[one as usize];
         self.shares.owe_v1(priority, tokens, self.policy.priority_share_min, waits);
     }
 

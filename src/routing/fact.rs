@@ -23,7 +23,7 @@ use crate::model::reason::RefusalReason;
 use crate::model::resource::FleetEntry;
 use crate::model::rights::{LimitKind, LimitName, RightsTransfer};
 use crate::model::system_health::Strategy;
-use crate::model::task::Priority;
+use crate::model::task::{Priority, Task};
 use crate::model::time::Timestamp;
 
 /// The level of the facts that this release writes.
@@ -86,6 +86,19 @@ pub struct NewTask {
     pub session: SessionHash,
     /// What is kept of its features: few numbers, however many it came with.
     pub features: Option<Box<Projected>>,
+}
+
+/// Of a task that is refused as it arrives: as whose it counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newcomer {
+    pub tenant: Box<str>,
+    pub priority: Priority,
+}
+
+impl Newcomer {
+    pub fn of(task: &Task) -> Self {
+        Newcomer { tenant: Box::from(task.tenant.as_str()), priority: task.priority }
+    }
 }
 
 /// What an attempt reserves.
@@ -239,10 +252,10 @@ pub enum Fact {
         /// Of a new task.
         bid: Option<Bid>,
     },
-    /// The task gets no resource. `known` where the lane held it.
+    /// The task gets no resource. `new` is set where the lane did not know it before.
     Refused {
         key: TaskKey,
-        known: bool,
+        new: Option<Newcomer>,
         reason: RefusalReason,
         #[serde(skip)]
         candidates: Vec<RefusedCandidate>,

@@ -15,8 +15,8 @@
 //! 2024), when they are reserved: also those of attempts that fail.
 //!
 //! Priorities go before all that. What a lower one is owed grows by its guaranteed share of what the
-//! others are given while it waits; once that pays for its first task, this task goes first. That is
-//! deficit round robin (Shreedhar and Varghese, 1995), with shares instead of quanta.
+//! others are given while it waits, or its tasks are refused for want of capacity; once that pays for its
+//! first task, this task goes first. That is deficit round robin (Shreedhar and Varghese, 1995), with shares instead of quanta.
 //!
 //! `charge_v1` and `owe_v1` are frozen: journals are folded with them.
 
@@ -38,6 +38,9 @@ const TOKENS_MIN: f64 = 0.01;
 const TENANTS_MAX: usize = 10_000;
 /// Where those have their account: no tenant has an empty name.
 const OTHERS: &str = "";
+
+/// So long after one of its tasks was refused for want of capacity, a priority still goes without.
+const REFUSED_MS: u64 = 10_000;
 
 /// A priority is owed at most so many tokens: one task with a large context.
 pub const OWED_TOKENS_MAX: f64 = 131_072.0;
@@ -66,6 +69,8 @@ struct Accounts {
     swept_at: Timestamp,
     /// Tokens.
     owed: f64,
+    /// When a task was refused for want of capacity last.
+    refused_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -90,6 +95,17 @@ impl Shares {
         self.accounts[priority as usize].owed
     }
 
+    /// A task of the priority was refused for want of capacity.
+    pub fn refused(&mut self, priority: Priority, now: Timestamp) {
+        self.accounts[priority as usize].refused_at = Some(now);
+    }
+
+    /// Whether that was so a short time ago.
+    pub fn was_refused(&self, priority: Priority, now: Timestamp) -> bool {
+        let refused_at = self.accounts[priority as usize].refused_at;
+        refused_at.is_some_and(|at| now.ms_since(at) < REFUSED_MS)
+    }
+
     /// `charge_v1`: the tenant is given so many tokens.
     pub fn charge_v1(&mut self, priority: Priority, tenant: &str, tokens: f64, now: Timestamp) {
         let accounts = &mut self.accounts[priority as usize];
@@ -111,7 +127,7 @@ impl Shares {
     }
 
     /// `owe_v1`: a priority is given so many tokens; each lower one that `waits` is owed its `share`
-    /// of them, and one that does not wait is owed nothing.
+    /// of them, and one that does not wait is owed nothing. Whoever is refused does as one that waits.
     pub fn owe_v1(
         &mut self,
         given: Priority,

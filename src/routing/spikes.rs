@@ -13,18 +13,24 @@
 //!
 //! `arrived_v1` and `paced_v1` are frozen: journals are folded with them.
 
+mod servable;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::TaskKey;
-use super::fact::{Fact, ResourceIndex};
+use super::backlog::places_kept;
+use super::fact::{Fact, NewTask, ResourceIndex};
 use super::state::State;
 use super::surge::Surge;
 use crate::model::resource::ResourceSpec;
 use crate::model::system_health::Strategy;
 use crate::model::task::Priority;
 use crate::model::time::Timestamp;
+
+use servable::servable;
+pub use servable::{Usual, is_full};
 
 /// Of the tasks of late, at which share a strategy is in force, and below which it no longer is.
 const SHARE_ON: f64 = 0.2;
@@ -35,6 +41,9 @@ const SHARE_STEP: f64 = 1.0 / 64.0;
 const QUIET_MS: u64 = 10_000;
 /// A strategy is in force at least so long before a milder one.
 const HOLD_MS: u64 = 10_000;
+
+/// A model is worse where its believed quality is lower by more than this: twins are never quite alike.
+const WORSE: f64 = 0.02;
 
 /// Shedding begins where so many times more wait than can be served in time, and ends below that.
 const SHED_ON: f64 = 1.25;
@@ -100,19 +109,21 @@ pub struct Spikes {
     pub strategy: Strategy,
     pub since: Timestamp,
     tenants: BTreeMap<Box<str>, Watched>,
-    /// Of the new tasks of late, in [0, 1]: those that went to another resource of their model in the
-    /// same pool, in another pool, to another model, and those that wait.
+    /// Of the new tasks of late, in [0, 1]: those that went to another resource of the same pool, to one
+    /// of another pool, to a cheaper or worse model, and those that wait.
     spread: f64,
     overflow: f64,
     degrade: f64,
     delay: f64,
     arrived_at: Timestamp,
+    /// Resources that are down, each since when.
+    down: BTreeMap<ResourceIndex, Timestamp>,
 }
 
 impl Spikes {
     /// `arrived_v1`: a new task that did as `outcome` says; `None`: it was refused.
     pub fn arrived_v1(&mut self, tenant: Option<&str>, outcome: Option<Strategy>, now: Timestamp) {
-        self.arrivals.arrived_v1(now, 1);
+        self.arrivals.arrived_v1(now, 1, 1);
         self.arrived_at = now;
         if let Some(tenant) = tenant {
             self.watch(tenant, now);
@@ -129,8 +140,9 @@ impl Spikes {
     }
 
     fn watch(&mut self, tenant: &str, now: Timestamp) {
+        let streams = self.tenants.len();
         if let Some(watched) = self.tenants.get_mut(tenant) {
-            watched.surge.arrived_v1(now, 1);
+            watched.surge.arrived_v1(now, 1, streams);
             watched.last_at = now;
             return;
         }
@@ -141,7 +153,7 @@ impl Spikes {
             self.tenants.remove(&gone);
         }
         let mut watched = Watched { last_at: now, ..Watched::default() };
-        watched.surge.arrived_v1(now, 1);
+        watched.surge.arrived_v1(now, 1, streams);
         self.tenants.insert(Box::from(tenant), watched);
     }
 
@@ -152,11 +164,29 @@ impl Spikes {
 
     /// Tenants whose own arrivals surge, at most `SURGING_MAX`.
     pub fn surging(&self, now: Timestamp) -> impl Iterator<Item = &str> {
+        let streams = self.tenants.len();
         self.tenants
             .iter()
-            .filter(move |(_, watched)| watched.surge.at(now).is_surge())
+            .filter(move |(_, watched)| watched.surge.at(now, streams).is_surge())
             .map(|(id, _)| &**id)
             .take(SURGING_MAX)
+    }
+
+    /// A resource is down.
+    pub fn down(&mut self, index: ResourceIndex, now: Timestamp) {
+        self.down.entry(index).or_insert(now);
+    }
+
+    /// A resource is not down, or no more.
+    pub fn up(&mut self, index: ResourceIndex) {
+        self.down.remove(&index);
+    }
+
+    /// Whether a resource is down for a shorter time than tasks may wait.
+    fn went_down_lately(&self, state: &State, index: ResourceIndex) -> bool {
+        let lately =
+            |since: &Timestamp| state.batch_time.ms_since(*since) < state.policy.wait_ms_max;
+        self.down.get(&index).is_some_and(lately)
     }
 
     /// When a milder strategy may be due.
@@ -166,11 +196,21 @@ impl Spikes {
 }
 
 /// What a task did that was routed there and would rather have gone elsewhere.
-pub fn went(state: &State, to: ResourceIndex, rather: ResourceIndex) -> Strategy {
+pub fn went(state: &State, task: &NewTask, to: ResourceIndex, rather: ResourceIndex) -> Strategy {
     let spec = |index| -> &ResourceSpec { &state.fleet.at(index).spec };
+    let class = state.learned.class(&task.shape.class);
+    let quality = |index| {
+        let prior = spec(index).quality_prior(&task.shape.class).unwrap_or_default();
+        state.learned.capable(class, index, prior).quality.mean
+    };
+    let cost = |index| {
+        let terms = state.fleet.terms(index);
+        terms.cost_usd(task.input_tokens, f64::from(task.max_output_tokens))
+    };
+    let is_less = || quality(to) < quality(rather) - WORSE || cost(to) < cost(rather);
     if to == rather {
         Strategy::Steady
-    } else if spec(to).model != spec(rather).model {
+    } else if spec(to).model != spec(rather).model && is_less() {
         Strategy::Degrade
     } else if spec(to).pool != spec(rather).pool {
         Strategy::Overflow
@@ -179,28 +219,14 @@ pub fn went(state: &State, to: ResourceIndex, rather: ResourceIndex) -> Strategy
     }
 }
 
-/// Tasks that can be served before their time is over at the pace of the last half minute, and at
-/// least half of the backlog's bound: a pace says little of what comes after an outage.
-fn servable(state: &State) -> f64 {
-    let policy = &state.policy;
-    let paced = state.spikes.routed.per_s(state.batch_time) * policy.wait_ms_max as f64 / 1_000.0;
-    let half = f64::from(policy.backlog_tasks_max.div_ceil(2));
-    if paced > half { paced } else { half }
-}
-
-/// Whether no resource that takes work has room for a task.
-pub fn is_full(state: &State) -> bool {
-    let mut serving = state.fleet.iter().filter(|(_, resource)| resource.serves());
-    serving.all(|(index, _)| !state.fleet.room(index).fits(1))
-}
-
 /// The strategy that fits what is seen now.
 fn fitting(state: &State) -> Strategy {
     let (spikes, now) = (&state.spikes, state.batch_time);
     let waiting = state.backlog.len() as f64;
     let shed = if spikes.strategy == Strategy::Shed { SHED_OFF } else { SHED_ON };
     // Where there is room, what waits does so of its own choice.
-    if waiting > shed * servable(state) && (spikes.strategy == Strategy::Shed || is_full(state)) {
+    let is_full = || spikes.strategy == Strategy::Shed || is_full(state);
+    if waiting > 0.0 && is_full() && waiting > shed * servable(state) {
         return Strategy::Shed;
     }
     let is_quiet = now.ms_since(spikes.arrived_at) >= QUIET_MS;
@@ -214,7 +240,7 @@ fn fitting(state: &State) -> Strategy {
         Strategy::Degrade
     } else if in_force(Strategy::Overflow, spikes.overflow) {
         Strategy::Overflow
-    } else if in_force(Strategy::Spread, spikes.spread) || spikes.arrivals.at(now).is_surge() {
+    } else if in_force(Strategy::Spread, spikes.spread) || spikes.arrivals.at(now, 1).is_surge() {
         Strategy::Spread
     } else {
         Strategy::Steady
@@ -230,14 +256,16 @@ pub fn handle_spikes(state: &State) -> Option<Fact> {
     (to != *strategy && may).then_some(Fact::StrategyChanged { to })
 }
 
-/// Waiting tasks that are shed now: those that would be served last, and none that is critical.
+/// Waiting tasks that are shed now: those that would be served last, none that is critical, and not the
+/// last few of a priority.
 pub fn shed(state: &State) -> Vec<TaskKey> {
     if state.spikes.strategy != Strategy::Shed || !is_full(state) {
         return Vec::new();
     }
     let excess = state.backlog.len().saturating_sub(servable(state) as usize);
     let weight = |tenant: &str| state.tenants.weight(tenant);
-    state.backlog.last_served(Priority::Interactive, excess.min(SHED_MAX), weight)
+    let kept = places_kept(&state.policy);
+    state.backlog.last_served(Priority::Interactive, excess.min(SHED_MAX), weight, kept)
 }
 
 #[cfg(test)]

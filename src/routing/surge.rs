@@ -5,7 +5,9 @@
 //! sums what exceeds it, in units of its standard deviation (a Poisson's, widened by what the
 //! counts really vary), and raises the alarm at a bound. With this slack and bound a steady Poisson
 //! stream raises a false alarm about once in 10,000 seconds (Siegmund's approximation); a doubling is
-//! seen after a few seconds. It ends when the sum is back at zero.
+//! seen after a few seconds. It ends when the sum is back at zero. Where many streams are watched, each
+//! has a bound that is higher by the logarithm of their number: the time between false alarms grows at
+//! least as fast as the exponential of the bound, so all of them together raise no more than one would.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +28,8 @@ const NOW_STEP: f64 = 0.25;
 /// Bins before the usual rate is known well enough.
 const LEARNING_BINS: u32 = 30;
 
-/// In standard deviations: what is passed over in a bin, at which sum the alarm is raised, and how
-/// large the sum can grow: so long the alarm lasts at least when it is over.
+/// In standard deviations: what is passed over in a bin, at which sum the alarm is raised where one
+/// stream is watched, and how large the sum can grow: so long the alarm lasts at least when it is over.
 const SLACK: f64 = 0.75;
 const ALARM: f64 = 6.0;
 const SUM_MAX: f64 = 30.0;
@@ -77,10 +79,10 @@ impl Surge {
         self.usual
     }
 
-    /// As it is at a time: a silence shows in no fact.
-    pub fn at(mut self, now: Timestamp) -> Self {
+    /// As it is at a time, as one of so many streams: a silence shows in no fact.
+    pub fn at(mut self, now: Timestamp, streams: usize) -> Self {
         if self.bins > 0 || self.count > 0 {
-            self.advance_v1(now);
+            self.advance_v1(now, streams);
         }
         self
     }
@@ -91,25 +93,28 @@ impl Surge {
         if self.is_surge { larger(self.now, self.usual) } else { self.usual }
     }
 
-    /// Tasks that arrived in a batch of this time.
-    pub fn arrived_v1(&mut self, at: Timestamp, tasks: u32) {
-        self.advance_v1(at);
+    /// Tasks that arrived in a batch of this time, in one of so many streams.
+    pub fn arrived_v1(&mut self, at: Timestamp, tasks: u32, streams: usize) {
+        self.advance_v1(at, streams);
         self.count = self.count.saturating_add(tasks);
     }
 
     /// Closes the bins that are over.
-    fn advance_v1(&mut self, at: Timestamp) {
+    fn advance_v1(&mut self, at: Timestamp, streams: usize) {
         if self.bin_began == Timestamp::EPOCH {
             self.bin_began = at;
         }
         let over = at.ms_since(self.bin_began) / BIN_MS;
-        for _ in 0..over.min(BINS_MAX) {
-            self.close_bin();
+        if over > 0 {
+            let alarm = ALARM + libm::log(streams.max(1) as f64);
+            for _ in 0..over.min(BINS_MAX) {
+                self.close_bin(alarm);
+            }
         }
         self.bin_began = self.bin_began.plus_ms(over * BIN_MS);
     }
 
-    fn close_bin(&mut self) {
+    fn close_bin(&mut self, alarm: f64) {
         let count = f64::from(std::mem::take(&mut self.count));
         self.bins = self.bins.saturating_add(1);
         let apart = count - self.usual;
@@ -118,7 +123,7 @@ impl Surge {
             let sum = larger(self.sum + apart / deviation - SLACK, 0.0);
             self.sum = if sum < SUM_MAX { sum } else { SUM_MAX };
         }
-        self.is_surge = if self.is_surge { self.sum > 0.0 } else { self.sum >= ALARM };
+        self.is_surge = if self.is_surge { self.sum > 0.0 } else { self.sum >= alarm };
         // The first bins are their own average.
         let learning = 1.0 / f64::from(self.bins);
         let step = if self.is_surge { SURGE_STEP } else { larger(USUAL_STEP, learning) };
@@ -157,12 +162,13 @@ mod tests {
         surge: Surge,
         poisson: Poisson,
         now: Timestamp,
+        streams: usize,
     }
 
     impl Bench {
         fn new(seed: u64) -> Self {
             let now = Timestamp::from_ms(1_000_000);
-            Bench { surge: Surge::default(), poisson: Poisson(seed), now }
+            Bench { surge: Surge::default(), poisson: Poisson(seed), now, streams: 1 }
         }
 
         /// Seconds at a mean; in how many of them a surge began.
@@ -171,9 +177,9 @@ mod tests {
             for _ in 0..seconds {
                 let before = self.surge.is_surge();
                 let tasks = self.poisson.next(mean);
-                self.surge.arrived_v1(self.now, tasks);
+                self.surge.arrived_v1(self.now, tasks, self.streams);
                 self.now = self.now.plus_ms(BIN_MS);
-                self.surge.advance_v1(self.now);
+                self.surge.advance_v1(self.now, self.streams);
                 began += u32::from(!before && self.surge.is_surge());
             }
             began
@@ -185,6 +191,26 @@ mod tests {
         for mean in [0.2, 2.6, 40.0] {
             let began: u32 = (1..=10).map(|seed| Bench::new(seed).run(10_000, mean)).sum();
             assert!(began <= 30, "{began} false alarms in 100,000 s at {mean}/s");
+        }
+    }
+
+    #[test]
+    fn many_steady_streams_together_raise_it_no_more_often_than_one() {
+        for mean in [0.2, 2.6, 40.0] {
+            let began: u32 = (1..=200)
+                .map(|seed| Bench { streams: 200, ..Bench::new(seed) }.run(1_000, mean))
+                .sum();
+            assert!(began <= 3, "{began} false alarms of 200 streams in 1,000 s at {mean}/s");
+        }
+    }
+
+    #[test]
+    fn one_of_a_thousand_is_still_seen_within_seconds() {
+        for seed in 1..=20 {
+            let mut bench = Bench { streams: 1_000, ..Bench::new(seed) };
+            bench.run(600, 5.0);
+            bench.run(5, 25.0);
+            assert!(bench.surge.is_surge(), "seed {seed}");
         }
     }
 
@@ -224,7 +250,7 @@ mod tests {
         let mut bench = Bench::new(3);
         bench.run(60, 5.0);
         bench.now = bench.now.plus_ms(1 << 40);
-        bench.surge.advance_v1(bench.now);
+        bench.surge.advance_v1(bench.now, 1);
         assert!(bench.surge.rate_expected() < 5.0);
     }
 }

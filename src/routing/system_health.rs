@@ -1,6 +1,6 @@
 //! `checkSystemHealth`: how the lane fares, from its state alone.
 
-use super::spikes::is_full;
+use super::spikes::{Usual, is_full};
 use super::state::State;
 use crate::model::health::HealthStatus;
 use crate::model::system_health::{Strategy, SystemHealth, SystemStatus};
@@ -8,6 +8,7 @@ use crate::model::task::Priority;
 
 pub fn check_system_health(state: &State) -> SystemHealth {
     let now = state.batch_time;
+    let usual = Usual::of(state);
     let [mut healthy, mut degraded, mut unhealthy, mut draining, mut full] = [0_u32; 5];
     for (index, resource) in state.fleet.iter().filter(|(_, resource)| !resource.removed) {
         match resource.health {
@@ -16,10 +17,10 @@ pub fn check_system_health(state: &State) -> SystemHealth {
             HealthStatus::Unhealthy => unhealthy += 1,
             HealthStatus::Drain => draining += 1,
         }
-        full += u32::from(resource.serves() && !state.fleet.room(index).fits(1));
+        full += u32::from(resource.serves() && !usual.fits(state, index));
     }
     let spikes = &state.spikes;
-    let arrivals = spikes.arrivals.at(now);
+    let arrivals = spikes.arrivals.at(now, 1);
     let status = if healthy + degraded == 0 {
         SystemStatus::Unhealthy
     } else if spikes.strategy == Strategy::Shed || (!state.backlog.is_empty() && is_full(state)) {

@@ -115,6 +115,16 @@ impl Window {
         None
     }
 
+    /// What fits under `units` from `now` on in the next `ms`, where all that becomes free is taken at
+    /// once: what is free, what leaves, and that again and again.
+    pub fn fits_within(&self, now: Timestamp, ms: u64, units: u64) -> u64 {
+        let length = self.buckets.len() as u64;
+        let steps = self.number(now.plus_ms(ms)).saturating_sub(self.newest);
+        let leaves = (1..=steps % length).map(|step| self.buckets[self.slot(self.newest + step)]);
+        let free = units.saturating_sub(self.sum);
+        units.saturating_mul(steps / length).saturating_add(units.min(free + leaves.sum::<u64>()))
+    }
+
     /// What counts against the limit now.
     pub fn used(&self) -> u64 {
         self.sum
@@ -205,6 +215,35 @@ mod tests {
             }
             let resized = window.resized(10, start_within_ms);
             prop_assert_eq!(resized, window);
+        }
+
+        /// Against taking all that is free, bucket by bucket.
+        #[test]
+        fn says_how_much_fits_within_a_time(
+            debits in proptest::collection::vec((0u64..3_000, 0u64..50), 0..40),
+            ms in 0u64..40_000,
+            units in 0u64..500,
+        ) {
+            let mut window = Window::new(10, 2_000);
+            let mut now = at(500_000);
+            window.advance(now);
+            for (wait, amount) in debits {
+                now = now.plus_ms(wait);
+                window.advance(now);
+                window.debit(now, amount.min(units.saturating_sub(window.used())));
+            }
+            let expected = {
+                let (mut window, mut taken) = (window.clone(), 0);
+                for number in window.number(now)..=window.number(now.plus_ms(ms)) {
+                    let then = now.max(Timestamp::EPOCH.plus_ms(number * window.bucket_ms));
+                    window.advance(then);
+                    let free = units - window.used();
+                    window.debit(then, free);
+                    taken += free;
+                }
+                taken
+            };
+            prop_assert_eq!(window.fits_within(now, ms, units), expected);
         }
     }
 }

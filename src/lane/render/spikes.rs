@@ -22,7 +22,7 @@ impl Renderer<'_> {
     /// It concerns no single resource.
     pub(super) fn strategy(&mut self, state: &State, to: Strategy) {
         let (spikes, now) = (&state.spikes, state.batch_time);
-        let arrivals = spikes.arrivals.at(now);
+        let arrivals = spikes.arrivals.at(now, 1);
         let mut detail = format!(
             "{} -> {}: {:.1} tasks a second arrive, usually {:.1}; {:.1} are routed",
             spikes.strategy.name(),

@@ -145,29 +145,64 @@ fn a_full_backlog_keeps_nobody_out() {
     tasks(&mut bench, "flood", 400, &json!({}));
     tasks(&mut bench, "small", 10, &json!({}));
     bench.step();
-    // What could not be served in time was shed.
-    assert_eq!(bench.lane.state().backlog.len(), 50);
+    // All of them can be served in an hour.
+    assert_eq!(bench.lane.state().backlog.len(), 100);
     let waits = bench.lane.state().tasks.values();
     let small = waits.filter(|live| live.task.shape.tenant == "small").count();
     assert_eq!(small, 10);
 }
 
+/// Of 2,000 tasks that a resource serves in 400 s, how many are of the lowest priority, where so many
+/// urgent and slow ones come in each second, counted from 0.
+fn lowest_served(policy: Policy, arrivals: fn(usize) -> [usize; 2]) -> usize {
+    let mut bench = Bench::new(policy);
+    bench.resource("one", json!({"slots": 5}));
+    let (mut slow, mut all) = (0, 0);
+    for second in 0..401 {
+        let [urgent, late] = arrivals(second);
+        for (who, priority, count) in [("urgent", "critical", urgent), ("slow", "batch", late)] {
+            for number in 0..count {
+                let task = json!({"tenant": who, "priority": priority});
+                bench.task(&format!("{who}-{second}-{number}"), task);
+            }
+        }
+        if second == 0 {
+            bench.step();
+            continue;
+        }
+        let served = run(&mut bench, 1);
+        slow += counts(&served, &["slow"])[0];
+        all += served.values().sum::<usize>();
+    }
+    assert_eq!(all, 2_000, "nothing stands idle");
+    slow
+}
+
 #[test]
 fn the_lowest_priority_gets_its_hundredth_and_no_more() {
-    let check = |share: f64, least: usize, most: usize| {
-        let mut bench = Bench::new(Policy { priority_share_min: share, ..policy() });
-        bench.resource("one", json!({"slots": 5}));
-        tasks(&mut bench, "urgent", 2_500, &json!({"priority": "critical"}));
-        tasks(&mut bench, "slow", 100, &json!({"priority": "batch"}));
-        bench.step();
-        let served = run(&mut bench, 400);
-        let [urgent, slow] = counts(&served, &["urgent", "slow"])[..] else { panic!() };
-        assert_eq!(urgent + slow, 2_000, "{served:?}");
-        assert!((least..=most).contains(&slow), "{share}: {served:?}");
-    };
-    check(0.0, 0, 0);
-    check(0.01, 18, 20);
-    check(0.02, 37, 40);
+    let full = Policy { backlog_tasks_max: 200, ..policy() };
+    let tiny = Policy { backlog_tasks_max: 10, ..policy() };
+    let shedding = Policy { wait_ms_max: 20_000, backlog_tasks_max: 10_000, ..policy() };
+    let all_at_first = |second: usize| if second == 0 { [2_500, 100] } else { [0, 0] };
+    let steadily = |_| [20, 5];
+    let in_bursts = |second: usize| if second % 20 == 0 { [20, 8] } else { [20, 0] };
+    // (what, policy, urgent and slow tasks by the second)
+    let rows: [(&str, Policy, fn(usize) -> [usize; 2]); 5] = [
+        ("room to wait for all", policy(), all_at_first),
+        ("a full backlog", full, steadily),
+        ("one too small to keep places", tiny, steadily),
+        ("shedding", shedding.clone(), steadily),
+        ("shedding, and the slow ones come in bursts", shedding, in_bursts),
+    ];
+    for (what, policy, arrivals) in rows {
+        for (share, least, most) in [(0.0, 0, 0), (0.01, 18, 20)] {
+            let policy = Policy { priority_share_min: share, ..policy.clone() };
+            let slow = lowest_served(policy, arrivals);
+            assert!((least..=most).contains(&slow), "{what}, {share}: {slow}");
+        }
+    }
+    let twice = Policy { priority_share_min: 0.02, ..policy() };
+    assert!((37..=40).contains(&lowest_served(twice, all_at_first)));
 }
 
 #[test]

@@ -242,7 +242,7 @@ fn a_chain_that_is_priced_out_says_at_which_price() {
     }
     eprintln!("{:?}", bench.lane.state().tasks.values().find(|one| &*one.task.task_id == "poor"));
     eprintln!("{:?}", bench.step().iter().filter(|one| one.contains("poor")).collect::<Vec<_>>());
-    let refused = decisions(&bench).into_iter().find(|one| one["task_id"] == "poor").unwrap();
+    let refused = decided(&bench).into_iter().find(|one| one["task_id"] == "poor").unwrap();
     assert_eq!(refused["reason"], "priced_out", "{refused}");
     let why: Vec<(&Value, &Value)> = refused["refusals"]
         .as_array()

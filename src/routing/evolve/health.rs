@@ -19,6 +19,13 @@ impl State {
         }
         let is_down = |index: ResourceIndex| self.fleet.at(index).health == HealthStatus::Unhealthy;
         self.failovers.retain(|index, _| is_down(*index));
+        for index in self.fleet.indices() {
+            if is_down(index) {
+                self.spikes.down(index, now);
+            } else {
+                self.spikes.up(index);
+            }
+        }
     }
 
     /// What an attempt's end says of its resource's health.

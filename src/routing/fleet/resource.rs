@@ -280,6 +280,30 @@ impl Resource {
         if still > expected { still } else { expected }
     }
 
+    /// Tasks that slots have room for in `ms`, where each takes `busy_ms` unless something else is usual
+    /// there: in the lane's slots, or in `whole` in all there are.
+    pub fn slots_within(&self, ms: u64, busy_ms: f64, whole: bool) -> f64 {
+        let usual = self.slot_price.usual();
+        let busy_ms = if usual > 0.0 { usual } else { busy_ms };
+        let slots = if whole { self.slots_limit } else { self.slots_units };
+        f64::from(slots) * ms as f64 / if busy_ms > 1.0 { busy_ms } else { 1.0 }
+    }
+
+    /// Tasks of so many tokens that the rates let through in `ms` from `now`, of the lane's part, or
+    /// in `whole` of all; infinite where there are none.
+    pub fn rates_within(&self, now: Timestamp, ms: u64, tokens: f64, whole: bool) -> f64 {
+        let within = |rate: &Rate| {
+            let units = if whole { rate.limit.amount } else { rate.units };
+            let fits = rate.window.fits_within(now, ms, units) as f64;
+            match rate.limit.dimension {
+                Dimension::Requests => fits,
+                Dimension::Tokens => fits / if tokens > 1.0 { tokens } else { 1.0 },
+            }
+        };
+        let least = |least: f64, one: f64| if one < least { one } else { least };
+        self.rates.iter().map(within).fold(f64::INFINITY, least)
+    }
+
     /// The lane's slots that any task may fill, as far as its breaker lets new work hold them.
     fn slots_open(&self) -> u32 {
         self.slots_open_for(Priority::Batch)

@@ -255,32 +255,6 @@ fn prices_stay_in_their_range() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Within a tenant.
-    #[test]
-    fn a_higher_priority_is_not_refused_where_a_lower_one_is_served(loads in loads()) {
-        let all: Vec<&Arrival> = loads.iter().flat_map(|load| &load.tasks).collect();
-        play(&loads, &Naming::plain(), |bench, batch| {
-            let (mut served, mut refused) = (Vec::new(), Vec::new());
-            for one in decided(bench) {
-                let id: usize = one["task_id"].as_str().unwrap()[1..].parse().unwrap();
-                if batch.contains(&id) {
-                    let is_served = one["outcome"] == "routed";
-                    (if is_served { &mut served } else { &mut refused }).push((all[id], one));
-                }
-            }
-            let alike = |one: &Arrival| (one.tenant, one.class, one.objective, one.has_deadline);
-            for (higher, decision) in refused {
-                // At least as large: the higher one could have had what it got.
-                let taken = served.iter().find(|(lower, _)| {
-                    alike(lower) == alike(higher)
-                        && lower.input_tokens >= higher.input_tokens
-                        && lower.priority > higher.priority
-                });
-                assert!(taken.is_none(), "{decision} and {taken:?}");
-            }
-        });
-    }
-
     #[test]
     fn the_names_and_the_order_of_resources_change_nothing(
         loads in proptest::collection::vec(load(), 1..12),

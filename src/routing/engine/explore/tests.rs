@@ -12,6 +12,7 @@ use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::routing::engine::{decide_task, decide_waiting};
 use crate::routing::fact::{AttemptEnd, Fact, ResourceIndex, Shown, Then};
+use crate::routing::fleet::{Broken, Condition};
 
 const TASKS: usize = 20_000;
 
@@ -211,7 +212,10 @@ fn the_stages_of_a_task_explore_independently() {
         state.evolve(&ended(*key, AttemptEnd::Succeeded, Then::Next));
         firsts.push((*key, choice(&facts[0])));
     }
-    state.fleet.set_health(2, HealthStatus::Unhealthy, 1.0);
+    state.fleet.set_health(
+        2,
+        Condition { health: HealthStatus::Unhealthy, severity: 1.0, broken: Broken::No },
+    );
     let mut both = [[0_usize; 2]; 2];
     let mut chances = Vec::new();
     for (key, (first, of_first)) in firsts {
