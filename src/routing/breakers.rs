@@ -342,8 +342,10 @@ mod tests {
 
     #[test]
     fn slow_is_what_takes_several_times_the_usual() {
-        // (how long each takes, in times of the entry, and how many of them; how many were slow)
-        let rows: [(&str, &[(f64, u32)], u32); 6] = [
+        /// How long each takes, in times of the entry, and how many of them.
+        type Run = (f64, u32);
+        // (what, the results, how many were slow)
+        let rows: [(&str, &[Run], u32); 6] = [
             ("as the entry says", &[(1.0, 200)], 0),
             ("much slower than the entry, always", &[(9.0, 200)], 0),
             ("three times as slow at once", &[(1.0, 200), (3.0, 20)], 0),
