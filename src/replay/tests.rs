@@ -25,7 +25,7 @@ use crate::model::journal::JournalRecord;
 use crate::model::policy::Policy;
 use crate::model::resource::FleetEntry;
 use crate::model::time::Timestamp;
-use crate::routing::fact::{FACT_LEVEL, Fact};
+use crate::routing::fact::{FACT_LEVEL, FACT_LEVEL_OLDEST, Fact};
 
 /// Topics of a history: what went in, what came out.
 type Topics = BTreeMap<Topic, Vec<Record>>;
@@ -376,7 +376,7 @@ fn an_unknown_fact_level_is_refused() {
             error.to_string(),
             format!(
                 "journal of lane 0 at seq 1 has fact level {level}, and this release reads levels \
-                 3 to 3"
+                 {FACT_LEVEL_OLDEST} to {FACT_LEVEL}"
             )
         );
     }

@@ -94,7 +94,10 @@ fn more_than_one_batch_can_fail_over_goes_on_in_the_next() {
     assert_eq!(again, TASKS, "{batches:?}");
     let state = bench.lane.state();
     assert_eq!((state.in_flight as usize, state.fleet.at(0).slots_in_use), (TASKS, 0));
-    assert_eq!(bench.folded().state(), state);
+    // What the last step did is in no journal: there was nothing to do.
+    bench.task("last", json!({}));
+    bench.step();
+    assert_eq!(bench.folded().state(), bench.lane.state());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use super::policy;
+use super::{model, patient, policy, with};
 use crate::lane::tests::{Bench, decided};
 use crate::model::policy::Policy;
 use crate::routing::price::{Price, STAKES_MAX};
@@ -192,17 +192,17 @@ fn too_dear(refusal: &Value) -> Option<(f64, f64)> {
 
 #[test]
 fn no_feasible_candidate_is_refused_for_capacity_or_for_a_price_that_it_would_pay() {
-    let (full, dear) = (Cell::new(0), Cell::new(0));
+    let full = Cell::new(0);
     check_cases(&loads(), |loads| {
         play(&loads, &Naming::plain(), |bench, _| {
             let state = bench.lane.state();
             for refused in decided(bench) {
-                let count = match refused["reason"].as_str() {
-                    Some("no_capacity") => &full,
-                    Some("priced_out") => &dear,
+                match refused["reason"].as_str() {
+                    Some("no_capacity") => full.set(full.get() + 1),
+                    // Seldom: those that are too dear are mostly full as well. The next one has more.
+                    Some("priced_out") => {}
                     Some(_) | None => continue,
-                };
-                count.set(count.get() + 1);
+                }
                 let why = refused["refusals"].as_array().unwrap();
                 assert!(why.iter().any(|one| one["rule"] == refused["reason"]), "{refused}");
                 let mut prices = why.iter().filter_map(too_dear);
@@ -220,21 +220,23 @@ fn no_feasible_candidate_is_refused_for_capacity_or_for_a_price_that_it_would_pa
             }
         });
     });
-    let (full, dear) = (full.get(), dear.get());
-    assert!(full > 100 && dear > 10, "{full} without capacity, {dear} too dear");
+    assert!(full.get() > 100, "{} without capacity", full.get());
 }
 
 #[test]
 fn prices_stay_in_their_range() {
     let priced = Cell::new([0; 3]);
     check_cases(&loads(), |loads| {
+        let mut stake_max = 0.0_f64;
         play(&loads, &Naming::plain(), |bench, _| {
             let state = bench.lane.state();
             let now = state.batch_time;
-            // None of these tasks has more than 1 at stake.
+            stake_max = stake_max.max(state.stake.get());
+            // The 24 tasks of a batch lower the mean stake by a third at most: (63 / 64)^24.
+            let most = 1.5 * STAKES_MAX * stake_max;
             let check = |kind: usize, of: &str, price: Price| {
                 let paid = price.usual_task(now);
-                assert!((0.0..=STAKES_MAX).contains(&paid), "{of}: {paid}");
+                assert!((0.0..=most).contains(&paid), "{of}: {paid} of {most}");
                 let mut seen = priced.get();
                 seen[kind] += u32::from(paid > 0.0);
                 priced.set(seen);
@@ -254,6 +256,43 @@ fn prices_stay_in_their_range() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// So many tasks of a hundred take of a limit twice, and one comes between to which little is worth much.
+    #[test]
+    fn who_is_priced_out_was_asked_for_more_than_it_would_pay(
+        tasks in 75u32..100, quality in 0.0f64..0.02,
+    ) {
+        let mut bench = Bench::new(policy());
+        for (id, requests, quality) in [("good", 100, 0.9), ("plain", 1_000, 0.4)] {
+            let change = model(requests, json!({"hard": quality}));
+            bench.resource(id, with(change, json!({"slots": 1_000})));
+        }
+        let come = |bench: &mut Bench, name: &str| {
+            for number in 0..tasks {
+                // Waiting would cost them more than it brings.
+                bench.task(&format!("{name}{number}"), with(json!({"class": "hard"}), patient(100.0)));
+            }
+            bench.step();
+        };
+        come(&mut bench, "first");
+        let objective = json!({"quality": quality, "usd": 0.0, "second": 0.0});
+        let requirements = json!({"min_quality": 0.88});
+        let poor = json!({"class": "hard", "objective": objective, "requirements": requirements});
+        bench.task("poor", poor);
+        bench.step();
+        prop_assert_eq!(decided(&bench).len(), 0);
+        bench.now += 30_001;
+        come(&mut bench, "then");
+        let refused = decided(&bench).into_iter().find(|one| one["task_id"] == "poor").unwrap();
+        prop_assert_eq!(&refused["reason"], "priced_out");
+        let prices: Vec<(f64, f64)> =
+            refused["refusals"].as_array().unwrap().iter().filter_map(too_dear).collect();
+        prop_assert_eq!(prices.len(), 1);
+        let (asked, most) = prices[0];
+        let stake = bench.lane.state().stake.get();
+        prop_assert!(asked > most && most >= quality * 0.8 && most > 0.5 * stake, "{:?}", prices);
+        prop_assert!(asked <= 1.5 * STAKES_MAX * stake, "{:?}", prices);
+    }
 
     #[test]
     fn the_names_and_the_order_of_resources_change_nothing(
