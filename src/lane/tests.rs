@@ -17,6 +17,7 @@ mod outages;
 mod prices;
 mod priorities;
 mod queueing;
+mod rationing;
 mod regions;
 mod reservations;
 mod samples;

@@ -9,12 +9,12 @@ use crate::lane::prepared::OutputTopic;
 use crate::model::Topic;
 use crate::model::policy::Policy;
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy { load_snapshot_ms: 1_000_000_000, wait_ms_max: 30_000, ..Policy::default() }
 }
 
 /// `requests` per 10 seconds, and a quality per class.
-fn model(requests: u64, quality: Value) -> Value {
+pub(super) fn model(requests: u64, quality: Value) -> Value {
     json!({
         "slots": 100, "quality": quality,
         "limits": [{"dimension": "requests", "amount": requests, "window_s": 10}],
@@ -26,13 +26,13 @@ fn patient(second: f64) -> Value {
     json!({"objective": {"quality": 1.0, "usd": 0.0, "second": second}})
 }
 
-fn with(mut one: Value, other: Value) -> Value {
+pub(super) fn with(mut one: Value, other: Value) -> Value {
     super::merge(&mut one, other);
     one
 }
 
 /// Who serves what, in the order of the decisions of the newest batch.
-fn served(bench: &Bench) -> Vec<String> {
+pub(super) fn served(bench: &Bench) -> Vec<String> {
     let all = decided(bench);
     all.iter()
         .map(|one| {
@@ -177,82 +177,6 @@ fn rationing_is_said_with_its_price() {
     assert_eq!(refused["reason"], "priced_out", "{refused}");
     let why = refused["refusals"].as_array().unwrap();
     assert!(why.iter().any(|one| one["rule"] == "priced_out"), "{refused}");
-}
-
-/// `good` has taken 90 of its 100 requests, which cost more than a stake now.
-fn crowded() -> Bench {
-    let mut bench = Bench::new(Policy { explore_share: 0.0, ..policy() });
-    let free = json!({"slots": 1_000, "usd_per_million_tokens": {"input": 0.0, "output": 0.0}});
-    bench.resource("good", with(model(100, json!({"easy": 0.9, "hard": 0.9})), free));
-    bench.resource("plain", model(1, json!({"hard": 0.1})));
-    for number in 0..90 {
-        bench.task(&format!("t{number}"), with(json!({"class": "hard"}), patient(100.0)));
-    }
-    bench.step();
-    bench
-}
-
-/// Candidates by their scores; the last column is what becomes of the task, and when.
-#[test]
-fn only_who_can_pay_for_no_candidate_with_room_is_rationed() {
-    // (what, US dollars per million tokens of a free candidate, served or refused)
-    let check = |what: &str, usd: Option<f64>, expected: &[&str]| {
-        let mut bench = crowded();
-        if let Some(usd) = usd {
-            let dear = json!({"usd_per_million_tokens": {"input": usd, "output": usd}});
-            bench.resource("dear", with(model(100, json!({"easy": 0.9})), dear));
-        }
-        let objective = json!({"quality": 0.01, "usd": 1_000.0, "second": 0.0});
-        bench.task("poor", json!({"class": "easy", "objective": objective}));
-        let mut found = Vec::new();
-        for after in ["at once", "later"] {
-            let before = bench.prepared.len();
-            bench.step();
-            if bench.prepared.len() > before {
-                let poor = served(&bench).into_iter().filter(|one| one.starts_with("poor"));
-                found.extend(poor.map(|one| format!("{one} {after}")));
-            }
-            bench.now += 30_001;
-            // So that the price stays what it was.
-            for number in 0..90 {
-                let id = format!("{after}{number}");
-                bench.task(&id, with(json!({"class": "hard"}), patient(100.0)));
-            }
-        }
-        assert_eq!(found, expected, "{what}");
-    };
-    check("the only one costs more than it may pay", None, &["poor -priced_out later"]);
-    // 0.125 USD and more, at a weight of 1,000, is far below the other's utility less its price.
-    check("a worse one asks nothing", Some(1_000.0), &["poor dear at once"]);
-    check("a better one asks nothing", Some(0.0), &["poor dear at once"]);
-}
-
-/// What is priced out is the chain: its later stages cost more than all of it is worth.
-#[test]
-fn a_chain_that_is_priced_out_says_at_which_price() {
-    let mut bench = crowded();
-    let stage = |input_tokens: u32| json!({"name": "s", "class": "easy", "input_tokens": input_tokens, "max_output_tokens": 10});
-    let objective = json!({"quality": 5.0, "usd": 0.0, "second": 1.0});
-    let chain = json!({"stages": [stage(10), stage(100_000)], "objective": objective});
-    bench.task("poor", chain);
-    eprintln!("{:?}", bench.step());
-    bench.now += 30_001;
-    for number in 0..90 {
-        bench.task(&format!("v{number}"), with(json!({"class": "hard"}), patient(100.0)));
-    }
-    eprintln!("{:?}", bench.lane.state().tasks.values().find(|one| &*one.task.task_id == "poor"));
-    eprintln!("{:?}", bench.step().iter().filter(|one| one.contains("poor")).collect::<Vec<_>>());
-    let refused = decided(&bench).into_iter().find(|one| one["task_id"] == "poor").unwrap();
-    assert_eq!(refused["reason"], "priced_out", "{refused}");
-    let why: Vec<(&Value, &Value)> = refused["refusals"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| (&one["resource"], &one["rule"]))
-        .collect();
-    let (good, plain) = (json!("good"), json!("plain"));
-    let (priced_out, none) = (json!("priced_out"), json!("no_capable_resource"));
-    assert_eq!(why, [(&good, &priced_out), (&plain, &none)]);
 }
 
 #[test]

@@ -109,7 +109,7 @@ pub(super) fn explore<'a>(
             && let Some(candidate) =
                 ask.candidates.list.iter().find(|one| one.resource == *resource)
         {
-            let price = ask.price(state, candidate, *score);
+            let price = ask.price(state, *resource);
             let offer = Offer { candidate, score: *score, price, slots: room.slots };
             return (offer, chance);
         }

@@ -20,7 +20,7 @@ fn offer_of<'a>(
     let (score, _) = memo.scored.iter().find(|(_, scored)| *scored == resource)?;
     let candidate = ask.candidates.list.iter().find(|one| one.resource == resource)?;
     let room = ask.room(state, resource);
-    let (score, price) = (*score, ask.price(state, candidate, *score));
+    let (score, price) = (*score, ask.price(state, resource));
     room.fits(ask.tokens()).then_some(Offer { candidate, score, price, slots: room.slots })
 }
 

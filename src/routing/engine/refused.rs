@@ -95,8 +95,7 @@ fn explain_miss(
     // As the choice counts it: with the later stages.
     let later = ask.way(state, index).and_then(Result::ok).map_or(0.0, |way| way.worth);
     let utility = ask.utility(state, candidate) + later;
-    let prices = ask.prices(state);
-    let price = prices.of(state, index);
+    let price = ask.price(state, index);
     ask.is_priced_out(state, utility, price).then(|| {
         let stake = state.stake.get();
         let most = if utility > stake { utility } else { stake };

@@ -70,13 +70,9 @@ impl Ask<'_> {
         state.policy.affinity_share * candidate.input_part(self.input_tokens)
     }
 
-    /// What a candidate's limits ask for, given the score that it has.
-    pub fn price(&self, state: &State, candidate: &Candidate, score: f64) -> f64 {
-        match self.ahead {
-            None => self.utility(state, candidate) - score,
-            // The score has the later stages in it.
-            Some(_) => self.prices(state).of(state, candidate.resource),
-        }
+    /// What a candidate's limits ask for.
+    pub fn price(&self, state: &State, resource: ResourceIndex) -> f64 {
+        self.prices(state).of(state, resource)
     }
 
     /// The present stage there, for the way on from it.
