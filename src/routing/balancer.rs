@@ -151,24 +151,29 @@ fn take_turns(state: &State, asked: &mut [Asked<'_>]) {
     }
 }
 
-/// The first task of a priority that is owed as much goes before all others: the higher of two before
-/// the lower.
-fn serve_owed(state: &State, asked: &mut [Asked<'_>]) {
+/// The first tasks of a priority that is owed as much go before all others: those of the higher of two
+/// before those of the lower.
+fn serve_owed(state: &State, asked: &mut Vec<Asked<'_>>) {
     for priority in [Priority::Batch, Priority::Interactive] {
-        let owed = state.shares.owed(priority);
+        let mut owed = state.shares.owed(priority);
         if owed <= 0.0 {
             continue;
         }
-        let Some(at) = asked.iter().position(|one| one.priority() == priority) else { continue };
-        if let Some(one) = asked.get(at) {
+        let mut is_paid = |one: &Asked<'_>| {
+            if one.priority() != priority || owed <= 0.0 {
+                return false;
+            }
             let tokens = one.tokens(state);
             let needed = if tokens < OWED_TOKENS_MAX { tokens } else { OWED_TOKENS_MAX };
-            if owed >= needed
-                && let Some(before) = asked.get_mut(..=at)
-            {
-                before.rotate_right(1);
-            }
-        }
+            let pays = owed >= needed;
+            // None goes before an earlier one.
+            owed = if pays { owed - needed } else { 0.0 };
+            pays
+        };
+        let (mut first, others): (Vec<_>, Vec<_>) =
+            std::mem::take(asked).into_iter().partition(|one| is_paid(one));
+        first.extend(others);
+        *asked = first;
     }
 }
 

@@ -15,8 +15,9 @@
 //! 2024), when they are reserved: also those of attempts that fail.
 //!
 //! Priorities go before all that. What a lower one is owed grows by its guaranteed share of what the
-//! others are given while it waits, or its tasks are refused for want of capacity; once that pays for its
-//! first task, this task goes first. That is deficit round robin (Shreedhar and Varghese, 1995), with shares instead of quanta.
+//! others are given while it waits, or its tasks are refused for want of capacity; the first tasks that
+//! this pays for go first. That is deficit round robin (Shreedhar and Varghese, 1995), with shares
+//! instead of quanta.
 //!
 //! `charge_v1` and `owe_v1` are frozen: journals are folded with them.
 
