@@ -154,7 +154,12 @@ fn decided_and_allocated(resources: u32, tasks: &[Task]) -> (Vec<Duration>, Vec<
         facts.iter().for_each(|fact| state.evolve(fact));
         match decide_result(&state, &result, at) {
             ResultVerdict::Facts(facts) => facts.iter().for_each(|fact| state.evolve(fact)),
-            other => unreachable!("a result of a task that is under way: {other:?}"),
+            other @ (ResultVerdict::Stale
+            | ResultVerdict::Forward { .. }
+            | ResultVerdict::UnknownTask
+            | ResultVerdict::ResourceMismatch { .. }) => {
+                unreachable!("a result of a task that is under way: {other:?}")
+            }
         }
         allocated.push(allocating.elapsed());
     }

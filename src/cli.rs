@@ -159,7 +159,7 @@ impl Global {
     pub fn printer(&self) -> Printer {
         let format = match self.output {
             Format::Table if self.json => Format::Jsonl,
-            given => given,
+            given @ (Format::Table | Format::Json | Format::Jsonl) => given,
         };
         Printer::new(format, self.color)
     }

@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use histogram::Histogram;
 pub use label::{BatchPhase, KafkaErrorClass, LaneState, Rank, RebalanceKind, TransactionResult};
 pub use load::LoadView;
-pub use view::{InputLag, LaneView, Readiness, ResourceView, Usage, View, WindowView};
+pub use view::{InputLag, LaneView, Readiness, ResourceView, Share, Usage, View, WindowView};
 
 use crate::clock::Stopwatch;
 use crate::lane::prepared::BatchCounts;

@@ -109,7 +109,7 @@ type States = (&'static str, &'static [u64], &'static [&'static str]);
 
 /// Folding must give the same for ever.
 const STATES: &[States] = &[(
-    "level-3-engine-3.pmrec",
+    "level-4-engine-4.pmrec",
     &[15, 20],
     &[
         "lane 0 seq 15 21a8c3987c77f7baa8d7d88412a5a36a: 14 tasks, 13 leases, 1 waiting, 13 slots and 158485 in windows used, health 0",

@@ -90,7 +90,7 @@ fn status_shows_lanes() {
 
 #[test]
 fn a_lanes_hindsight_share_is_shown() {
-    use crate::hindsight::window::Share;
+    use crate::telemetry::Share;
     let server = Running::start(false);
     server.telemetry.assigned(0, &[3]);
     server.telemetry.lane_hindsight(3, Some(Share { share: 0.875, tasks: 96 }));

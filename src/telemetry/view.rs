@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::TransactionBegins;
 use super::label::LaneState;
-use crate::hindsight::window::Share;
+pub use crate::hindsight::window::Share;
 use crate::model::system_health::{Strategy, SystemHealth};
 
 /// What one lane, or all lanes together, hold and use of one limit.

@@ -10,12 +10,14 @@ use anyhow::{Context, bail};
 use pointsman::clock::Stopwatch;
 use pointsman::codec::{Codec, OutputFormat, RegisteredSchemas};
 use pointsman::demo::publish::{producer, publish_fleet, send};
-use pointsman::demo::records::{Next, next};
+use pointsman::demo::records::next;
 use pointsman::demo::topics::DemoTopics;
 use pointsman::model::Topic;
 use pointsman::model::resource::{FleetFile, ResourceSpec, Speed, TokenPrices};
 use pointsman::model::task::{Objective, Priority, Requirements, Task};
+use pointsman::stream::client::to_end::is_passing;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -171,7 +173,7 @@ pub fn measure(
         site.instances.look()?;
         let found = site.wait("a new decision", |site| {
             site.instances.look()?;
-            while let Next::Record(message) = next(&decisions, Duration::from_millis(1))? {
+            while let Some(message) = next(&decisions, Duration::from_millis(1))? {
                 if message.key() == Some(probe.as_bytes()) {
                     return Ok(Some(killed.elapsed_ms()));
                 }
@@ -285,9 +287,10 @@ impl Site<'_> {
         list.add_partition_offset(name, 0, Offset::Offset(end))?;
         consumer.assign(&list)?;
         // It is there when it has found that there is nothing.
-        eventually("the reader of decisions", ASK, || match next(&consumer, ASK) {
-            Ok(Next::End) => Some(Ok(())),
-            Ok(Next::Record(_) | Next::Nothing) => None,
+        eventually("the reader of decisions", ASK, || match consumer.poll(ASK)? {
+            Err(KafkaError::PartitionEOF(_)) => Some(Ok(())),
+            Ok(_) => None,
+            Err(error) if is_passing(&error) => None,
             Err(error) => Some(Err(error)),
         })?;
         Ok(consumer)

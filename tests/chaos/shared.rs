@@ -7,13 +7,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use pointsman::clock::Stopwatch;
 use pointsman::codec::{Codec, OutputFormat, RegisteredSchemas};
 use pointsman::demo::audit::history::AllocationSeen;
 use pointsman::demo::audit::{audit, read};
 use pointsman::demo::publish::{producer, publish_fleet, send};
-use pointsman::demo::records::{Next, consumer, next, raw};
+use pointsman::demo::records::{consumer, next, raw};
 use pointsman::demo::topics::DemoTopics;
 use pointsman::draw::{Draw, Purpose};
 use pointsman::model::Topic;
@@ -22,8 +22,9 @@ use pointsman::model::decision::{Outcome, RouteDecision};
 use pointsman::model::resource::{Dimension, FleetFile, Limit, ResourceSpec, Speed, TokenPrices};
 use pointsman::model::result::{ResultStatus, TaskResult};
 use pointsman::model::task::{Objective, Priority, Requirements, Task};
-use rdkafka::ClientConfig;
+use pointsman::stream::client::to_end::ToEnd;
 use rdkafka::producer::BaseProducer;
+use rdkafka::{ClientConfig, Offset};
 use serde::Serialize;
 use testbed::{eventually, unique};
 
@@ -222,7 +223,7 @@ impl Site<'_> {
 
     /// Reads decisions and answers those whose time has come.
     fn work(&mut self, decisions: &rdkafka::consumer::BaseConsumer) -> anyhow::Result<()> {
-        while let Next::Record(message) = next(decisions, Duration::from_millis(2))? {
+        while let Some(message) = next(decisions, Duration::from_millis(2))? {
             let record = raw(Topic::RouteDecisions, &message);
             let decision = self.codec.decode_route_decision(&record)?;
             self.decided += 1;
@@ -296,17 +297,15 @@ fn used(reserved: &[&AllocationSeen], until_ms: i64) -> (u64, u64) {
 
 /// Records of the lanes' inboxes: advice, transfers.
 fn consumer_end(client: &ClientConfig, topics: &DemoTopics) -> anyhow::Result<u64> {
-    let lanes: Vec<(&str, i32)> =
-        (0..LANES).map(|lane| (topics.name(Topic::LaneInbox), lane)).collect();
-    let reader = consumer(client, &lanes)?;
-    let (mut ends, mut records) = (0, 0);
-    let took = Stopwatch::start();
-    while ends < lanes.len() {
-        match next(&reader, Duration::from_millis(100))? {
-            Next::Record(_) => records += 1,
-            Next::End => ends += 1,
-            Next::Nothing => ensure!(!took.remaining(LIMIT).is_zero(), "the inboxes have no end"),
-        }
+    let reader = consumer(client, &[])?;
+    let mut to_end = ToEnd::new(topics.name(Topic::LaneInbox));
+    for lane in 0..LANES {
+        to_end = to_end.with(lane, Offset::Beginning, 0);
+    }
+    to_end.begin(&reader)?;
+    let mut records = 0;
+    while to_end.next(&reader, LIMIT).context("the inboxes have no end")?.is_some() {
+        records += 1;
     }
     Ok(records)
 }

@@ -93,6 +93,15 @@ fn questions_of_an_assignment_are_asked_again() {
     }
 }
 
+/// What a verb is asked, the topic that it is not told all of, and whether its answer has all the same.
+type Row<'a> = (&'a [&'a str], Topic, fn(&[Value]) -> bool);
+
+fn replayed(found: &[Value]) -> bool {
+    let (found, tasks) = (&found[0], serde_json::json!(site::TASKS));
+    let decisions = [&found["decisions"], &found["identical"], &found["first_divergence"]];
+    decisions == [&tasks, &tasks, &Value::Null]
+}
+
 /// A leader that was just elected says for a while that its partitions end before what they hold.
 #[test]
 fn what_a_new_leader_does_not_know_of_yet_is_read_all_the_same() {
@@ -101,26 +110,18 @@ fn what_a_new_leader_does_not_know_of_yet_is_read_all_the_same() {
     site.publish_tasks(0..site::TASKS);
     site.work_until(site::TASKS).unwrap();
     site.stop_router();
-    let tasks = serde_json::json!(site::TASKS);
-    let replayed = |found: &[Value]| {
-        let found = &found[0];
-        let decisions = [&found["decisions"], &found["identical"], &found["first_divergence"]];
-        decisions == [&tasks, &tasks, &Value::Null]
-    };
     let replay: &[&str] = &["replay", "audit", "--json"];
-    let rows: [(&[&str], Topic, &dyn Fn(&[Value]) -> bool); 6] = [
-        (replay, Topic::Tasks, &replayed),
-        (replay, Topic::Journal, &replayed),
-        (replay, Topic::RouteDecisions, &replayed),
-        (&["tap", "tasks", "--from-beginning", "--no-follow"], Topic::Tasks, &|found| {
+    let rows: [Row<'_>; 6] = [
+        (replay, Topic::Tasks, replayed),
+        (replay, Topic::Journal, replayed),
+        (replay, Topic::RouteDecisions, replayed),
+        (&["tap", "tasks", "--from-beginning", "--no-follow"], Topic::Tasks, |found| {
             found.len() == site::TASKS
         }),
-        (&["fleet", "show", "--json"], Topic::Fleet, &|found| {
+        (&["fleet", "show", "--json"], Topic::Fleet, |found| {
             found[0]["resource"][0]["id"] == "one"
         }),
-        (&["recover", "--json"], Topic::Journal, &|found| {
-            found[0]["lanes"][0]["verdict"] == "runs"
-        }),
+        (&["recover", "--json"], Topic::Journal, |found| found[0]["lanes"][0]["verdict"] == "runs"),
     ];
     for (arguments, topic, is_whole) in rows {
         let rule = site.trouble(ApiKey::Fetch, topic, 0, 1, Fault::Behind);

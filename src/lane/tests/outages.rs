@@ -136,6 +136,8 @@ fn a_breaker_is_waited_for() {
         assert!(served.iter().all(|one| one.ends_with("-> a")), "{served:?}");
     }
     assert_eq!(bench.lane.state().tasks.len(), 0, "all were served");
+    bench.task("last", json!({}));
+    assert_eq!(decided(&bench.step_at(bench.now + 10)), ["last #1 -> a"]);
     assert_eq!(bench.folded().state(), bench.lane.state());
 }
 
@@ -226,6 +228,32 @@ fn what_a_task_may_use_decides_whether_most_of_it_is_down() {
     let outputs = bench.step_at(bench.now + 10);
     let moved = outputs.iter().filter(|one| one.starts_with("failed_over eu-1")).count();
     assert_eq!((moved, bench.lane.state().fleet.at(0).slots_in_use), (sent as usize, 0));
+    assert_eq!(bench.folded().state(), bench.lane.state());
+}
+
+#[test]
+fn what_goes_knowingly_to_what_is_down_is_not_moved_with_the_rest() {
+    let mut bench = bench_of(
+        Policy { wait_ms_max: 20, ..policy() },
+        &[
+            ("a", 0.9, json!({"slots": 4_000})),
+            ("b", 0.8, json!({"slots": 4_000, "model": "n"})),
+            ("c", 0.7, json!({"slots": 10})),
+        ],
+    );
+    open(&mut bench, "b", &json!({"requirements": {"models": ["n"]}}));
+    (0..3_000).for_each(|number| bench.task(&format!("t{number}"), json!({})));
+    assert_eq!(on(&bench.step_at(bench.now + 10), "a"), 3_000);
+    (0..5).for_each(|number| bench.result(&format!("t{number}"), 1, "failed", json!({})));
+    // It takes three batches to move as many, and meanwhile tasks come that most is down for.
+    let mut came = 0;
+    for batch in 0..4 {
+        (0..20 * batch).for_each(|number| bench.task(&format!("u{batch}-{number}"), json!({})));
+        came += on(&bench.step_at(bench.now + 10), "a");
+    }
+    assert!(came >= 20, "{came}");
+    assert_eq!(bench.lane.state().fleet.at(0).slots_in_use as usize, came);
+    assert_eq!(bench.lane.state().failovers.len(), 0);
     assert_eq!(bench.folded().state(), bench.lane.state());
 }
 
