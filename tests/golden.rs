@@ -112,10 +112,10 @@ const STATES: &[States] = &[(
     "level-4-engine-4.pmrec",
     &[15, 20],
     &[
-        "lane 0 seq 15 21a8c3987c77f7baa8d7d88412a5a36a: 14 tasks, 13 leases, 1 waiting, 13 slots and 158485 in windows used, health 0",
-        "lane 0 seq 20 7ba75e13c63858048e018e15bbea5466: 28 tasks, 23 leases, 5 waiting, 23 slots and 303009 in windows used, health 1",
-        "lane 1 seq 15 e65acc972a3cd9a4e9aa97e130b20682: 6 tasks, 6 leases, 0 waiting, 6 slots and 66430 in windows used, health 0",
-        "lane 1 seq 20 7d17c1ecfe91b9e30648cea61b5deade: 26 tasks, 12 leases, 14 waiting, 12 slots and 216912 in windows used, health 1",
+        "lane 0 seq 15 d9e7e92f624497a2dcaf3cce0e3c5446: 21 tasks, 21 leases, 0 waiting, 21 slots and 366717 in windows used, health 1",
+        "lane 0 seq 20 68fc36a69fabd7ab121e02e98fda0252: 7 tasks, 7 leases, 0 waiting, 7 slots and 408573 in windows used, health 1",
+        "lane 1 seq 15 9c9b548b6f602a4397413a5baac51399: 17 tasks, 9 leases, 8 waiting, 9 slots and 230557 in windows used, health 0",
+        "lane 1 seq 20 03d97ae921cc9ea6fc5e1207cccc67df: 10 tasks, 10 leases, 0 waiting, 10 slots and 298623 in windows used, health 1",
     ],
 )];
 
