@@ -40,8 +40,8 @@ pub struct Site {
     /// Attempts that were decided, and allocation events that were seen.
     decided: BTreeSet<String>,
     allocations: usize,
-    /// Routers that ended by themselves.
-    pub given_up: usize,
+    /// How routers ended that ended by themselves.
+    pub given_up: Vec<String>,
     front: Front,
     environment: Vec<(String, String)>,
     _directory: TempDir,
@@ -106,7 +106,7 @@ impl Site {
             consumer,
             decided: BTreeSet::new(),
             allocations: 0,
-            given_up: 0,
+            given_up: Vec::new(),
             front,
             environment,
             _directory: directory,
@@ -131,23 +131,18 @@ impl Site {
     }
 
     /// Requests of this kind, about this topic, meet a fault from now on.
-    pub fn trouble(
-        &self,
-        api: ApiKey,
-        topic: Topic,
-        skip: u32,
-        times: u32,
-        fault: Fault,
-    ) -> RuleId {
+    pub fn trouble(&self, api: ApiKey, topic: Topic, times: u32, fault: Fault) -> RuleId {
         let topic = Some(self.topics.name(topic).to_owned());
-        self.front.faults().inject(Rule {
-            api: Some(api),
-            topic,
-            skip,
-            times,
-            fault,
-            ..Rule::default()
-        })
+        self.front.faults().inject(Rule { api: Some(api), topic, times, fault, ..Rule::default() })
+    }
+
+    /// As [`Site::trouble`], for the router's member of the group alone: requests are lost.
+    pub fn lose_of_member(&self, api: ApiKey, topic: Topic, times: u32) -> RuleId {
+        let topic = Some(self.topics.name(topic).to_owned());
+        let client = Some("pointsman-one-0".to_owned());
+        let fault = Fault::DropRequest;
+        let api = Some(api);
+        self.front.faults().inject(Rule { api, topic, client, times, fault, ..Rule::default() })
     }
 
     pub fn heal(&self) {
@@ -209,8 +204,8 @@ impl Site {
     pub fn work_until(&mut self, tasks: usize) -> Result<(), String> {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             eventually("every task is decided and answered", LIMIT, || {
-                if self.router.as_ref().is_some_and(|router| router.thread.is_finished()) {
-                    self.given_up += 1;
+                if let Some(router) = self.router.take_if(|router| router.thread.is_finished()) {
+                    self.given_up.push(format!("{:?}", router.thread.join()));
                     self.run_router();
                 }
                 self.work();

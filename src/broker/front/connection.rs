@@ -87,7 +87,7 @@ impl Connection<'_> {
     /// What the client gets to see, after what befalls its request.
     async fn answer(&mut self, call: Call) -> Result<Option<Reply>, Ended> {
         let refuse = |error| refusal(&call.request, call.version, error);
-        match self.desk.faults.befalls(&call.request) {
+        match self.desk.faults.befalls(&call.client_id, &call.request) {
             None => self.apply(call).await,
             Some(Fault::DelayRequest(duration)) => {
                 tokio::time::sleep(duration).await;

@@ -47,6 +47,8 @@ pub struct Rule {
     pub api: Option<ApiKey>,
     /// Only requests that name this topic.
     pub topic: Option<String>,
+    /// Only requests of clients that name themselves so (`client.id`).
+    pub client: Option<String>,
     /// So many pass before.
     pub skip: u32,
     /// So many meet it, then the rule is over.
@@ -64,6 +66,7 @@ impl Default for Rule {
         Rule {
             api: None,
             topic: None,
+            client: None,
             skip: 0,
             times: 1,
             share: 1.0,
@@ -125,11 +128,11 @@ impl Faults {
     }
 
     /// What happens to this request, which counts as seen.
-    pub(super) fn befalls(&self, request: &Request) -> Option<Fault> {
+    pub(super) fn befalls(&self, client_id: &str, request: &Request) -> Option<Fault> {
         let mut rules = self.rules();
         let mut due = None;
         for one in &mut rules.list {
-            if one.is_due(request) && due.is_none() {
+            if one.is_due(client_id, request) && due.is_none() {
                 one.hits += 1;
                 due = Some(one.rule.fault);
             }
@@ -162,10 +165,11 @@ impl Rules {
 }
 
 impl Counted {
-    fn is_due(&mut self, request: &Request) -> bool {
-        let Rule { api, topic, skip, times, share, seed, fault: _ } = &self.rule;
+    fn is_due(&mut self, client_id: &str, request: &Request) -> bool {
+        let Rule { api, topic, client, skip, times, share, seed, fault: _ } = &self.rule;
         let is_meant = api.is_none_or(|api| api == request.api())
-            && topic.as_ref().is_none_or(|topic| names_topic(request, topic));
+            && topic.as_ref().is_none_or(|topic| names_topic(request, topic))
+            && client.as_ref().is_none_or(|client| client == client_id);
         if !is_meant {
             return false;
         }
@@ -191,7 +195,7 @@ mod tests {
         let faults = Faults::default();
         faults.inject(Rule { share, seed, times, ..Rule::default() });
         let request = Request::Heartbeat(HeartbeatRequest::default());
-        (0..10_000).filter(|_| faults.befalls(&request).is_some()).collect()
+        (0..10_000).filter(|_| faults.befalls("c", &request).is_some()).collect()
     }
 
     #[test]
@@ -201,5 +205,14 @@ mod tests {
         assert_eq!(met(0.1, 1, u32::MAX), all);
         assert_ne!(met(0.1, 2, u32::MAX), all);
         assert_eq!(met(0.1, 1, 3), all[..3]);
+    }
+
+    #[test]
+    fn a_rule_can_be_about_one_client() {
+        let faults = Faults::default();
+        faults.inject(Rule { client: Some("b".to_owned()), ..Rule::default() });
+        let request = Request::Heartbeat(HeartbeatRequest::default());
+        let met = ["a", "b", "b"].map(|client| faults.befalls(client, &request));
+        assert_eq!(met, [None, Some(Fault::DropRequest), None]);
     }
 }

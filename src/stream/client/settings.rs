@@ -4,7 +4,7 @@
 use rdkafka::ClientConfig;
 
 use crate::config::Config;
-use crate::stream::connect::client_config;
+use crate::stream::connect::{PROGRAM, client_config};
 
 /// What all consumers of the process together may hold of what they fetched ahead: the process is
 /// to stay below 100 MB.
@@ -37,8 +37,10 @@ fn consumer(config: &Config) -> ClientConfig {
 pub fn group(config: &Config, worker: u32) -> ClientConfig {
     let mut client = consumer(config);
     let share = FETCHED_KBYTES_MAX / u64::from(config.worker.workers.max(1));
+    let member = member(config, worker);
     client
-        .set("group.instance.id", member(config, worker))
+        .set("client.id", format!("{PROGRAM}-{member}"))
+        .set("group.instance.id", member)
         // Equal partition counts then mean equal lanes of all three inputs.
         .set("partition.assignment.strategy", "range")
         .set("session.timeout.ms", config.worker.session_timeout_ms.to_string())
