@@ -6,6 +6,7 @@ pub mod allocation;
 pub mod decision;
 pub mod event;
 pub mod health;
+pub mod invalid;
 pub mod journal;
 pub mod policy;
 pub mod reason;

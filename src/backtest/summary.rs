@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::bound::Bounds;
 use super::scenario::Scenario;
 use super::site::{End, Fate, Run};
-use crate::model::task::{Counts, Weights};
+use crate::model::task::Weights;
 
 /// One router's figures. A share is `None` where its bound was not asked for, or is zero.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,7 +17,7 @@ pub struct Summary {
     /// Tasks that were answered, late answers included; the others were refused.
     pub routed: u64,
     /// By reason.
-    pub refused: Counts,
+    pub refused: BTreeMap<String, u64>,
     /// Answers after the deadline: they cost money and are worth nothing.
     pub late: u64,
     /// Sum over the tasks.

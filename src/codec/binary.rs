@@ -5,7 +5,7 @@
 //! integers (Avro has no unsigned ones). What it must not do is drift from `schemas/*.avsc`: tests
 //! compare every type with what `apache-avro` reads and writes by the schema.
 
-use crate::model::task::Invalid;
+use crate::model::invalid::Invalid;
 
 use super::error::DecodeError;
 

@@ -5,10 +5,11 @@ use crate::model::allocation::AllocationEvent;
 use crate::model::decision::RouteDecision;
 use crate::model::event::{BalanceEvent, InboxBody, InboxMessage, LoadSnapshot, OperatorAction};
 use crate::model::health::{BREAKER_SOURCE, HEADROOM_SOURCE, HealthEvent, HealthStatus};
+use crate::model::invalid::{Invalid, NAME_BYTES_MAX};
 use crate::model::journal::JournalRecord;
 use crate::model::resource::{FleetEntry, ResourceSpec, TENANT_KEY_PREFIX, TenantSpec};
 use crate::model::result::TaskResult;
-use crate::model::task::{Invalid, NAME_BYTES_MAX, Task};
+use crate::model::task::Task;
 use crate::model::time::Timestamp;
 
 use super::binary::Reader;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::model::Topic;
-use crate::model::task::Invalid;
+use crate::model::invalid::Invalid;
 
 /// How a record names its writer's schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -25,7 +25,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::model::resource::{FleetFile, ResourceSpec};
-use crate::model::task::Counts;
 use history::{AllocationSeen, AttemptKey, DeadLetterSeen, DecisionSeen, TaskSeen};
 
 /// Findings that are kept in words; the counters count all of them.
@@ -133,9 +132,9 @@ pub struct AuditReport {
     /// Decisions, repeated attempts included.
     pub decisions: u64,
     /// Tasks whose last decision refuses them, by reason.
-    pub refused: Counts,
+    pub refused: BTreeMap<String, u64>,
     /// Tasks whose last decision routes them, by resource.
-    pub by_resource: Counts,
+    pub by_resource: BTreeMap<String, u64>,
     pub dead_lettered: u64,
     /// Attempts that were taken from a resource that went down.
     pub failed_over: u64,

@@ -9,14 +9,13 @@ use serde::Serialize;
 use super::audit::{AuditReport, Peak};
 use super::quantile::Quantiles;
 use super::workers::Work;
-use crate::model::task::Counts;
 
 /// The summary of `demo --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     pub tasks: u64,
     pub decided: u64,
-    pub refused: Counts,
+    pub refused: BTreeMap<String, u64>,
     pub dead_lettered: u64,
     pub failed_over: u64,
     pub lost: u64,
@@ -30,7 +29,7 @@ pub struct Summary {
     pub end_to_end_ms: Quantiles,
     pub cost_usd: f64,
     /// Tasks by the resource of their last decision.
-    pub by_resource: Counts,
+    pub by_resource: BTreeMap<String, u64>,
     pub elapsed_s: f64,
     /// The bootstrap list, or `embedded`.
     pub broker: String,

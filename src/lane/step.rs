@@ -85,7 +85,7 @@ impl Lane {
         }
         while !batch.is_full() {
             let Some((record, control)) = self.controls.pop_front() else { break };
-            let death = |error: crate::model::task::Invalid| Death {
+            let death = |error: crate::model::invalid::Invalid| Death {
                 stage: "validate",
                 reason: "invalid",
                 message: error.to_string(),

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::invalid::{Invalid, NAME_BYTES_MAX, check_name, check_number};
 use super::resource::LIMITS_MAX;
 use super::rights::Counted;
-use super::task::{Invalid, NAME_BYTES_MAX, check_name, check_number};
 use super::time::Timestamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

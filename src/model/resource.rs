@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::task::{Invalid, NAME_BYTES_MAX, check_name, check_number};
+use super::invalid::{Invalid, NAME_BYTES_MAX, check_name, check_number};
 
 /// What a rate limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

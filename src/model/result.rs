@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::invalid::{Invalid, NAME_BYTES_MAX, check_name, check_number};
 use super::resource::{Dimension, WINDOW_S_MAX};
-use super::task::{
-    Invalid, NAME_BYTES_MAX, TASK_ID_BYTES_MAX, TOKENS_MAX, check_name, check_number,
-};
+use super::task::{TASK_ID_BYTES_MAX, TOKENS_MAX};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

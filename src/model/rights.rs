@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::event::DimensionLoad;
 use super::resource::{Dimension, TENANT_KEY_PREFIX};
 use super::task::Priority;
 use super::time::Timestamp;
@@ -115,19 +114,6 @@ pub struct LimitName {
     /// is the same limit; one that was taken out and comes back is a new one.
     pub incarnation: i64,
     pub kind: LimitKind,
-}
-
-impl LimitName {
-    /// The limit that one entry of a load snapshot of `key` is about; `None` where it counts
-    /// something that this release does not know.
-    pub fn of_load(key: &str, load: &DimensionLoad<'_>) -> Option<Self> {
-        let counted = Counted::ALL.into_iter().find(|one| one.name() == load.dimension)?;
-        Some(LimitName {
-            owner: LimitOwner::of_key(key),
-            incarnation: load.incarnation,
-            kind: LimitKind::of(counted, load.window_s),
-        })
-    }
 }
 
 /// A limit's name in a record: flat.

@@ -1,10 +1,8 @@
 //! A task: what a producer wants done, and under which conditions.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
+use super::invalid::{Invalid, NAME_BYTES_MAX, check_count, check_name, check_number};
 use super::resource::EVERYONE;
 use super::time::Timestamp;
 
@@ -159,8 +157,6 @@ pub const MAX_OUTPUT_TOKENS_DEFAULT: u32 = 1024;
 
 /// Bounds of a task. A larger one is dead-lettered, so that no single record can exhaust memory.
 pub const TASK_ID_BYTES_MAX: usize = 256;
-/// Bound of every other name in a task: tenant, class, session, region, modality, model.
-pub const NAME_BYTES_MAX: usize = 128;
 /// Bound of a task's tokens, input and output each: far above any context window of 2026.
 pub const TOKENS_MAX: u32 = 100_000_000;
 /// Bound of the feature vector; common embeddings have 384 to 3,072 numbers.
@@ -171,58 +167,6 @@ pub const STAGES_MAX: usize = 16;
 pub const REQUIREMENTS_MAX: usize = 64;
 /// Bound of a payload (Kafka's own default limit of a record is 1 MiB).
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
-
-/// Why a value that could be decoded is not accepted: the field, what was given, what is allowed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{field}: {given} is not allowed; {allowed}")]
-pub struct Invalid {
-    pub field: String,
-    pub given: String,
-    pub allowed: String,
-}
-
-impl Invalid {
-    pub fn new(field: &str, given: impl fmt::Display, allowed: &str) -> Self {
-        let mut given = given.to_string();
-        // An error travels in a record header; the value itself is in the dead letter.
-        if given.len() > 64 {
-            let cut = (0..=64).rev().find(|at| given.is_char_boundary(*at)).unwrap_or(0);
-            given.truncate(cut);
-            given.push('…');
-        }
-        Invalid { field: field.to_owned(), given, allowed: allowed.to_owned() }
-    }
-}
-
-pub(super) fn check_name(field: &str, name: &str, bytes_max: usize) -> Result<(), Invalid> {
-    if name.is_empty() {
-        return Err(Invalid::new(field, "an empty string", "a name of at least one byte"));
-    }
-    if name.len() > bytes_max {
-        let allowed = format!("at most {bytes_max} bytes");
-        return Err(Invalid::new(field, format!("{} bytes", name.len()), &allowed));
-    }
-    Ok(())
-}
-
-pub(super) fn check_number(field: &str, number: f64, low: f64, high: f64) -> Result<(), Invalid> {
-    if number.is_finite() && (low..=high).contains(&number) {
-        return Ok(());
-    }
-    let allowed = if high == f64::MAX {
-        format!("a finite number of at least {low}")
-    } else {
-        format!("a number in [{low}, {high}]")
-    };
-    Err(Invalid::new(field, number, &allowed))
-}
-
-fn check_count(field: &str, count: usize, max: usize) -> Result<(), Invalid> {
-    if count <= max {
-        return Ok(());
-    }
-    Err(Invalid::new(field, format!("{count} entries"), &format!("at most {max}")))
-}
 
 impl Task {
     /// Checks every bound; the first violation is the error.
@@ -303,6 +247,3 @@ impl Requirements {
         Ok(())
     }
 }
-
-/// Counts by a name; used in summaries.
-pub type Counts = BTreeMap<String, u64>;

@@ -6,9 +6,9 @@ use super::headroom::LOWERED_EVENTS_MAX;
 use super::health::EVENTS_MAX;
 use super::state::State;
 use crate::model::health::HealthEvent;
+use crate::model::invalid::Invalid;
 use crate::model::policy::Policy;
 use crate::model::resource::{FleetEntry, RESOURCES_MAX};
-use crate::model::task::Invalid;
 
 /// A fleet record. An error where the fleet is full.
 pub fn decide_fleet(state: &State, offset: i64, entry: FleetEntry) -> Result<Fact, Invalid> {

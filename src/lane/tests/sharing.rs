@@ -287,7 +287,7 @@ fn a_slot_moves_to_the_lane_that_wants_it() {
     assert_eq!((load.lane, &*load.resource, load.load[0].waiting), (1, "r", 1));
     assert_eq!(load.load[0].largest_waiting, 0, "it fits, once the slot is free");
     assert_eq!(load.load[0].waiting_since_ms, Some(Timestamp::from_ms(site.now)));
-    assert_eq!(LimitName::of_load(&load.resource, &load.load[0]), Some(slots("r", 0)));
+    assert_eq!((&*load.load[0].dimension, load.load[0].incarnation), ("slots", 0));
     site.advise(0, advice(&slots("r", 0), 1, 500_000));
     site.now += 10;
     site.step(0);
@@ -411,7 +411,11 @@ fn a_task_larger_than_the_lanes_part_waits_and_says_how_large() {
     assert_eq!(site.decisions, [] as [Value; 0], "it waits");
     let tokens = &site.loads[0].load[1];
     assert_eq!((tokens.waiting, tokens.largest_waiting), (3_500, 3_500));
-    let limit = LimitName::of_load("r", tokens).unwrap();
+    let limit = LimitName {
+        incarnation: tokens.incarnation,
+        kind: LimitKind::of(crate::model::rights::Counted::Tokens, 10),
+        ..slots("r", 0)
+    };
     for lane in [0, 1, 3] {
         site.advise(lane, advice(&limit, 2, 250_000));
     }
