@@ -29,10 +29,11 @@ use crate::model::snapshot::SnapshotPoint;
 use crate::model::time::Timestamp;
 use crate::registry::{Registry, subject};
 use crate::replay::audit::{Audit, Begun, Range};
+use crate::replay::journal::Earliest;
 use crate::replay::journal::PlayError;
 use crate::replay::recording::Recording;
 use crate::replay::source::Source;
-use crate::replay::start::{Earliest, earliest};
+use crate::replay::start::earliest;
 pub use from_kafka::FromKafka;
 use range::RangeArgs;
 

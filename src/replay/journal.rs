@@ -4,12 +4,12 @@ use std::cell::OnceCell;
 
 use super::Record;
 use super::source::{Peeked, Source};
-use super::start::Earliest;
 use crate::lane::journal::{FoldError, facts_of};
 use crate::lane::rerun::is_choice;
 use crate::lane::{Lane, LaneSettings};
 use crate::model::Topic;
 use crate::model::journal::JournalRecord;
+use crate::model::snapshot::SnapshotPoint;
 use crate::routing::fact::Fact;
 
 /// A journal record as it is read.
@@ -104,6 +104,20 @@ pub fn is_decision(fact: &Fact) -> bool {
         | Fact::HeadroomTold { .. }
         | Fact::DeadLettered { .. } => false,
     }
+}
+
+/// The earliest that a lane can be played from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earliest {
+    /// The journal has its first batch, or none yet.
+    FirstBatch,
+    /// What was before is deleted.
+    Snapshot(SnapshotPoint),
+    /// The beginning is deleted, and no snapshot serves in its place.
+    Nowhere {
+        /// The first batch that the journal has.
+        seq: u64,
+    },
 }
 
 /// Why a lane cannot be played.

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Record;
-use super::journal::{Batch, PlayError};
+use super::journal::{Batch, Earliest, PlayError};
 use super::source::{Cursor, Go, Peeked, Source};
-use super::start::Earliest;
 use crate::codec::headers::{CONNECT_ERRORS_OFFSET, CONNECT_ERRORS_PREFIX};
 use crate::lane::prepared::Prepared;
 use crate::lane::rerun::skipped_controls;

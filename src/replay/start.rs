@@ -2,7 +2,7 @@
 //! batch. A snapshot that cannot be verified, or that the journal does not go on from, gives way to an
 //! older one.
 
-use super::journal::{Batch, Journal, PlayError};
+use super::journal::{Batch, Earliest, Journal, PlayError};
 
 use super::player::Player;
 use super::snapshots::{Limit, Snapshots, newest};
@@ -19,20 +19,6 @@ pub struct Start {
     pub from: SnapshotPoint,
     /// Snapshots that could not be used, by their seqs, with the reasons.
     pub passed_over: Vec<(u64, String)>,
-}
-
-/// The earliest that a lane can be played from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Earliest {
-    /// The journal has its first batch, or none yet.
-    FirstBatch,
-    /// What was before is deleted.
-    Snapshot(SnapshotPoint),
-    /// The beginning is deleted, and no snapshot serves in its place.
-    Nowhere {
-        /// The first batch that the journal has.
-        seq: u64,
-    },
 }
 
 /// Begins so that the state within the limit is played through.

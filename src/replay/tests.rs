@@ -9,9 +9,9 @@ use proptest::prelude::*;
 
 use super::audit::{Audit, Range, audit_lane};
 use super::find::{Place, find_decision};
+use super::journal::Earliest;
 use super::recording::{About, Recording, RecordingError, Writer};
 use super::source::Source as _;
-use super::start::Earliest;
 use super::story::tell;
 use super::what_if::{Change, Changed, Comparison, First, Tally, compare_lane};
 use super::{Record, journal};
