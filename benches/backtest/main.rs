@@ -1,7 +1,8 @@
 //! Pairs real prompts with real arrivals and backtests the router on them, at several loads.
 //!
 //! ```text
-//! cargo bench --bench backtest -- [--out DIRECTORY] [--loads 60,100,150] [--flat] [--calm] [--write-only]
+//! cargo bench --bench backtest -- [--out DIRECTORY] [--loads 60,100,150] [--flat] [--calm] [--alone]
+//!     [--priorities mixed] [--write-only]
 //! ```
 //!
 //! Prompts: RouterBench rows (11 models, a score and a cost each; no licence file with their source, so
@@ -13,12 +14,14 @@
 //!
 //! - Pairing: the n-th arrival gets the n-th prompt of a seeded shuffle of all prompts, over and over.
 //! - A task's class is the prompt's evaluation set; its objective is quality alone; no deadlines, so that
-//!   a task waits at most `routing.wait_ms_max`.
+//!   a task waits at most `routing.wait_ms_max`. With `--priorities mixed` a tenth is critical and six tenths
+//!   are interactive, both with a deadline of 20 s; the others are batch.
 //! - Priors: the class means over the paired tasks; with `--flat`, 0.5 for all.
 //! - The preferred set: the four models with the highest mean score. A load of 100 % means that the trace
 //!   brings as much in its hour as the four can take in an hour; each can take a quarter. One is limited
 //!   by tokens, one by requests, one by slots, one by requests and tokens alike. Each other model takes a
-//!   quarter of the trace at any load.
+//!   quarter of the trace at any load; with `--alone` there are none, so that a load above 100 % is more than
+//!   can be served.
 //! - Incidents: the best model is down for 5 minutes, and the second loses half of its attempts for 5 minutes.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run must say where")]
 
@@ -30,7 +33,7 @@ use std::process::Command;
 use clap::Parser;
 use serde_json::Value;
 
-use scenario::{Pairing, Trace};
+use scenario::{Pairing, Priorities, Trace};
 
 #[derive(Debug, Parser)]
 #[command(about = "Backtests the router on real prompts and arrivals")]
@@ -47,6 +50,12 @@ struct Arguments {
     /// Without incidents.
     #[arg(long)]
     calm: bool,
+    /// Without the models that are not preferred.
+    #[arg(long)]
+    alone: bool,
+    /// Which priorities tasks have.
+    #[arg(long, value_enum, default_value = "one")]
+    priorities: Priorities,
     /// `routing.start_within_ms` of the router: the stand-in's workers start at once.
     #[arg(long, default_value_t = 2_000)]
     start_within_ms: u32,
@@ -73,10 +82,10 @@ fn main() {
     let out = arguments.out.as_deref().unwrap_or(temporary.path());
     std::fs::create_dir_all(out).unwrap();
     let pairing = Pairing::new(&prompts, Trace::read(arrivals), arguments.seed);
-    pairing.write_common(out, !arguments.calm);
+    pairing.write_common(out, !arguments.calm, arguments.priorities);
     for load in &arguments.loads {
-        let name = fleet_name(*load, arguments.flat);
-        pairing.write_fleet(&out.join(name), *load, arguments.flat);
+        let path = out.join(fleet_name(*load, &arguments));
+        pairing.write_fleet(&path, *load, arguments.flat, !arguments.alone);
     }
     println!(
         "{} tasks, {} prompts, classes: {}; preferred: {}",
@@ -95,7 +104,7 @@ fn main() {
 
 fn run(out: &Path, load: u32, arguments: &Arguments) {
     let file = |name: &str| out.join(name).display().to_string();
-    let fleet = file(&fleet_name(load, arguments.flat));
+    let fleet = file(&fleet_name(load, arguments));
     let output = Command::new(env!("CARGO_BIN_EXE_pointsman"))
         .args(["backtest", "--json", "--tasks", &file("tasks.jsonl")])
         .args(["--fleet", &fleet])
@@ -115,16 +124,43 @@ fn run(out: &Path, load: u32, arguments: &Arguments) {
     for (name, summary) in report["baselines"].as_object().unwrap() {
         line(name, summary);
     }
+    let by_priority = report["by_priority"].as_object().unwrap();
+    if by_priority.len() > 1 {
+        println!(
+            "\n{:24} {:>9} {:>9} {:>8} {:>8} {:>12}",
+            "priority", "tasks", "quality", "late", "refused", "mean wait, s"
+        );
+        for (name, figures) in by_priority {
+            priority_line(name, figures);
+        }
+    }
 }
 
-fn fleet_name(load: u32, is_flat: bool) -> String {
-    format!("fleet-{load}{}.json", if is_flat { "-flat" } else { "" })
+fn fleet_name(load: u32, arguments: &Arguments) -> String {
+    let flat = if arguments.flat { "-flat" } else { "" };
+    let alone = if arguments.alone { "-alone" } else { "" };
+    format!("fleet-{load}{flat}{alone}.json")
+}
+
+fn refused(figures: &Value) -> u64 {
+    figures["refused"].as_object().unwrap().values().filter_map(Value::as_u64).sum()
+}
+
+fn priority_line(name: &str, figures: &Value) {
+    let number = |key: &str| figures[key].as_f64().unwrap_or(f64::NAN);
+    println!(
+        "{name:24} {:>9} {:9.1} {:8} {:8} {:12.2}",
+        number("tasks"),
+        number("quality"),
+        number("late"),
+        refused(figures),
+        number("mean_wait_ms") / 1_000.0,
+    );
 }
 
 fn line(name: &str, summary: &Value) {
     let number = |key: &str| summary[key].as_f64().unwrap_or(f64::NAN);
-    let refused: u64 =
-        summary["refused"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
+    let refused = refused(summary);
     println!(
         "{name:24} {:9.1} {:14.2} % {:10.2} % {refused:8} {:8} {:12.2}",
         number("quality"),

@@ -17,6 +17,21 @@ const WINDOW_S: f64 = 60.0;
 /// Producers ask for the first of these that suffices: they know the kind of an answer, not its length.
 const MAX_OUTPUT_TOKENS: [u32; 3] = [256, 1_024, 4_096];
 
+/// Of tasks with mixed priorities: critical ones, and critical and interactive ones together.
+const CRITICAL_SHARE: f64 = 0.1;
+const URGENT_SHARE: f64 = 0.7;
+/// Of those that someone waits for.
+const DEADLINE_MS: u64 = 20_000;
+
+/// Which priorities tasks have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Priorities {
+    /// All are interactive, without deadlines.
+    One,
+    /// 10 % critical, 60 % interactive, both with a deadline of 20 s, and 30 % batch without one.
+    Mixed,
+}
+
 /// One request of the trace.
 pub struct Arrival {
     pub at_ms: u64,
@@ -157,20 +172,36 @@ impl Pairing {
     }
 
     /// Everything that does not depend on the load.
-    pub fn write_common(&self, out: &Path, with_incidents: bool) {
+    pub fn write_common(&self, out: &Path, with_incidents: bool, priorities: Priorities) {
         let (mut tasks, mut outcomes) = (String::new(), String::new());
-        let mut dice = ChaCha8Rng::seed_from_u64(self.seed);
-        dice.set_stream(1);
+        let dice = |stream: u64| {
+            let mut dice = ChaCha8Rng::seed_from_u64(self.seed);
+            dice.set_stream(stream);
+            dice
+        };
+        let (mut dice, mut priority_dice) = (dice(1), dice(2));
         for (place, arrival) in self.trace.0.iter().enumerate() {
             let prompt = &self.prompts[self.prompt_of[place]];
             let enough = |most: &&u32| **most >= arrival.output_tokens;
             let max_output_tokens = MAX_OUTPUT_TOKENS.iter().find(enough).unwrap();
             let id = format!("t-{place:06}");
-            let task = json!({
+            let mut task = json!({
                 "task_id": id, "arrival_ms": arrival.at_ms, "class": prompt.class,
                 "input_tokens": arrival.input_tokens, "max_output_tokens": max_output_tokens,
                 "objective": {"quality": 1.0, "usd": 0.0, "second": 0.0},
             });
+            if priorities == Priorities::Mixed {
+                let drawn = unit(&mut priority_dice);
+                let is_urgent = drawn < URGENT_SHARE;
+                task["priority"] = match drawn < CRITICAL_SHARE {
+                    true => "critical".into(),
+                    false if is_urgent => "interactive".into(),
+                    false => "batch".into(),
+                };
+                if is_urgent {
+                    task["deadline_ms"] = DEADLINE_MS.into();
+                }
+            }
             writeln!(tasks, "{task}").unwrap();
             let answers: serde_json::Map<String, Value> = (0..self.models.len())
                 .map(|model| {
@@ -212,8 +243,9 @@ impl Pairing {
         }
     }
 
-    /// The fleet whose preferred models take the trace at this load, in per cent.
-    pub fn write_fleet(&self, path: &Path, load: u32, is_flat: bool) {
+    /// The fleet whose preferred models take the trace at this load, in per cent; with the other models, or
+    /// without.
+    pub fn write_fleet(&self, path: &Path, load: u32, is_flat: bool, with_others: bool) {
         let arrivals = &self.trace.0;
         let hour_s = arrivals.last().map_or(1.0, |last| last.at_ms as f64 / 1_000.0).max(1.0);
         let requests = arrivals.len() as f64 * WINDOW_S / hour_s;
@@ -223,9 +255,11 @@ impl Pairing {
             .sum::<f64>()
             * WINDOW_S
             / hour_s;
+        let rank_of = |model: usize| self.by_score.iter().position(|one| *one == model).unwrap();
         let resources: Vec<Value> = (0..self.models.len())
+            .filter(|model| with_others || rank_of(*model) < PREFERRED)
             .map(|model| {
-                let rank = self.by_score.iter().position(|one| *one == model).unwrap();
+                let rank = rank_of(model);
                 let share = if rank < PREFERRED {
                     100.0 / f64::from(load) / PREFERRED as f64
                 } else {

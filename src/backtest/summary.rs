@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::bound::Bounds;
 use super::scenario::Scenario;
 use super::site::{End, Fate, Run};
-use crate::model::task::Weights;
+use crate::model::task::{Priority, Weights};
 
 /// One router's figures. A share is `None` where its bound was not asked for, or is zero.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,6 +47,21 @@ pub struct Summary {
     /// Rights that moved between lanes, and pieces of the planner's advice; 0 with one lane.
     pub messages: u64,
     pub advice: u64,
+    /// Of the priorities that tasks have, the highest first.
+    pub by_priority: BTreeMap<Priority, Figures>,
+}
+
+/// What became of some of the tasks: as in [`Summary`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Figures {
+    pub tasks: u64,
+    pub routed: u64,
+    pub refused: BTreeMap<String, u64>,
+    pub late: u64,
+    pub quality: f64,
+    pub cost_usd: f64,
+    pub utility: f64,
+    pub mean_wait_ms: f64,
 }
 
 /// All figures of a backtest.
@@ -85,55 +100,77 @@ fn in_time(scenario: &Scenario, task: usize, fate: &Fate) -> Option<(f64, f64)> 
     }
 }
 
-impl Summary {
-    pub fn of(scenario: &Scenario, run: &Run, bounds: &Bounds) -> Self {
-        let mut refused = BTreeMap::new();
-        let (mut routed, mut late, mut waited_ms) = (0_u64, 0_u64, 0.0);
-        let (mut quality, mut cost_usd, mut sum) = (0.0, 0.0, 0.0);
-        for (task, fate) in run.fates.iter().enumerate() {
+impl Figures {
+    fn of<'a>(scenario: &Scenario, fates: impl Iterator<Item = (usize, &'a Fate)>) -> Self {
+        let (mut found, mut waited_ms) = (Figures::default(), 0.0);
+        for (task, fate) in fates {
             let timed = &scenario.tasks[task];
-            cost_usd += fate.cost_usd;
-            sum += utility(scenario, task, fate, timed.task.objective.weights());
+            found.tasks += 1;
+            found.cost_usd += fate.cost_usd;
+            found.utility += utility(scenario, task, fate, timed.task.objective.weights());
+            let mut refuse =
+                |reason: &str| *found.refused.entry(reason.to_owned()).or_insert(0) += 1;
             match fate.end {
                 End::Answered { .. } => {
-                    routed += 1;
+                    found.routed += 1;
                     let first_ms = fate.first_start_ms.unwrap_or(timed.arrival_ms);
                     waited_ms += first_ms.saturating_sub(timed.arrival_ms) as f64;
                     match in_time(scenario, task, fate) {
-                        Some((earned, _)) => quality += earned,
-                        None => late += 1,
+                        Some((earned, _)) => found.quality += earned,
+                        None => found.late += 1,
                     }
                 }
-                End::Refused(reason) => *refused.entry(reason.name().to_owned()).or_insert(0) += 1,
-                End::Open => *refused.entry("open".to_owned()).or_insert(0) += 1,
+                End::Refused(reason) => refuse(reason.name()),
+                End::Open => refuse("open"),
             }
         }
+        if found.routed > 0 {
+            found.mean_wait_ms = waited_ms / found.routed as f64;
+        }
+        found
+    }
+
+    pub fn refused_all(&self) -> u64 {
+        self.refused.values().sum()
+    }
+}
+
+impl Summary {
+    pub fn of(scenario: &Scenario, run: &Run, bounds: &Bounds) -> Self {
+        let fates = || run.fates.iter().enumerate();
+        let all = Figures::of(scenario, fates());
+        let by_priority = Priority::ALL.into_iter().filter_map(|priority| {
+            let has = |task: usize| scenario.tasks[task].task.priority == priority;
+            let of = Figures::of(scenario, fates().filter(|(task, _)| has(*task)));
+            (of.tasks > 0).then_some((priority, of))
+        });
         let share = |reached: f64, bound: Option<f64>| {
             bound.filter(|bound| *bound > 0.0).map(|bound| reached / bound)
         };
         Summary {
-            tasks: run.fates.len() as u64,
-            routed,
-            refused,
-            late,
-            quality,
-            cost_usd,
-            utility: sum,
-            mean_wait_ms: if routed == 0 { 0.0 } else { waited_ms / routed as f64 },
+            tasks: all.tasks,
+            routed: all.routed,
+            late: all.late,
+            quality: all.quality,
+            cost_usd: all.cost_usd,
+            utility: all.utility,
+            mean_wait_ms: all.mean_wait_ms,
             bound: bounds.utility,
             bound_class_informed: bounds.utility_class_informed,
-            share: share(sum, bounds.utility),
-            share_class_informed: share(sum, bounds.utility_class_informed),
+            share: share(all.utility, bounds.utility),
+            share_class_informed: share(all.utility, bounds.utility_class_informed),
             quality_bound: bounds.quality,
             quality_bound_class_informed: bounds.quality_class_informed,
-            quality_share: share(quality, bounds.quality),
-            quality_share_class_informed: share(quality, bounds.quality_class_informed),
+            quality_share: share(all.quality, bounds.quality),
+            quality_share_class_informed: share(all.quality, bounds.quality_class_informed),
             attempts: run.attempts,
             failed_attempts: run.failed_attempts,
             oversubscribed: run.oversubscribed,
             overrun_tokens: run.overrun_tokens,
             messages: run.messages,
             advice: run.advice,
+            by_priority: by_priority.collect(),
+            refused: all.refused,
         }
     }
 

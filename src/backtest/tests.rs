@@ -13,6 +13,7 @@ use super::summary::Summary;
 use super::{BacktestError, Settings, route};
 use crate::model::policy::Policy;
 use crate::model::resource::{FleetFile, ResourceSpec};
+use crate::model::task::Counts;
 
 /// A resource of the tests, with changes.
 pub fn resource(id: &str, change: Value) -> ResourceSpec {
@@ -193,6 +194,28 @@ fn summaries_count_what_came_in_time() {
     assert!((summary.utility - (0.8 - 2.0 * 0.02 - 0.01)).abs() < 1e-12, "{}", summary.utility);
     assert_eq!(summary.mean_wait_ms, 0.0);
     assert_eq!(summary.refused.into_iter().collect::<Vec<_>>(), [("model".to_owned(), 1)]);
+}
+
+#[test]
+fn summaries_tell_priorities_apart() {
+    let mut given = two_resources();
+    let late = json!({"priority": "critical", "deadline_ms": 20_000});
+    given.task(0, late, &[("good", 0.8, 50, 30_000)]);
+    given.task(40_000, json!({"priority": "batch"}), &[("good", 0.7, 50, 1_000)]);
+    given.task(50_000, json!({"priority": "batch", "requirements": {"models": ["x"]}}), &[]);
+    let scenario = given.scenario().unwrap();
+    let run = route(&scenario, &settings(), &|_| true).unwrap();
+    let summary = Summary::of(&scenario, &run, &Bounds::default());
+    let found = summary.by_priority.iter().map(|(priority, of)| {
+        (priority.name(), of.tasks, of.routed, of.refused.clone(), of.late, of.quality)
+    });
+    let rows = [
+        ("critical", 1, 1, Counts::new(), 1, 0.0),
+        ("batch", 2, 1, Counts::from([("model".to_owned(), 1)]), 0, 0.7),
+    ];
+    assert_eq!(found.collect::<Vec<_>>(), rows);
+    let sum: f64 = summary.by_priority.values().map(|of| of.utility).sum();
+    assert!((sum - summary.utility).abs() < 1e-12, "{sum}");
 }
 
 #[test]

@@ -26,6 +26,9 @@ fn words(report: &Report) -> String {
     if !refused.is_empty() {
         text.push_str(&format!("\nrefused by pointsman: {}", refused.join(", ")));
     }
+    if core.by_priority.len() > 1 {
+        text.push_str(&format!("\n\n{}\n", print::text_of(&priorities(core))));
+    }
     let bounds = [
         ("utility, knowing everything", core.bound),
         ("utility, knowing class means", core.bound_class_informed),
@@ -79,6 +82,35 @@ fn routers(report: &Report) -> Table {
     table
 }
 
+/// How tasks of each priority fare with Pointsman.
+fn priorities(core: &Summary) -> Table {
+    let mut table = print::table(&[
+        "priority",
+        "tasks",
+        "utility",
+        "quality",
+        "cost, USD",
+        "answered",
+        "late",
+        "refused",
+        "mean wait, s",
+    ]);
+    for (priority, of) in &core.by_priority {
+        let numbers = [
+            of.tasks.to_string(),
+            format!("{:.2}", of.utility),
+            format!("{:.2}", of.quality),
+            format!("{:.2}", of.cost_usd),
+            of.routed.to_string(),
+            of.late.to_string(),
+            of.refused_all().to_string(),
+            format!("{:.2}", of.mean_wait_ms / 1_000.0),
+        ];
+        table.add_row(cells(priority.name(), numbers));
+    }
+    table
+}
+
 fn row(name: &str, summary: &Summary) -> Vec<Cell> {
     let percent = |share: Option<f64>| {
         share.map_or("–".to_owned(), |share| format!("{:.1} %", share * 100.0))
@@ -95,6 +127,10 @@ fn row(name: &str, summary: &Summary) -> Vec<Cell> {
         summary.refused_all().to_string(),
         format!("{:.2}", summary.mean_wait_ms / 1_000.0),
     ];
+    cells(name, numbers)
+}
+
+fn cells<const COUNT: usize>(name: &str, numbers: [String; COUNT]) -> Vec<Cell> {
     let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
     std::iter::once(Cell::new(name)).chain(numbers.into_iter().map(right)).collect()
 }
