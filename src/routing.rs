@@ -19,6 +19,7 @@ pub mod engine;
 pub mod evolve;
 pub mod explain;
 pub mod fact;
+pub mod faded;
 pub mod features;
 pub mod fleet;
 pub mod headroom;

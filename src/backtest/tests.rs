@@ -13,7 +13,6 @@ use super::summary::Summary;
 use super::{BacktestError, Settings, route};
 use crate::model::policy::Policy;
 use crate::model::resource::{FleetFile, ResourceSpec};
-use crate::model::task::Counts;
 
 /// A resource of the tests, with changes.
 pub fn resource(id: &str, change: Value) -> ResourceSpec {
@@ -210,8 +209,8 @@ fn summaries_tell_priorities_apart() {
         (priority.name(), of.tasks, of.routed, of.refused.clone(), of.late, of.quality)
     });
     let rows = [
-        ("critical", 1, 1, Counts::new(), 1, 0.0),
-        ("batch", 2, 1, Counts::from([("model".to_owned(), 1)]), 0, 0.7),
+        ("critical", 1, 1, BTreeMap<String, u64>::new(), 1, 0.0),
+        ("batch", 2, 1, BTreeMap<String, u64>::from([("model".to_owned(), 1)]), 0, 0.7),
     ];
     assert_eq!(found.collect::<Vec<_>>(), rows);
     let sum: f64 = summary.by_priority.values().map(|of| of.utility).sum();

@@ -3,6 +3,7 @@
 mod ahead;
 mod explore;
 mod fallbacks;
+mod held_back;
 mod kept;
 mod prices;
 mod refused;

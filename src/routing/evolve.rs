@@ -291,7 +291,8 @@ impl State {
         };
         self.leases.insert((lease_until, key));
         self.in_flight += 1;
-        self.fleet.reserve(reservation, self.batch_time, self.stake);
+        let priority = live.task.shape.priority;
+        self.fleet.reserve(reservation, priority, self.batch_time, self.stake);
         let tenant = self.tenants.index_of(&live.task.shape.tenant);
         self.tenants.debit(tenant, self.batch_time, reservation, self.stake);
         if let Some(tenant) = tenant {
@@ -299,7 +300,7 @@ impl State {
             let start_within_ms = self.policy.start_within_ms;
             self.reserved.debit(tenant, resource, reservation, self.batch_time, start_within_ms);
         }
-        let (priority, tokens) = (live.task.shape.priority, reservation.tokens_expected as f64);
+        let tokens = reservation.tokens_expected as f64;
         self.shares.charge_v1(priority, &live.task.shape.tenant, tokens, self.batch_time);
         let now = self.batch_time;
         let goes_without =

@@ -17,6 +17,7 @@ use super::rights::first_deal;
 use crate::model::health::HealthStatus;
 use crate::model::resource::{Dimension, Limit, RESOURCES_MAX, ResourceSpec};
 use crate::model::rights::LimitKind;
+use crate::model::task::Priority;
 use crate::model::time::Timestamp;
 
 use gone::{Gone, Held};
@@ -384,7 +385,13 @@ impl Fleet {
     }
 
     /// Takes a slot, a request and the tokens. `decide` saw that they fit.
-    pub fn reserve(&mut self, reservation: &Reservation, at: Timestamp, stake: Stake) {
+    pub fn reserve(
+        &mut self,
+        reservation: &Reservation,
+        priority: Priority,
+        at: Timestamp,
+        stake: Stake,
+    ) {
         self.used = true;
         let place = usize::from(reservation.resource);
         let resource = &mut self.resources[place];
@@ -398,10 +405,13 @@ impl Fleet {
                 Dimension::Requests => {
                     rate.debit(at, 1);
                     rate.charge(at, 1.0, stake);
+                    rate.take_v1(priority, 1.0, at);
                 }
                 Dimension::Tokens => {
                     rate.debit(at, reservation.tokens);
-                    rate.charge(at, reservation.tokens_expected as f64, stake);
+                    let tokens_expected = reservation.tokens_expected as f64;
+                    rate.charge(at, tokens_expected, stake);
+                    rate.take_v1(priority, tokens_expected, at);
                 }
             }
         }

@@ -25,11 +25,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::faded::{Faded, MEMORY_MS};
 use crate::model::task::Priority;
 use crate::model::time::Timestamp;
-
-/// After so long, what was given counts for 1/e.
-pub const MEMORY_MS: f64 = 10_000.0;
 
 /// Below so many tokens a tenant was given nothing, and is forgotten.
 const TOKENS_MIN: f64 = 0.01;
@@ -46,26 +44,11 @@ const REFUSED_MS: u64 = 10_000;
 /// A priority is owed at most so many tokens: one task with a large context.
 pub const OWED_TOKENS_MAX: f64 = 131_072.0;
 
-/// Tokens that a tenant was given, faded.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-struct Given {
-    tokens: f64,
-    at: Timestamp,
-}
-
-impl Given {
-    fn at(&self, now: Timestamp) -> f64 {
-        if now <= self.at {
-            return self.tokens;
-        }
-        self.tokens * libm::exp(-(now.ms_since(self.at) as f64) / MEMORY_MS)
-    }
-}
-
 /// The accounts of one priority.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct Accounts {
-    by_tenant: BTreeMap<Box<str>, Given>,
+    /// Tokens.
+    by_tenant: BTreeMap<Box<str>, Faded>,
     /// When those with nothing were forgotten last.
     swept_at: Timestamp,
     /// Tokens.
@@ -111,7 +94,7 @@ impl Shares {
     pub fn charge_v1(&mut self, priority: Priority, tenant: &str, tokens: f64, now: Timestamp) {
         let accounts = &mut self.accounts[priority as usize];
         if let Some(given) = accounts.by_tenant.get_mut(tenant) {
-            *given = Given { tokens: given.at(now) + tokens, at: now };
+            given.add_v1(tokens, now);
             return;
         }
         // Seldom, because it looks at all of them.
@@ -124,7 +107,7 @@ impl Shares {
         let is_full = accounts.by_tenant.len() >= TENANTS_MAX;
         let name = if is_full { OTHERS } else { tenant };
         let given = accounts.by_tenant.entry(Box::from(name)).or_default();
-        *given = Given { tokens: given.at(now) + tokens, at: now };
+        given.add_v1(tokens, now);
     }
 
     /// `owe_v1`: a priority is given so many tokens; each lower one that `waits` is owed its `share`

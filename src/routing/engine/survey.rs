@@ -133,11 +133,14 @@ impl Ask<'_> {
         state.room(self.candidates.tenant, resource, priority, self.tokens())
     }
 
-    /// What it may take there now: nothing where a budget has no room for it.
+    /// What it may take there now: nothing where a budget has no room for it, and not what it holds back.
     pub fn room(&self, state: &State, resource: ResourceIndex) -> Room {
         match self.unaffordable(state, resource) {
             Some(_) => Room::default(),
-            None => self.capacity(state, resource),
+            None => {
+                let room = self.capacity(state, resource);
+                self.held_back(state, resource).map_or(room, |held| room.least(held.room))
+            }
         }
     }
 
@@ -455,7 +458,8 @@ impl<'a> Survey<'a> {
             }
             let latency = ask.latency(state, resource);
             let kept = state.kept_from(ask.candidates.tenant, resource);
-            let (now, ahead) = (state.batch_time, memo.claim(resource).and(kept));
+            let held = ask.held_back(state, resource).map(|held| held.claim).unwrap_or_default();
+            let (now, ahead) = (state.batch_time, memo.claim(resource).and(kept).and(held));
             let room_in =
                 state.fleet.room_in_ms(resource, now, ask.tokens(), latency.expected_ms, ahead);
             let Some(room_in_ms) = room_in else { continue };

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::faded::{Faded, MEMORY_MS};
 use super::super::price::{Price, Stake, Take};
 use super::super::rights::{Scale, first_deal};
 use super::super::window::Window;
@@ -37,6 +38,8 @@ pub struct Rate {
     /// See [`crate::model::rights::LimitName::incarnation`].
     pub incarnation: i64,
     pub promised: Promised,
+    /// What critical and interactive tasks took of it lately, as far as that is expected to stay taken.
+    pub taken: [Faded; Priority::ALL.len() - 1],
 }
 
 /// How a lane stands with a limit.
@@ -67,6 +70,7 @@ impl Rate {
             used_max: 0,
             incarnation: deal.offset,
             promised: Promised::default(),
+            taken: Default::default(),
         };
         rate.hold(first_deal(limit.amount, deal.lane, deal.dealt));
         rate
@@ -130,6 +134,24 @@ impl Rate {
     /// What is free for a task that takes so much.
     pub fn free_for(&self, priority: Priority, amount: u64) -> u64 {
         self.promised.free(priority, amount, self.window.used())
+    }
+
+    /// What a task of the priority leaves free for those above it, as long as it may wait: what they took in
+    /// the last [`MEMORY_MS`], or in the window where that is shorter. Of a unit less than a whole nothing
+    /// is left.
+    pub fn held_back(&self, priority: Priority, now: Timestamp) -> u64 {
+        let higher = self.taken.iter().take(priority as usize);
+        let taken: f64 = higher.map(|taken| taken.at(now)).sum();
+        let window_ms = f64::from(self.limit.window_s) * 1_000.0;
+        let part = if window_ms < MEMORY_MS { window_ms / MEMORY_MS } else { 1.0 };
+        (taken * part) as u64
+    }
+
+    /// A task of the priority took so much.
+    pub fn take_v1(&mut self, priority: Priority, amount: f64, at: Timestamp) {
+        if let Some(taken) = self.taken.get_mut(priority as usize) {
+            taken.add_v1(amount, at);
+        }
     }
 
     pub fn debit(&mut self, at: Timestamp, amount: u64) {

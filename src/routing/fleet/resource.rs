@@ -42,6 +42,18 @@ pub struct Room {
 }
 
 impl Room {
+    /// Without a limit.
+    pub const ALL: Room = Room { slots: u32::MAX, requests: u64::MAX, tokens: u64::MAX };
+
+    /// What there is of both.
+    pub fn least(self, other: Room) -> Room {
+        Room {
+            slots: self.slots.min(other.slots),
+            requests: self.requests.min(other.requests),
+            tokens: self.tokens.min(other.tokens),
+        }
+    }
+
     pub fn fits(self, tokens: u64) -> bool {
         self.slots >= 1 && self.requests >= 1 && self.tokens >= tokens
     }
