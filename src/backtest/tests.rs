@@ -2,6 +2,8 @@
 
 mod features;
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::baselines::{self, Baseline};
@@ -209,8 +211,8 @@ fn summaries_tell_priorities_apart() {
         (priority.name(), of.tasks, of.routed, of.refused.clone(), of.late, of.quality)
     });
     let rows = [
-        ("critical", 1, 1, BTreeMap<String, u64>::new(), 1, 0.0),
-        ("batch", 2, 1, BTreeMap<String, u64>::from([("model".to_owned(), 1)]), 0, 0.7),
+        ("critical", 1, 1, BTreeMap::new(), 1, 0.0),
+        ("batch", 2, 1, BTreeMap::from([("model".to_owned(), 1)]), 0, 0.7),
     ];
     assert_eq!(found.collect::<Vec<_>>(), rows);
     let sum: f64 = summary.by_priority.values().map(|of| of.utility).sum();
