@@ -10,6 +10,7 @@ mod features;
 mod flow;
 mod headroom;
 mod heartbeats;
+mod holding_back;
 pub(crate) mod laws;
 mod learning;
 mod lowered;

@@ -105,6 +105,8 @@ fn verdict(state: &State, memo: &mut Memo, die: Die, ask: &Ask<'_>, found: &Surv
                 let taking = ask.taking(state, resource);
                 match ask.unaffordable(state, resource) {
                     Some(tenant) => memo.lacks.tenant_waits(state, tenant, taking),
+                    // What holds back lacks nothing.
+                    None if ask.capacity(state, resource).fits(ask.tokens()) => {}
                     None => memo.lacks.resource_waits(state, resource, taking),
                 }
             }

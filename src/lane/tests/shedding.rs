@@ -79,10 +79,10 @@ fn a_few_tokens_that_are_left_are_no_room() {
     let mut bench = Bench::new(policy());
     let limits = json!([{"dimension": "tokens", "amount": 10_000, "window_s": 10}]);
     bench.resource("one", json!({"slots": 1_000, "limits": limits}));
-    // 33 of 300 tokens fit. 225 are expected of each: 44 more when those have left the window, once in
-    // the time for which tasks wait.
+    // 33 of 300 tokens fit. 225 are expected of each: 44.4 more when those have left the window, once in
+    // the time for which tasks wait. Twice as many may.
     tasks(&mut bench, 300, &json!({"input_tokens": 200}));
-    assert_eq!(shed(&mut bench), newest(33 + 44, 300));
+    assert_eq!(shed(&mut bench), newest(33 + 89, 300));
     assert_eq!(bench.lane.system_health().status, SystemStatus::Saturated);
     assert_eq!(bench.lane.system_health().full, 1);
 }
@@ -104,12 +104,12 @@ fn what_is_kept_for_another_tenant_is_no_room() {
     bench.tenant("acme", json!({"reserved_share": 0.5}));
     bench.resource("one", json!({"slots": 4}));
     // 78 in 20 s.
-    tasks(&mut bench, 150, &json!({"tenant": "others"}));
-    assert_eq!(shed(&mut bench), newest(2 + 78, 150));
+    tasks(&mut bench, 250, &json!({"tenant": "others"}));
+    assert_eq!(shed(&mut bench), newest(2 + 2 * 78, 250));
 }
 
 #[test]
-fn at_a_moderate_rate_twice_the_limit_is_shed_not_left_to_wait_in_vain() {
+fn at_a_moderate_rate_most_of_what_exceeds_the_limit_is_shed_not_left_to_wait_in_vain() {
     let mut bench = Bench::new(policy());
     let limits = json!([{"dimension": "requests", "amount": 24, "window_s": 10}]);
     bench.resource("one", json!({"slots": 1_000, "limits": limits}));
@@ -126,9 +126,10 @@ fn at_a_moderate_rate_twice_the_limit_is_shed_not_left_to_wait_in_vain() {
     }
     let ends: Vec<(&str, usize)> = ends.iter().map(|(end, count)| (&**end, *count)).collect();
     // 24 every 13 s: the last of them may begin 2 s late, and a batch comes each second. So a few fewer
-    // than the limit lets through.
-    assert_eq!(ends, [("no_capacity", 40), ("routed", 456), ("shed", 675)]);
-    assert_eq!(bench.lane.state().backlog.len(), 29);
+    // than the limit lets through. As many as that wait in vain, because all are alike: nothing small fills
+    // what a large one leaves.
+    assert_eq!(ends, [("no_capacity", 245), ("routed", 456), ("shed", 451)]);
+    assert_eq!(bench.lane.state().backlog.len(), 48);
 }
 
 /// A large resource goes down; so long later, so many tasks come; what the small one cannot serve in
@@ -138,7 +139,7 @@ fn what_a_resource_could_serve_that_went_down_lately_is_not_shed() {
     let rows = [
         ("as it goes down", 0, Vec::new()),
         ("almost as long later as tasks wait", 19_999, Vec::new()),
-        ("as long later", 20_000, newest(1 + 19, 100)),
+        ("as long later", 20_000, newest(1 + 39, 100)),
     ];
     for (what, later_ms, expected) in rows {
         let mut bench = Bench::new(policy());
@@ -174,6 +175,6 @@ fn a_lane_that_shares_waits_for_the_others_before_it_sheds() {
     bench.now += 9_000;
     assert_eq!(shed(&mut bench), Vec::<String>::new());
     bench.now += 1_000;
-    // The last of them gives up in 49.8 s: 97 can be served until then.
-    assert_eq!(shed(&mut bench), newest(2 + 97, 300));
+    // The last of them gives up in 49.8 s: 97.6 can be served until then, and twice as many may wait.
+    assert_eq!(shed(&mut bench), newest(2 + 195, 300));
 }

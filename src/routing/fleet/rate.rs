@@ -213,3 +213,35 @@ impl Release {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_higher_priorities_took_is_held_back_while_it_lasts() {
+        let at = |ms: u64| Timestamp::from_ms(1_000_000).plus_ms(ms);
+        let deal = Deal { lane: 0, dealt: 1, offset: 0, start_within_ms: 0 };
+        // (window s, milliseconds later, held back by a critical, an interactive, a batch task)
+        let rows = [
+            (60, 0, [0, 3, 10]),
+            (10, 0, [0, 3, 10]),
+            // Of a shorter window its part.
+            (5, 0, [0, 1, 5]),
+            (60, 10_000, [0, 1, 3]),
+            // Less than one is none.
+            (60, 30_000, [0, 0, 0]),
+        ];
+        for (window_s, later_ms, expected) in rows {
+            let limit = Limit { dimension: Dimension::Requests, amount: 100, window_s };
+            let mut rate = Rate::new(limit, deal);
+            for (priority, amount) in
+                [(Priority::Critical, 3.0), (Priority::Interactive, 7.0), (Priority::Batch, 50.0)]
+            {
+                rate.take_v1(priority, amount, at(0));
+            }
+            let held = Priority::ALL.map(|priority| rate.held_back(priority, at(later_ms)));
+            assert_eq!(held, expected, "{window_s} {later_ms}");
+        }
+    }
+}
