@@ -112,10 +112,10 @@ const STATES: &[States] = &[(
     "level-4-engine-4.pmrec",
     &[15, 20],
     &[
-        "lane 0 seq 15 d9e7e92f624497a2dcaf3cce0e3c5446: 21 tasks, 21 leases, 0 waiting, 21 slots and 366717 in windows used, health 1",
-        "lane 0 seq 20 68fc36a69fabd7ab121e02e98fda0252: 7 tasks, 7 leases, 0 waiting, 7 slots and 408573 in windows used, health 1",
-        "lane 1 seq 15 9c9b548b6f602a4397413a5baac51399: 17 tasks, 9 leases, 8 waiting, 9 slots and 230557 in windows used, health 0",
-        "lane 1 seq 20 03d97ae921cc9ea6fc5e1207cccc67df: 10 tasks, 10 leases, 0 waiting, 10 slots and 298623 in windows used, health 1",
+        "lane 0 seq 15 bac5786c7eb0ef3ce2983580d6148e09: 14 tasks, 13 leases, 1 waiting, 13 slots and 151016 in windows used, health 0",
+        "lane 0 seq 20 35172408edc5ee742387225fd17bc110: 41 tasks, 31 leases, 10 waiting, 31 slots and 288340 in windows used, health 0",
+        "lane 1 seq 15 c02d18df2d3e4eac9b36f770aecfbce8: 3 tasks, 3 leases, 0 waiting, 3 slots and 77797 in windows used, health 0",
+        "lane 1 seq 20 38253305f09819eb5995752aa2a4f2d6: 21 tasks, 12 leases, 9 waiting, 12 slots and 236390 in windows used, health 1",
     ],
 )];
 
