@@ -13,7 +13,7 @@ fn bench(wait_ms_max: u64, priority_share_min: f64, window_s: u32) -> Bench {
         priority_share_min,
         ..Policy::default()
     });
-    let limits = json!([{"dimension": "requests", "amount": 10, "window_s": window_s}]);
+    let limits = json!([{"dimension": "requests", "amount": 20, "window_s": window_s}]);
     bench.resource("one", json!({"slots": 100, "limits": limits}));
     bench
 }
@@ -38,21 +38,21 @@ fn routed(bench: &mut Bench) -> Vec<String> {
 
 #[test]
 fn a_task_leaves_what_higher_priorities_took() {
-    // (who took four of ten, who comes then, routed at once, routed as those four count for 1/e)
+    // (who took eight of twenty, who comes then, routed at once, routed as those eight count for 1/e)
     let rows = [
-        ("critical", "critical", 6, 0),
-        ("critical", "interactive", 2, 3),
-        ("critical", "batch", 2, 3),
-        ("interactive", "interactive", 6, 0),
-        ("interactive", "batch", 2, 3),
-        ("batch", "batch", 6, 0),
-        ("batch", "critical", 6, 0),
+        ("critical", "critical", 12, 0),
+        ("critical", "interactive", 8, 3),
+        ("critical", "batch", 8, 3),
+        ("interactive", "interactive", 12, 0),
+        ("interactive", "batch", 8, 3),
+        ("batch", "batch", 12, 0),
+        ("batch", "critical", 12, 0),
     ];
     for (first, then, at_once, later) in rows {
         let mut bench = bench(60_000, 0.01, 60);
-        tasks(&mut bench, 4, "first", &json!({"priority": first}));
-        assert_eq!(routed(&mut bench).len(), 4, "{first}");
-        tasks(&mut bench, 8, "then", &json!({"priority": then}));
+        tasks(&mut bench, 8, "first", &json!({"priority": first}));
+        assert_eq!(routed(&mut bench).len(), 8, "{first}");
+        tasks(&mut bench, 16, "then", &json!({"priority": then}));
         assert_eq!(routed(&mut bench).len(), at_once, "{first} {then}");
         bench.now += 10_000;
         assert_eq!(routed(&mut bench).len(), later, "{first} {then}");
@@ -70,7 +70,7 @@ fn a_task_goes_before_its_time_is_over() {
     ];
     for (wait_ms_max, deadline_ms, expected) in rows {
         let mut bench = bench(wait_ms_max, 0.01, 10);
-        tasks(&mut bench, 5, "urgent", &json!({"priority": "critical"}));
+        tasks(&mut bench, 14, "urgent", &json!({"priority": "critical"}));
         routed(&mut bench);
         bench.task("it", json!({"priority": "batch", "deadline_ms": deadline_ms}));
         let went = (0..5).find(|second| {
@@ -88,8 +88,8 @@ fn who_had_an_attempt_does_not_hold_back() {
     let mut bench = bench(60_000, 0.01, 60);
     bench.task("it", json!({"priority": "batch"}));
     assert_eq!(routed(&mut bench), ["it"]);
-    tasks(&mut bench, 5, "urgent", &json!({"priority": "critical"}));
-    assert_eq!(routed(&mut bench).len(), 5);
+    tasks(&mut bench, 14, "urgent", &json!({"priority": "critical"}));
+    assert_eq!(routed(&mut bench).len(), 14);
     bench.task("other", json!({"priority": "batch"}));
     bench.result("it", 1, "failed", json!({"resource": "one"}));
     assert_eq!(routed(&mut bench), [""; 0]);
@@ -102,9 +102,9 @@ fn who_had_an_attempt_does_not_hold_back() {
 fn what_is_owed_its_turn_does_not_hold_back() {
     for (priority_share_min, expected) in [(0.01, 3), (0.5, 4)] {
         let mut bench = bench(60_000, priority_share_min, 60);
-        tasks(&mut bench, 5, "urgent", &json!({"priority": "critical"}));
+        tasks(&mut bench, 14, "urgent", &json!({"priority": "critical"}));
         bench.task("it", json!({"priority": "batch"}));
-        assert_eq!(routed(&mut bench).len(), 5);
+        assert_eq!(routed(&mut bench).len(), 14);
         tasks(&mut bench, 3, "more", &json!({"priority": "critical"}));
         assert_eq!(routed(&mut bench).len(), expected, "{priority_share_min}");
     }

@@ -24,6 +24,10 @@ pub struct Deal {
     pub start_within_ms: u64,
 }
 
+/// So much ahead a task looks that holds back: twice as long costs it more than the others gain, half as
+/// long helps them half as much (`docs/performance.md`).
+const HELD_BACK_MS: f64 = 5_000.0;
+
 /// One rate limit, and the lane's part of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
@@ -136,15 +140,15 @@ impl Rate {
         self.promised.free(priority, amount, self.window.used())
     }
 
-    /// What a task of the priority leaves free for those above it, as long as it may wait: what they took in
-    /// the last [`MEMORY_MS`], or in the window where that is shorter. Of a unit less than a whole nothing
-    /// is left.
+    /// What a task of the priority leaves free for those above it, as long as it may wait: what they take in
+    /// [`HELD_BACK_MS`], or in the window where that is shorter, at the pace of the last [`MEMORY_MS`]. Of a
+    /// unit less than a whole nothing is left.
     pub fn held_back(&self, priority: Priority, now: Timestamp) -> u64 {
         let higher = self.taken.iter().take(priority as usize);
         let taken: f64 = higher.map(|taken| taken.at(now)).sum();
         let window_ms = f64::from(self.limit.window_s) * 1_000.0;
-        let part = if window_ms < MEMORY_MS { window_ms / MEMORY_MS } else { 1.0 };
-        (taken * part) as u64
+        let ahead_ms = if window_ms < HELD_BACK_MS { window_ms } else { HELD_BACK_MS };
+        (taken * ahead_ms / MEMORY_MS) as u64
     }
 
     /// A task of the priority took so much.
@@ -224,11 +228,11 @@ mod tests {
         let deal = Deal { lane: 0, dealt: 1, offset: 0, start_within_ms: 0 };
         // (window s, milliseconds later, held back by a critical, an interactive, a batch task)
         let rows = [
-            (60, 0, [0, 3, 10]),
-            (10, 0, [0, 3, 10]),
-            // Of a shorter window its part.
+            (60, 0, [0, 1, 5]),
             (5, 0, [0, 1, 5]),
-            (60, 10_000, [0, 1, 3]),
+            // Of a shorter window its part.
+            (2, 0, [0, 0, 2]),
+            (60, 10_000, [0, 0, 1]),
             // Less than one is none.
             (60, 30_000, [0, 0, 0]),
         ];
