@@ -31,7 +31,7 @@ use pointsman::routing::balancer::{NewArrival, distribute_load};
 use pointsman::routing::eligibility::Memo;
 use pointsman::routing::engine::decide_task;
 use pointsman::routing::fact::Fact;
-use pointsman::routing::state::State;
+use pointsman::routing::state::{Phase, State};
 
 const TASKS: usize = 10_000;
 /// As many as any number of tasks needs.
@@ -298,9 +298,10 @@ fn distributed(resources: u32, batch: usize, tasks: &[Task]) -> [Vec<Duration>; 
         tasks[..batch].iter().map(|task| NewArrival { task, created_at: at }).collect();
     let new = time(&state(resources, SLOTS), &[], &arrivals);
     let mut full = state(resources, 1);
-    route(&mut full, &mut Memo::default(), &tasks[..resources as usize + batch]);
-    let tasks = &tasks[resources as usize..][..batch];
-    let keys: Vec<TaskKey> = tasks.iter().map(|task| TaskKey::of(&task.task_id)).collect();
+    // Some wait of their own choice while there is room, and later ones take it.
+    route(&mut full, &mut Memo::default(), &tasks[..resources as usize + 2 * batch]);
+    let waits = full.tasks.iter().filter(|(_, live)| matches!(live.phase, Phase::Waiting { .. }));
+    let keys: Vec<TaskKey> = waits.map(|(key, _)| *key).take(batch).collect();
     [new, time(&full, &keys, &[])]
 }
 

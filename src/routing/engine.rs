@@ -6,6 +6,7 @@ mod fallbacks;
 mod kept;
 mod prices;
 mod refused;
+mod rooms;
 mod survey;
 
 use std::cmp::Reverse;
