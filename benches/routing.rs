@@ -1,6 +1,15 @@
 //! What routing one task costs, from eligibility to reservation, warm: the decision and folding
 //! its fact. `cargo bench --bench routing`. Beside it a table of routing, allocation and balancing against
-//! the limits that were set for them.
+//! the limits that were set for them, and what it brings that candidate lists are kept.
+//!
+//! ```text
+//! cargo bench --bench routing                            # times
+//! valgrind --tool=callgrind --callgrind-out-file=/dev/null --toggle-collect='routing::decide_one' \
+//!     BENCH --count results 4 32                         # instructions of 2,000 decisions
+//! ```
+//!
+//! `--count` takes what happens between two tasks (`changes`, `nothing`, `results`), classes and resources;
+//! folding is in `routing::fold_one`.
 
 #[path = "planner/load.rs"]
 mod load;
@@ -22,7 +31,7 @@ use pointsman::routing::balancer::{NewArrival, distribute_load};
 use pointsman::routing::eligibility::Memo;
 use pointsman::routing::engine::decide_task;
 use pointsman::routing::fact::Fact;
-use pointsman::routing::state::State;
+use pointsman::routing::state::{Phase, State};
 
 const TASKS: usize = 10_000;
 /// As many as any number of tasks needs.
@@ -69,10 +78,14 @@ fn state(resources: u32, slots: u32) -> State {
 }
 
 fn tasks() -> Vec<Task> {
-    let classes = ["chat", "code", "code-review", "extract"];
+    tasks_of(4)
+}
+
+/// Tasks of so many classes in turn.
+fn tasks_of(classes: usize) -> Vec<Task> {
     (0..TASKS)
         .map(|number| {
-            let class = classes[number % classes.len()];
+            let class = format!("class-{}", number % classes);
             let text = format!(
                 r#"{{"task_id":"task-{number:08}","class":"{class}","deadline_ms":60000,
                      "input_tokens":{},"max_output_tokens":512}}"#,
@@ -86,9 +99,8 @@ fn tasks() -> Vec<Task> {
 fn route(state: &mut State, memo: &mut Memo, tasks: &[Task]) {
     for (offset, task) in tasks.iter().enumerate() {
         let at = state.batch_time;
-        for fact in decide_task(state, memo, task, offset as i64, at) {
-            state.evolve(black_box(&fact));
-        }
+        let facts = decide_task(state, memo, task, offset as i64, at);
+        fold_one(state, &facts);
     }
 }
 
@@ -144,26 +156,127 @@ fn decided_and_allocated(resources: u32, tasks: &[Task]) -> (Vec<Duration>, Vec<
         let deciding = Stopwatch::start();
         let facts = black_box(decide_task(&state, &mut memo, task, offset as i64, at));
         decided.push(deciding.elapsed());
-        let result = format!(
-            r#"{{"task_id":"{}","attempt":1,"status":"succeeded","input_tokens":100,
-                 "output_tokens":64,"duration_ms":900,"quality":0.7}}"#,
-            task.task_id
-        );
-        let result: TaskResult = serde_json::from_str(&result).expect("a result of this bench");
+        let result = result_of(task);
         let allocating = Stopwatch::start();
-        facts.iter().for_each(|fact| state.evolve(fact));
-        match decide_result(&state, &result, at) {
-            ResultVerdict::Facts(facts) => facts.iter().for_each(|fact| state.evolve(fact)),
-            other @ (ResultVerdict::Stale
-            | ResultVerdict::Forward { .. }
-            | ResultVerdict::UnknownTask
-            | ResultVerdict::ResourceMismatch { .. }) => {
-                unreachable!("a result of a task that is under way: {other:?}")
-            }
-        }
+        fold_one(&mut state, &facts);
+        end(&mut state, &result);
         allocated.push(allocating.elapsed());
     }
     (decided, allocated)
+}
+
+fn result_of(task: &Task) -> TaskResult {
+    let result = format!(
+        r#"{{"task_id":"{}","attempt":1,"status":"succeeded","input_tokens":100,
+             "output_tokens":64,"duration_ms":900,"quality":0.7}}"#,
+        task.task_id
+    );
+    serde_json::from_str(&result).expect("a result of this bench")
+}
+
+/// A result of a task that is under way.
+fn end(state: &mut State, result: &TaskResult) {
+    match decide_result(state, result, state.batch_time) {
+        ResultVerdict::Facts(facts) => facts.iter().for_each(|fact| state.evolve(fact)),
+        other @ (ResultVerdict::Stale
+        | ResultVerdict::Forward { .. }
+        | ResultVerdict::UnknownTask
+        | ResultVerdict::ResourceMismatch { .. }) => {
+            unreachable!("a result of a task that is under way: {other:?}")
+        }
+    }
+}
+
+/// For callgrind, which counts by function.
+#[inline(never)]
+fn decide_one(state: &State, memo: &mut Memo, task: &Task, offset: usize) -> Vec<Fact> {
+    decide_task(state, memo, black_box(task), offset as i64, state.batch_time)
+}
+
+/// See [`decide_one`].
+#[inline(never)]
+fn fold_one(state: &mut State, facts: &[Fact]) {
+    facts.iter().for_each(|fact| state.evolve(black_box(fact)));
+}
+
+/// What happens between two tasks.
+#[derive(Debug, Clone, Copy)]
+enum Between {
+    /// The fleet changes: no list that was kept is of use, so this is what a task costs where none is kept.
+    Changes,
+    Nothing,
+    /// The last task's result is folded.
+    Results,
+}
+
+impl Between {
+    const ALL: [Between; 3] = [Between::Changes, Between::Nothing, Between::Results];
+
+    fn of(name: &str) -> Self {
+        match name {
+            "changes" => Between::Changes,
+            "nothing" => Between::Nothing,
+            "results" => Between::Results,
+            other => panic!("changes, nothing or results, not {other}"),
+        }
+    }
+}
+
+/// A lane that has seen each class of its tasks, and what deciding each of the others takes.
+fn kept_lists(fresh: &State, classes: usize, between: Between, tasks: &[Task]) -> Vec<Duration> {
+    let (mut state, mut memo) = (fresh.clone(), Memo::default());
+    route(&mut state, &mut memo, &tasks[..classes]);
+    let mut times = Vec::with_capacity(tasks.len());
+    for (offset, task) in tasks.iter().enumerate().skip(classes) {
+        let deciding = Stopwatch::start();
+        let facts = black_box(decide_one(&state, &mut memo, task, offset));
+        times.push(deciding.elapsed());
+        fold_one(&mut state, &facts);
+        match between {
+            Between::Changes => state.fleet.changed(),
+            Between::Nothing => {}
+            Between::Results => end(&mut state, &result_of(task)),
+        }
+    }
+    times
+}
+
+/// What keeping candidate lists brings, in turns.
+fn caching() {
+    const TURNS: usize = 9;
+    println!(
+        "{:58} {:>12} {:>12} {:>12}",
+        "deciding, median of 9 turns, us", "none kept", "kept", "results"
+    );
+    for (resources, count) in [(32, 2_000), (1_024, 600)] {
+        let fresh = state(resources, SLOTS);
+        for classes in [4, 100] {
+            let tasks = &tasks_of(classes)[..classes + count];
+            let mut means = Between::ALL.map(|_| Vec::new());
+            for _ in 0..TURNS {
+                for (between, means) in Between::ALL.into_iter().zip(&mut means) {
+                    let times = kept_lists(&fresh, classes, between, tasks);
+                    let sum: Duration = times.iter().sum();
+                    means.push(sum.as_secs_f64() * 1e6 / times.len() as f64);
+                }
+            }
+            let [none, kept, results] = means.map(|mut means| {
+                means.sort_by(f64::total_cmp);
+                means[TURNS / 2]
+            });
+            let what = format!("{classes} classes, {resources} resources");
+            println!("{what:58} {none:12.2} {kept:12.2} {results:12.2}");
+        }
+    }
+}
+
+/// Instructions for whoever counts them.
+fn count(between: &str, classes: &str, resources: &str) {
+    const COUNTED: usize = 2_000;
+    let number = |text: &str| -> u32 { text.parse().expect("a number") };
+    let classes = number(classes) as usize;
+    let tasks = &tasks_of(classes)[..classes + COUNTED];
+    kept_lists(&state(number(resources), SLOTS), classes, Between::of(between), tasks);
 }
 
 /// Ordering a batch of tasks: new ones, and ones that wait because all slots are taken.
@@ -185,9 +298,10 @@ fn distributed(resources: u32, batch: usize, tasks: &[Task]) -> [Vec<Duration>; 
         tasks[..batch].iter().map(|task| NewArrival { task, created_at: at }).collect();
     let new = time(&state(resources, SLOTS), &[], &arrivals);
     let mut full = state(resources, 1);
-    route(&mut full, &mut Memo::default(), &tasks[..resources as usize + batch]);
-    let tasks = &tasks[resources as usize..][..batch];
-    let keys: Vec<TaskKey> = tasks.iter().map(|task| TaskKey::of(&task.task_id)).collect();
+    // Some wait of their own choice while there is room, and later ones take it.
+    route(&mut full, &mut Memo::default(), &tasks[..resources as usize + 2 * batch]);
+    let waits = full.tasks.iter().filter(|(_, live)| matches!(live.phase, Phase::Waiting { .. }));
+    let keys: Vec<TaskKey> = waits.map(|(key, _)| *key).take(batch).collect();
     [new, time(&full, &keys, &[])]
 }
 
@@ -244,10 +358,17 @@ criterion_group! {
 }
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, between, classes, resources] = arguments.as_slice()
+        && first == "--count"
+    {
+        return count(between, classes, resources);
+    }
     benches();
     Criterion::default().configure_from_args().final_summary();
     // Not where it is only tried whether the bench runs.
-    if std::env::args().any(|argument| argument == "--bench") {
+    if arguments.iter().any(|argument| argument == "--bench") {
         limits();
+        caching();
     }
 }

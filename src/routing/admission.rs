@@ -230,6 +230,11 @@ impl Tenants {
         }
     }
 
+    /// Whether any budget binds the tenant.
+    pub fn has_budget(&self, own: Option<TenantIndex>) -> bool {
+        self.budgets(own).next().is_some()
+    }
+
     /// Who is debited for a task of a tenant.
     fn bound(&self, own: Option<TenantIndex>) -> impl Iterator<Item = TenantIndex> + use<> {
         own.into_iter().chain(self.everyone)

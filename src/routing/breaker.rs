@@ -356,6 +356,7 @@ mod tests {
             ("----- 2000 x", "open 0.00"),
             // Most of twenty are slow: a small share again, and once more if it does not help.
             ("ssssssssssssssss+++", "closed 1.00"),
+            ("ssssssssssssssss++++", "closed 1.00"),
             ("++++ssssssssssssssss", "recovering 0.10"),
             ("+++++sssssssssssssss", "closed 1.00"),
             ("ssssssssssssssss++-s", "recovering 0.10"),

@@ -60,6 +60,11 @@ impl Capability {
         self.classes.get(name).copied()
     }
 
+    /// The variance of the truth around the priors, on which every belief depends.
+    pub fn spread(&self) -> f64 {
+        self.trust.spread()
+    }
+
     /// What is believed, with the fleet entry's prior for the quality.
     pub fn belief(
         &self,

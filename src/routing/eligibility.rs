@@ -1,7 +1,9 @@
 //! Which resources may serve a task of a shape, and why not the others.
 //!
 //! The rules that depend on the shape alone are evaluated once per shape; the list is kept until
-//! the fleet or its health changes. The rules that depend on a task's sizes are the engine's.
+//! the fleet, its health or the policy changes. What results teach of a resource changes its numbers
+//! alone, and of no other one. The rules that depend on a task's sizes are the engine's, and so is what is
+//! free: no list depends on how much of a limit is in use.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,6 +71,7 @@ impl Candidate {
         }
     }
 
+    #[inline]
     pub fn utility(&self, input_tokens: u32, output_tokens: f64) -> f64 {
         let prompt = &self.prompts[speed::range(input_tokens)];
         prompt.base
@@ -128,7 +131,7 @@ impl Candidates {
 
     /// Whether a resource is among those that may serve now.
     pub fn has(&self, index: ResourceIndex) -> bool {
-        self.list.binary_search_by_key(&index, |candidate| candidate.resource).is_ok()
+        place(&self.list, index).is_some()
     }
 }
 
@@ -270,8 +273,46 @@ fn candidates(state: &State, shape: SharedShape) -> Candidates {
     Candidates { tenant, class, shape, list, stopped, furthest }
 }
 
-/// The same candidates with what has been learned since. The only rule of a shape that results can
-/// change is the quality that it asks for.
+/// Where a resource is in a list.
+fn place(list: &[Candidate], index: ResourceIndex) -> Option<usize> {
+    list.binary_search_by_key(&index, |candidate| candidate.resource).ok()
+}
+
+/// Brings the numbers of these resources up to date; `false` where the lists may be others now. The only rule of a
+/// shape that results can change is the quality that it asks for.
+fn renew(
+    state: &State,
+    candidates: &mut Candidates,
+    changed: impl Iterator<Item = ResourceIndex>,
+) -> bool {
+    let Candidates { shape, class, list, stopped, .. } = candidates;
+    *class = class.or_else(|| state.learned.class(&shape.class));
+    for index in changed {
+        let resource = state.fleet.at(index);
+        let known = match (place(list, index), place(stopped, index)) {
+            (Some(place), _) => list.get_mut(place),
+            (None, Some(place)) => stopped.get_mut(place),
+            (None, None) => None,
+        };
+        if shape.requirements.min_quality.is_some() && !resource.removed {
+            let missed = miss(state, shape, (index, resource)).map(|miss| rank(miss.rule));
+            let quality = rank(RefusalReason::Quality);
+            let is_same = match &known {
+                Some(_) => missed != Some(quality),
+                None => missed.is_some_and(|missed| missed < quality),
+            };
+            if !is_same {
+                return false;
+            }
+        }
+        if let Some(known) = known {
+            *known = Candidate::of(state, *class, shape, (index, resource));
+        }
+    }
+    true
+}
+
+/// The same candidates with what has been learned since, of any of them.
 fn renewed(state: &State, known: &Candidates) -> Candidates {
     if known.shape.requirements.min_quality.is_some() {
         return candidates(state, Arc::clone(&known.shape));
@@ -298,8 +339,13 @@ impl Known {
     /// With what has been learned since.
     fn renewed(&mut self, state: &State) -> Arc<Candidates> {
         if self.learned != state.learned.version() {
+            let changed = state.learned.learned_since(self.learned);
             self.learned = state.learned.version();
-            self.candidates = Arc::new(renewed(state, &self.candidates));
+            let is_renewed = changed
+                .is_some_and(|changed| renew(state, Arc::make_mut(&mut self.candidates), changed));
+            if !is_renewed {
+                self.candidates = Arc::new(renewed(state, &self.candidates));
+            }
         }
         Arc::clone(&self.candidates)
     }
@@ -380,3 +426,6 @@ impl Memo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ mod held_back;
 mod kept;
 mod prices;
 mod refused;
+mod rooms;
 mod survey;
 
 use std::cmp::Reverse;

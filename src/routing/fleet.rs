@@ -137,20 +137,24 @@ impl Fleet {
     }
 
     /// The resource at an index that a fact or a live task carries.
+    #[inline]
     pub fn at(&self, index: ResourceIndex) -> &Resource {
         &self.resources[usize::from(index)]
     }
 
     /// What is free for any task.
+    #[inline]
     pub fn room(&self, index: ResourceIndex) -> Room {
         self.rooms[usize::from(index)]
     }
 
+    #[inline]
     pub fn terms(&self, index: ResourceIndex) -> &Terms {
         &self.terms[usize::from(index)]
     }
 
     /// What the resource's limits cost now.
+    #[inline]
     pub fn toll(&self, index: ResourceIndex) -> &Toll {
         &self.tolls[usize::from(index)]
     }

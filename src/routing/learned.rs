@@ -1,5 +1,7 @@
 //! Everything that the tasks' results have taught a lane, and where it is asked.
 
+mod lately;
+
 use serde::{Deserialize, Serialize};
 
 use super::capability::{Capability, Capable, ClassIndex, Graded};
@@ -8,6 +10,7 @@ use super::features::{Against, Features, Projected};
 use super::fleet::Terms;
 use super::output_tokens::OutputTokens;
 use super::speed::{Latency, Predicted, Speed, Took};
+use lately::Lately;
 
 /// The sizes and the class of the task whose attempt ended.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +45,8 @@ pub struct Learned {
     features: Features,
     /// Changes with everything that is learned.
     version: u64,
+    #[serde(skip)]
+    lately: Lately,
 }
 
 impl Learned {
@@ -52,6 +57,16 @@ impl Learned {
 
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The resources of which something was learned since that version; `None` where it may be any.
+    pub fn learned_since(&self, version: u64) -> Option<impl Iterator<Item = ResourceIndex>> {
+        self.lately.since(version)
+    }
+
+    fn learns_of(&mut self, resource: ResourceIndex) {
+        self.version += 1;
+        self.lately.add(resource, self.version);
     }
 
     pub fn capable(
@@ -105,6 +120,7 @@ impl Learned {
     }
 
     /// Of an attempt with these sizes, from the decision on.
+    #[inline]
     pub fn latency(
         &self,
         resource: ResourceIndex,
@@ -112,7 +128,12 @@ impl Learned {
         input_tokens: u32,
         output_tokens: f64,
     ) -> Latency {
-        self.speed(resource).latency(predicted(terms, input_tokens, output_tokens))
+        let predicted = predicted(terms, input_tokens, output_tokens);
+        match self.speeds.get(usize::from(resource)) {
+            // Asked for every candidate of every task, so it is not copied.
+            Some(speed) => speed.latency(predicted),
+            None => Speed::default().latency(predicted),
+        }
     }
 
     /// How fast a resource is, as factors of its fleet entry's times.
@@ -140,13 +161,17 @@ impl Learned {
             | AttemptEnd::LeaseExpired
             | AttemptEnd::FailedOver => return,
         };
-        self.version += 1;
+        self.learns_of(resource);
         let graded = |quality| Graded { quality, prior: quality_prior };
         let quality = shown.quality.filter(|_| succeeded).map(graded);
         let believed =
             |learned: &Self| learned.capable(learned.class(class), resource, quality_prior).quality;
         let before = features.is_some().then(|| believed(self));
+        let spread = self.capability.spread();
         self.capability.observe_v1(class, resource, succeeded, quality);
+        if self.capability.spread() != spread {
+            self.lately.all(self.version);
+        }
         if let (Some(features), Some(before), Some(graded), Some(at)) =
             (features, before, quality, self.class(class))
         {
@@ -204,14 +229,14 @@ impl Learned {
     /// An attempt under way there takes longer than expected: by how much it had shown before, and
     /// shows now.
     pub fn slow_v1(&mut self, resource: ResourceIndex, before: f64, now: f64) {
-        self.version += 1;
+        self.learns_of(resource);
         self.speed_mut(resource).slow_v1(before, now);
     }
 
     /// An attempt has ended that had shown as much.
     pub fn slow_ended_v1(&mut self, resource: ResourceIndex, slow: f64) {
         if slow > 0.0 {
-            self.version += 1;
+            self.learns_of(resource);
             self.speed_mut(resource).slow_ended_v1(slow);
         }
     }
@@ -227,12 +252,14 @@ impl Learned {
     /// The resource's breaker lets single tasks try it again: its failures belong to what is over, and
     /// must not keep away those who would find out.
     pub fn forgive(&mut self, resource: ResourceIndex) {
-        self.version += u64::from(self.capability.forgive(resource));
+        if self.capability.forgive(resource) {
+            self.learns_of(resource);
+        }
     }
 
     /// Another resource has this index now.
     pub fn forget(&mut self, resource: ResourceIndex) {
-        self.version += 1;
+        self.learns_of(resource);
         self.capability.forget(resource);
         self.features.forget(resource);
         if let Some(speed) = self.speeds.get_mut(usize::from(resource)) {
@@ -241,6 +268,7 @@ impl Learned {
     }
 }
 
+#[inline]
 fn predicted(terms: &Terms, input_tokens: u32, output_tokens: f64) -> Predicted {
     let first = terms.time_to_first_token_ms + terms.ms_per_input_token * f64::from(input_tokens);
     let decode_ms = terms.ms_per_output_token * output_tokens;

@@ -182,6 +182,7 @@ impl Toll {
     pub const FREE: Toll = Toll { per_request: 0.0, per_token: 0.0, per_slot_ms: 0.0 };
 
     /// For a task with these expected tokens and milliseconds.
+    #[inline]
     pub fn of(&self, tokens: f64, busy_ms: f64) -> f64 {
         self.per_request + self.per_token * tokens + self.per_slot_ms * busy_ms
     }

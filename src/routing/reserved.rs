@@ -215,6 +215,12 @@ impl Reserved {
 }
 
 impl State {
+    /// By resource, what any task of the tenant may take of it now; `None` where that depends on the task.
+    pub fn rooms(&self, tenant: Option<TenantIndex>) -> Option<&[Room]> {
+        let is_same = self.reserved.keepers.is_empty() && !self.tenants.has_budget(tenant);
+        self.fleet.rooms().filter(|_| is_same)
+    }
+
     /// What a task of so many tokens may take of a resource now for its tenant: what is free, without what is kept for others.
     pub fn room(
         &self,

@@ -79,6 +79,12 @@ impl Shares {
         self.accounts[priority as usize].owed
     }
 
+    /// Whether a task of a higher priority was ever given anything.
+    pub fn has_served_above(&self, priority: Priority) -> bool {
+        let above = self.accounts.iter().take(priority as usize);
+        above.into_iter().any(|accounts| !accounts.by_tenant.is_empty())
+    }
+
     /// A task of the priority was refused for want of capacity.
     pub fn refused(&mut self, priority: Priority, now: Timestamp) {
         self.accounts[priority as usize].refused_at = Some(now);

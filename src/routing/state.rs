@@ -155,6 +155,7 @@ impl State {
     }
 
     /// Of an attempt with these sizes there, from the decision on.
+    #[inline]
     pub fn latency(
         &self,
         resource: ResourceIndex,

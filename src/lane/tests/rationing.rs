@@ -109,3 +109,22 @@ fn a_plan_that_costs_more_than_the_task_may_pay_is_not_kept() {
         assert_eq!(of_poor(&bench), [expected]);
     }
 }
+
+/// Its price will not be lower because there is room again.
+#[test]
+fn nobody_waits_for_what_costs_more_than_the_task_may_pay() {
+    let mut bench = bench();
+    bench.resource("other", with(model(100, json!({"easy": 0.8})), charging(1_000.0)));
+    crowd(&mut bench, "a");
+    bench.step();
+    // What is left, at any price.
+    let asks = json!({"class": "hard", "objective": "best", "requirements": {"min_quality": 0.5}});
+    bench.task("b0", asks.clone());
+    bench.task("b1", asks);
+    bench.step();
+    assert_eq!(bench.lane.state().fleet.room(0).requests, 0);
+    // A wait costs it nothing, and `other` is far worse than `good` at its price.
+    bench.task("poor", poor());
+    bench.step();
+    assert_eq!(of_poor(&bench), ["poor other"]);
+}

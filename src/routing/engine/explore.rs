@@ -71,14 +71,12 @@ pub(super) fn explore<'a>(
     }
     let worth = Objective::from(shape.objective).weights().quality;
     let count = memo.scored.len() as f64;
-    // In the order of the list, of which the scored ones are some.
-    let mut scored = memo.scored.iter().peekable();
+    // The scored ones are some of the list, in its order.
+    let mut list = ask.candidates.list.iter();
     memo.chances.clear();
     let mut all = 0.0;
-    for candidate in &ask.candidates.list {
-        let Some((score, _)) = scored.next_if(|(_, one)| *one == candidate.resource) else {
-            continue;
-        };
+    for (score, resource) in &memo.scored {
+        let Some(candidate) = list.find(|one| one.resource == *resource) else { break };
         let spread = worth * candidate.deviation;
         let gap = best.score - score;
         // One that is better has no room, or costs more than the task may pay.
@@ -98,8 +96,9 @@ pub(super) fn explore<'a>(
         memo.chances.sort_by(|(_, one, _), (_, other, _)| other.total_cmp(one));
     }
     let mut taken = 0.0;
+    let rooms = ask.rooms(state);
     for (chance, score, resource) in &memo.chances {
-        let room = ask.room(state, *resource);
+        let room = rooms.of(*resource);
         if !room.fits(ask.tokens()) {
             continue;
         }

@@ -79,7 +79,8 @@ fn next_best(
         };
         let mut best: Option<(f64, ResourceIndex)> = None;
         for (worth, resource) in scored {
-            if may(*resource) && best.is_none_or(|(best, _)| *worth > best) {
+            // Most are worse than the best so far.
+            if best.is_none_or(|(best, _)| *worth > best) && may(*resource) {
                 best = Some((*worth, *resource));
             }
         }

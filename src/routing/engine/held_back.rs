@@ -10,7 +10,6 @@ use super::super::shares::OWED_TOKENS_MAX;
 use super::super::state::State;
 use super::survey::Ask;
 use crate::model::resource::Dimension;
-use crate::model::task::Priority;
 
 /// A task no longer holds back so long before its time ends, milliseconds: it is asked ten times until then.
 const LAST_MS: f64 = 1_000.0;
@@ -24,13 +23,12 @@ pub(super) struct HeldBack {
 }
 
 impl Ask<'_> {
-    /// `None` where it leaves nothing: it is critical, cannot wait, or is owed its turn, or nobody above it
-    /// came lately.
+    /// `None` where it leaves nothing: it cannot wait, or is owed its turn, or nobody above it came lately.
     pub fn held_back(&self, state: &State, resource: ResourceIndex) -> Option<HeldBack> {
-        let priority = self.candidates.shape.priority;
-        if priority == Priority::Critical || self.wait_ms.is_none_or(|ms| ms <= LAST_MS) {
+        if !self.may_hold_back(state) {
             return None;
         }
+        let priority = self.candidates.shape.priority;
         let (mut held, mut is_any) = (HeldBack { room: Room::ALL, claim: Claim::default() }, false);
         for rate in &state.fleet.at(resource).rates {
             let back = rate.held_back(priority, state.batch_time);
@@ -50,6 +48,12 @@ impl Ask<'_> {
             }
         }
         (is_any && !self.must_go(state, resource)).then_some(held)
+    }
+
+    /// Whether it may leave something anywhere: it can wait, and somebody above it came.
+    pub fn may_hold_back(&self, state: &State) -> bool {
+        let can_wait = self.wait_ms.is_some_and(|ms| ms > LAST_MS);
+        can_wait && state.shares.has_served_above(self.candidates.shape.priority)
     }
 
     /// Whether its deadline lets it wait no longer, or its priority is owed as much as it takes.

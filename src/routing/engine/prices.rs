@@ -31,12 +31,22 @@ impl Prices {
     }
 
     pub fn of(&self, state: &State, index: ResourceIndex) -> f64 {
+        let latency = || state.latency(index, self.input_tokens, self.output_expected);
+        self.of_busy(state, index, || latency().expected_ms)
+    }
+
+    /// As [`Prices::of`], where the milliseconds that it is expected to take there may be known.
+    #[inline]
+    pub fn of_busy(
+        &self,
+        state: &State,
+        index: ResourceIndex,
+        busy_ms: impl FnOnce() -> f64,
+    ) -> f64 {
         let toll = state.fleet.toll(index);
         let mut price = 0.0;
         if *toll != Toll::FREE {
-            let output = self.output_expected;
-            let busy_ms = state.latency(index, self.input_tokens, output).expected_ms;
-            price = toll.of(f64::from(self.input_tokens) + output, busy_ms);
+            price = toll.of(f64::from(self.input_tokens) + self.output_expected, busy_ms());
         }
         if self.usd_micro > 0.0 {
             let terms = state.fleet.terms(index);

@@ -1,9 +1,9 @@
 //! What a task's candidates offer at their prices: now, and to those who wait.
 
 use super::super::eligibility::{Candidate, Candidates, Memo, kept, rank};
-use super::super::fact::{AttemptEnd, Bid, Loss, ResourceIndex, TenantIndex};
+use super::super::fact::{AttemptEnd, Bid, Loss, ResourceIndex};
 use super::super::features::Projected;
-use super::super::fleet::{Broken, Claim, Room};
+use super::super::fleet::{Broken, Claim};
 use super::super::learned::Moved;
 use super::super::shape::PlainObjective;
 use super::super::sharing::Taking;
@@ -40,6 +40,7 @@ pub(super) struct Ask<'a> {
 
 impl Ask<'_> {
     /// Without prices. Who served the session last has some of the input at hand.
+    #[inline(always)]
     pub fn utility(&self, state: &State, candidate: &Candidate) -> f64 {
         let mut utility = candidate.utility(self.input_tokens, self.output_expected);
         if let Some(moved) = self.moved(state, candidate.resource) {
@@ -53,6 +54,7 @@ impl Ask<'_> {
 
     /// What the task's features make of the quality that is expected there; `None` where they have no
     /// weight.
+    #[inline]
     pub fn moved(&self, state: &State, resource: ResourceIndex) -> Option<Moved> {
         let (features, shape) = (self.features?, &self.candidates.shape);
         let prior = state.fleet.at(resource).spec.quality_prior(&shape.class).unwrap_or_default();
@@ -88,6 +90,7 @@ impl Ask<'_> {
     }
 
     /// The way on from a candidate; `None` for a task without stages.
+    #[inline]
     pub fn way(
         &self,
         state: &State,
@@ -120,35 +123,12 @@ impl Ask<'_> {
         }
     }
 
-    /// Whose budget has no room for what it costs there.
-    pub fn unaffordable(&self, state: &State, resource: ResourceIndex) -> Option<TenantIndex> {
-        let Candidates { tenant, shape, .. } = self.candidates;
-        let usd_micros = || self.usd_micros(state, resource);
-        state.tenants.unaffordable(*tenant, shape.priority, usd_micros)
-    }
-
-    /// What the resource has for it now, whatever it costs.
-    pub fn capacity(&self, state: &State, resource: ResourceIndex) -> Room {
-        let priority = self.candidates.shape.priority;
-        state.room(self.candidates.tenant, resource, priority, self.tokens())
-    }
-
-    /// What it may take there now: nothing where a budget has no room for it, and not what it holds back.
-    pub fn room(&self, state: &State, resource: ResourceIndex) -> Room {
-        match self.unaffordable(state, resource) {
-            Some(_) => Room::default(),
-            None => {
-                let room = self.capacity(state, resource);
-                self.held_back(state, resource).map_or(room, |held| room.least(held.room))
-            }
-        }
-    }
-
     pub fn prices(&self, state: &State) -> Prices {
         Prices::new(state, self.candidates, self.input_tokens, self.output_expected)
     }
 
     /// Of an attempt there, from the decision on.
+    #[inline]
     pub fn latency(&self, state: &State, resource: ResourceIndex) -> Latency {
         state.latency(resource, self.input_tokens, self.output_expected)
     }
@@ -175,6 +155,17 @@ pub(super) fn size_miss(
     ask: &Ask<'_>,
     index: ResourceIndex,
 ) -> Option<RefusalReason> {
+    size_miss_at(state, ask, index, || ask.latency(state, index))
+}
+
+/// As [`size_miss`], where the latency there may be known.
+#[inline]
+fn size_miss_at(
+    state: &State,
+    ask: &Ask<'_>,
+    index: ResourceIndex,
+    latency: impl FnOnce() -> Latency,
+) -> Option<RefusalReason> {
     let terms = state.fleet.terms(index);
     if ask.tokens() > u64::from(terms.context_window)
         || ask.max_output_tokens > terms.max_output_tokens
@@ -197,7 +188,7 @@ pub(super) fn size_miss(
         return Some(RefusalReason::Cost);
     }
     if let Some(left_ms) = ask.left_ms
-        && ask.latency(state, index).upper_ms > left_ms
+        && latency().upper_ms > left_ms
     {
         return Some(RefusalReason::Deadline);
     }
@@ -249,6 +240,7 @@ impl<'a> Survey<'a> {
     pub fn of(state: &State, memo: &mut Memo, ask: &Ask<'a>) -> Self {
         let tokens = ask.tokens();
         let prices = ask.prices(state);
+        let rooms = ask.rooms(state);
         let mut found = Survey {
             now: None,
             rationed: None,
@@ -277,14 +269,18 @@ impl<'a> Survey<'a> {
                 continue;
             }
             let terms = state.fleet.terms(candidate.resource);
-            if let Some(reason) = size_miss(state, ask, candidate.resource) {
+            // Most tasks ask twice: for their deadline and for the price.
+            let mut known = None;
+            let mut latency =
+                || *known.get_or_insert_with(|| ask.latency(state, candidate.resource));
+            if let Some(reason) = size_miss_at(state, ask, candidate.resource, &mut latency) {
                 if rank(reason) > rank(found.furthest) {
                     found.furthest = reason;
                 }
                 continue;
             }
             let utility = ask.utility(state, candidate);
-            let price = prices.of(state, candidate.resource);
+            let price = prices.of_busy(state, candidate.resource, || latency().expected_ms);
             let score = match ask.way(state, candidate.resource) {
                 Some(Ok(way)) => utility - price + way.worth,
                 Some(Err(_)) | None => utility - price,
@@ -295,12 +291,13 @@ impl<'a> Survey<'a> {
             found.compare(offer);
             let fits_ever = tokens <= terms.tokens_max;
             found.waits |= fits_ever;
-            found.waits_for_room |=
-                fits_ever && state.fleet.at(candidate.resource).broken != Broken::Probed;
+            // The first says it of most tasks, and the others' resources are far in memory.
+            found.waits_for_room = found.waits_for_room
+                || fits_ever && state.fleet.at(candidate.resource).broken != Broken::Probed;
             if found.now.is_some_and(|best| score < best.score) {
                 continue;
             }
-            let room = ask.room(state, candidate.resource);
+            let room = rooms.of(candidate.resource);
             if !room.fits(tokens) {
                 if fits_ever {
                     found.lacks_room |= ask.unaffordable(state, candidate.resource).is_none();

@@ -80,6 +80,11 @@ impl Promised {
 }
 
 impl Fleet {
+    /// By resource, what is free for any task; `None` where something is promised of any.
+    pub fn rooms(&self) -> Option<&[Room]> {
+        (!self.promises).then_some(&self.rooms)
+    }
+
     /// What is free for a task of so many tokens.
     pub fn room_for(&self, index: ResourceIndex, priority: Priority, tokens: u64) -> Room {
         if self.promises && self.at(index).promises() {
