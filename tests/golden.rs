@@ -112,10 +112,10 @@ const STATES: &[States] = &[(
     "level-4-engine-4.pmrec",
     &[15, 20],
     &[
-        "lane 0 seq 15 bac5786c7eb0ef3ce2983580d6148e09: 14 tasks, 13 leases, 1 waiting, 13 slots and 151016 in windows used, health 0",
-        "lane 0 seq 20 35172408edc5ee742387225fd17bc110: 41 tasks, 31 leases, 10 waiting, 31 slots and 288340 in windows used, health 0",
-        "lane 1 seq 15 c02d18df2d3e4eac9b36f770aecfbce8: 3 tasks, 3 leases, 0 waiting, 3 slots and 77797 in windows used, health 0",
-        "lane 1 seq 20 38253305f09819eb5995752aa2a4f2d6: 21 tasks, 12 leases, 9 waiting, 12 slots and 236390 in windows used, health 1",
+        "lane 0 seq 15 57a9990323dcb50e48ae85cd5927f75b: 24 tasks, 20 leases, 4 waiting, 20 slots and 308815 in windows used, health 1",
+        "lane 0 seq 20 c1be65dd7dfc08432ee65401491e32f0: 17 tasks, 17 leases, 0 waiting, 17 slots and 385337 in windows used, health 1",
+        "lane 1 seq 15 8de694fa5f4c2d917d622874fbb024c5: 24 tasks, 22 leases, 2 waiting, 22 slots and 253712 in windows used, health 1",
+        "lane 1 seq 20 7dc7f935fd444da316ec93d0b41baa6b: 17 tasks, 16 leases, 1 waiting, 16 slots and 336994 in windows used, health 1",
     ],
 )];
 
