@@ -141,7 +141,7 @@ impl Rate {
     }
 
     /// What a task of the priority leaves free for those above it, as long as it may wait: what they take in
-    /// [`HELD_BACK_MS`], or in the window where that is shorter, at the pace of the last [`MEMORY_MS`]. Of a
+    /// `HELD_BACK_MS`, or in the window where that is shorter, at the pace of the last [`MEMORY_MS`]. Of a
     /// unit less than a whole nothing is left.
     pub fn held_back(&self, priority: Priority, now: Timestamp) -> u64 {
         let higher = self.taken.iter().take(priority as usize);
