@@ -53,7 +53,11 @@ impl Ask<'_> {
     /// Whether it may leave something anywhere: it can wait, and somebody above it came.
     pub fn may_hold_back(&self, state: &State) -> bool {
         let can_wait = self.wait_ms.is_some_and(|ms| ms > LAST_MS);
-        can_wait && state.shares.has_served_above(self.candidates.shape.priority)
+        // Where places to wait are short, it may have to give its own to another.
+        let places = state.policy.backlog_tasks_max as usize;
+        can_wait
+            && state.backlog.len() < places / 2
+            && state.shares.has_served_above(self.candidates.shape.priority)
     }
 
     /// Whether its deadline lets it wait no longer, or its priority is owed as much as it takes.
